@@ -1,0 +1,3 @@
+"""Truing: align language models with what people want, and know whether it worked."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,68 @@
+"""Everything Truing raises on purpose, and the exit code each one means.
+
+    TruingError            1   a bug, or something nobody foresaw
+    ├── ConfigError        2   a recipe, setting or command that cannot be right
+    ├── DataError         65   a file or row that cannot be read as what it should be
+    ├── MissingError      69   a package, device or model that is not there
+    ├── GuardError        70   training stopped itself: a NaN, an Inf, a broken invariant
+    ├── StorageError      74   a read or write that the operating system refused
+    └── Interrupted       75   stopped on request; the same command goes on from here
+
+A message says what happened, where, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TruingError(Exception):
+    """Root of all errors that are meant for the user's eyes."""
+
+    exit_code = 1
+
+
+class ConfigError(TruingError, ValueError):
+    """A recipe, setting or command line that cannot be right."""
+
+    exit_code = 2
+
+
+class DataError(TruingError, ValueError):
+    """A data file, row or rendered text that cannot be used as it is."""
+
+    exit_code = 65
+
+
+class MissingError(TruingError, RuntimeError):
+    """An optional package, a device or a model that is needed and absent."""
+
+    exit_code = 69
+
+
+class GuardError(TruingError, ArithmeticError):
+    """Training stopped itself before it could do harm."""
+
+    exit_code = 70
+
+
+class StorageError(TruingError, OSError):
+    """The operating system refused a read or a write, or a stored file is damaged."""
+
+    exit_code = 74
+
+
+class Interrupted(TruingError):
+    """Stopped on request at a place from which the same command goes on."""
+
+    exit_code = 75
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A ready `; did you mean 'x'?` for an unknown word, or the list of what is known."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(names)}"
