@@ -13,14 +13,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from truing.errors import ConfigError, StorageError
+from truing.errors import StorageError
 from truing.store import disk
 from truing.store.values import plain
 
@@ -59,8 +59,11 @@ def make_folders(path: Path) -> None:
     if path.is_dir():
         return
     make_folders(path.parent)
-    with suppress_existing(path):
+    try:
         disk.make_folder(path)
+    except StorageError:
+        if not path.is_dir():  # another process may have made it meanwhile
+            raise
     disk.sync(path.parent)
 
 
@@ -75,4 +78,109 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         with suppress(StorageError):
             disk.remove(temporary)
         raise
-    _settle(path)
+    disk.sync(path.parent)
+
+
+@contextmanager
+def staged_folder(
+    target: Path, *, kind: str, meta: Mapping[str, Any], replace: bool = False
+) -> Iterator[Path]:
+    """A folder to be filled, which becomes `target` with a manifest when the block ends well, and vanishes otherwise.
+
+    replace: take the place of an existing `target`, which is removed only once the new one is durable.
+    """
+    make_folders(target.parent)
+    if target.exists() and not replace:
+        raise StorageError(f"{target}: it exists already and is never overwritten: remove it first")
+    staging = _temporary(target)
+    _staging.add(staging)
+    try:
+        disk.make_folder(staging)
+        yield staging
+        _seal(staging, kind, meta)
+        old = target.with_name(f"{_REPLACED}{os.getpid()}-{target.name}")
+        if target.exists():
+            disk.rename(target, old)
+        disk.rename(staging, target)
+        disk.sync(target.parent)
+        remove_tree(old)
+    finally:
+        _staging.discard(staging)
+        remove_tree(staging)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a committed folder says of itself: kind, meta and the hash of each file."""
+    try:
+        manifest = json.loads(read_bytes(folder / MANIFEST))
+    except ValueError as error:
+        raise StorageError(f"{folder / MANIFEST}: damaged: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise StorageError(f"{folder / MANIFEST}: written by another version of Truing, or damaged")
+    return manifest
+
+
+def verify_folder(folder: Path) -> list[str]:
+    """What is wrong with a committed folder: files that are missing, too short or of another content."""
+    try:
+        files = read_manifest(folder)["files"]
+    except StorageError as error:
+        return [str(error)]
+    problems = []
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{path}: missing")
+        elif path.stat().st_size != expected["bytes"]:
+            problems.append(f"{path}: {path.stat().st_size:,} bytes instead of {expected['bytes']:,}")
+        elif sha256_file(path) != expected["sha256"]:
+            problems.append(f"{path}: its content is not what was written")
+    return problems
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder and what it holds; one that is not there is fine."""
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.rglob("*"), key=lambda p: -len(p.parts)):
+        if path.is_dir() and not path.is_symlink():
+            disk.remove_folder(path)
+        else:
+            disk.remove(path)
+    disk.remove_folder(folder)
+
+
+def recover(folder: Path) -> None:
+    """Puts right what a crash left: a folder that was being replaced is put back, half-made ones are removed."""
+    for path in folder.glob(f"{_REPLACED}*"):
+        target = folder / path.name.removeprefix(_REPLACED).partition("-")[2]
+        if target.exists():
+            remove_tree(path)
+        else:
+            disk.rename(path, target)
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        owner = path.name.removeprefix(_TEMPORARY).partition("-")[0]
+        if path in _staging or (owner != str(os.getpid()) and owner.isdigit() and psutil.pid_exists(int(owner))):
+            continue
+        if path.is_dir():
+            remove_tree(path)
+        else:
+            disk.remove(path)
+
+
+def _seal(staging: Path, kind: str, meta: Mapping[str, Any]) -> None:
+    """Makes every file durable and writes the manifest, last."""
+    files = {}
+    for path in sorted(staging.rglob("*")):
+        disk.sync(path)
+        if path.is_file():
+            name = path.relative_to(staging).as_posix()
+            files[name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    manifest = {"format": FORMAT, "kind": kind, "created": time.time(), "files": files, "meta": plain(meta)}
+    disk.write(staging / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+    disk.sync(staging / MANIFEST)
+    disk.sync(staging)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f"{_TEMPORARY}{os.getpid()}-{target.name}")

@@ -1,0 +1,113 @@
+"""What a stage is given: its inputs, the place of its output, and how to speak of what it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from truing.errors import Interrupted
+from truing.models import Loaded, load
+from truing.models.precision import Precision, compute_dtype
+from truing.progress import Reporter
+from truing.records import Group
+from truing.signatures import Settings
+from truing.store import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model artifact: where it lies and the hash of what it is."""
+
+    key: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """A data artifact: the hash of its content, how to read it, and how it was read."""
+
+    key: str
+    read: Callable[[], list[Group]]
+    description: str = ""
+
+
+class Principle(Settings):
+    """What the model is to do, in words, and pairs of instructions that pull it towards and away from that.
+
+    text: the principle, for people.
+    positive: instructions that ask for it; drawn at random.
+    negative: as many that ask for the opposite, each matched with the positive one in its place.
+    style: `system` sets an instruction as the system message, `affix` adds it in brackets to the last turn and its
+        opposite to earlier ones.
+    """
+
+    text: str
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    style: str = "system"
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether somebody asked to stop."""
+
+    requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One stage of one run.
+
+    stage, key: its name in the recipe, and the hash of its function, settings and inputs.
+    first_step: optimizer steps of the run before this stage.
+    """
+
+    run: Run
+    stage: str
+    key: str
+    seed: int
+    device: torch.device
+    precision: Precision
+    reporter: Reporter
+    first_step: int = 0
+    chat_template: Path | None = None
+    stop: Stop = field(default_factory=Stop)
+
+    def event(self, kind: str, **values: Any) -> None:
+        """One line in the run's events."""
+        self.run.event(self.stage, kind, **values)
+
+    def warn(self, message: str) -> None:
+        """A warning in the report and on the terminal."""
+        self.event("warning", message=message)
+        self.reporter.say(f"warning: {message}")
+
+    def check_stop(self) -> None:
+        """Leaves the stage if somebody asked to stop."""
+        if self.stop.requested:
+            raise Interrupted(f"stopped in stage '{self.stage}': run the same command again to go on")
+
+    def load(self, model: Model, *, keep_adapter: bool = False) -> Loaded:
+        """The model in memory, in the run's precision."""
+        dtype = compute_dtype(self.precision, self.device)
+        return load(
+            model.source, dtype=dtype, device=self.device, chat_template=self.chat_template, keep_adapter=keep_adapter
+        )
+
+    @contextmanager
+    def output(self, meta: Mapping[str, Any], part: str = "") -> Iterator[Path]:
+        """The folder to put the stage's result into; `part` names a piece of it that is kept on the way."""
+        key = f"{self.key}-{part}" if part else self.key
+        with self.run.new_artifact(key, stage=self.stage, meta={**meta, "part": part} if part else meta) as folder:
+            yield folder
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Plain values as indented JSON."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False))

@@ -1,0 +1,262 @@
+"""What every stage that trains shares: its settings, its rows, and the loop over optimizer steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import psutil
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from truing import __version__
+from truing.compute.engine.local import LocalEngine
+from truing.errors import DataError, GuardError, StorageError
+from truing.models import Loaded, add_lora
+from truing.packing import pack
+from truing.records import Group
+from truing.rendering import Renderer, Row, shorten
+from truing.signatures import Fraction, NonNegative, Positive, Settings
+from truing.stages.context import Context, Model
+from truing.tensors import Forest, Loss
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Lora(Settings):
+    """A low-rank adapter on a frozen base.
+
+    rank: width of the adapter. alpha: its scale is alpha / rank. targets: which layers get one.
+    """
+
+    rank: Count = 16
+    alpha: Positive = 32.0
+    targets: str | tuple[str, ...] = "all-linear"
+
+
+class Training(Settings):
+    """Settings of every stage that trains."""
+
+    epochs: Count = Field(1, description="passes over the data")
+    max_steps: Count | None = Field(None, description="stop after so many optimizer steps; none: as epochs say")
+    batch_size: Count = Field(8, description="rows of one optimizer step")
+    learning_rate: Positive = Field(1e-5, description="peak learning rate of AdamW")
+    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="how it falls after the warm-up")
+    warmup: Fraction = Field(0.1, description="share of the steps in which the learning rate rises from 0")
+    weight_decay: NonNegative = Field(0.0, description="decoupled weight decay of AdamW")
+    max_gradient_norm: Positive = Field(1.0, description="gradients of a larger norm are scaled down to it")
+    max_length: Count = Field(1024, description="limit in tokens of a prompt and one answer")
+    too_long: Literal["drop", "cut_prompt", "error"] = Field("drop", description="what becomes of rows over the limit")
+    forest_tokens: Count = Field(2048, description="tokens run at once; changes time and memory, never the result")
+    lora: Lora | None = Field(None, description="train an adapter instead of all weights")
+    checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
+    save_every: Count = Field(100, description="optimizer steps between two checkpoints")
+    keep_checkpoints: Count = Field(1, description="how many unfinished checkpoints are kept")
+
+
+@dataclass(slots=True)
+class Step:
+    """One optimizer step under way: its forests, and the sums of what they report.
+
+    rows: the rows that form it; their weights and lengths fix the divisor before the first forward pass.
+    """
+
+    number: int
+    rows: Sequence[Row]
+    forests: Sequence[Forest]
+    engine: LocalEngine
+    sums: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, loss: Loss, weights: Tensor, divisor: float) -> None:
+        """Gathers the gradient of sum(weights * loss) / divisor, and the loss's stats as (sum, count)."""
+        weights = weights.to(loss.value)
+        total = (loss.value * weights).sum() / divisor
+        if not torch.isfinite(total):
+            raise GuardError(f"the loss is {float(total.detach())}")
+        self.engine.backward(total)
+        self.count("loss", float(total.detach()) * divisor, divisor)
+        for name, value in loss.stats.items():
+            self.count(name, float((value * weights).sum()), float(weights.sum()))
+
+    def count(self, name: str, amount: float, of: float) -> None:
+        """Adds to a mean that is taken over the whole step."""
+        kept = self.sums.setdefault(name, [0.0, 0.0])
+        kept[0] += amount
+        kept[1] += of
+
+    def means(self) -> dict[str, float]:
+        """The means over the step."""
+        return {name: amount / of for name, (amount, of) in self.sums.items() if of}
+
+
+def make_engine(context: Context, model: Model, settings: Training) -> LocalEngine:
+    """The model, with a fresh adapter where one is asked for, ready to be trained."""
+    loaded = context.load(model)
+    if settings.lora:
+        lora = settings.lora
+        torch.manual_seed(context.seed)
+        adapted = add_lora(loaded.model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
+        loaded = Loaded(adapted, loaded.renderer, loaded.source)
+    return LocalEngine(loaded, weight_decay=settings.weight_decay, checkpointing=settings.checkpointing)
+
+
+def render_rows(
+    renderer: Renderer, groups: Sequence[Group], settings: Training
+) -> tuple[list[Row], dict[str, int]]:
+    """The Groups as token ids within the length limit, and how many were refused for which reason."""
+    rows: list[Row] = []
+    refused: dict[str, int] = {}
+    for group in groups:
+        row = renderer.render(group, index=len(rows))
+        if row.longest > settings.max_length:
+            if settings.too_long == "error":
+                raise DataError(
+                    f"{group.place}: {row.longest} tokens, and max_length is {settings.max_length}: raise it, "
+                    'or set too_long = "drop" or "cut_prompt"'
+                )
+            answer = row.longest - len(row.prompt)
+            if settings.too_long == "drop" or answer >= settings.max_length:
+                reason = f"longer than {settings.max_length} tokens"
+                refused[reason] = refused.get(reason, 0) + 1
+                continue
+            row = shorten(row, settings.max_length)
+        rows.append(row)
+    if not rows:
+        raise DataError(f"no row is left to train on; refused: {refused or 'none'}; look at max_length and the data")
+    return rows, refused
+
+
+def describe_data(context: Context, source: str, groups: int, rows: Sequence[Row], refused: Mapping[str, int]) -> None:
+    """What is trained on, for the report: counts, lengths and a row as the model sees it."""
+    lengths: dict[str, list[int]] = {"prompt_tokens": [len(row.prompt) for row in rows]}
+    if all(len(row.answers) == 2 for row in rows):
+        lengths["chosen_tokens"] = [len(row.answers[0].tokens) for row in rows]
+        lengths["rejected_tokens"] = [len(row.answers[1].tokens) for row in rows]
+    else:
+        lengths["answer_tokens"] = [len(answer.tokens) for row in rows for answer in row.answers]
+    context.event("data", source=source, rows=groups, used=len(rows), refused=dict(refused), **lengths)
+
+
+def optimizer_steps(
+    context: Context, engine: LocalEngine, rows: Sequence[Row], settings: Training
+) -> Iterator[Step]:
+    """Yields each optimizer step with nothing gathered; what the caller adds to it is then stepped, logged and saved.
+
+    Goes on from the last checkpoint of this very stage, and leaves a checkpoint when asked to stop.
+    """
+    total = step_count(len(rows), settings)
+    done = _go_on(context, engine)
+    with context.reporter.task(context.stage, total, done) as task:
+        for number in range(done + 1, total + 1):
+            began = time.monotonic()
+            members = [rows[index] for index in step_rows(len(rows), number, settings, context.seed)]
+            step = Step(number, members, pack(members, settings.forest_tokens), engine)
+            rate = learning_rate(number, total, settings)
+            try:
+                yield step
+                norm = engine.step(rate, settings.max_gradient_norm)
+            except GuardError as error:
+                raise _named(error, context, step) from error
+            tokens = sum(len(forest) for forest in step.forests)
+            metrics = step.means() | {
+                "gradient_norm": norm,
+                "learning_rate": rate,
+                "tokens_per_second": tokens / (time.monotonic() - began),
+            }
+            context.event("step", step=context.first_step + number, steps=context.first_step + total, metrics=metrics)
+            task.advance(number, _note(metrics))
+            if number < total and (context.stop.requested or number % settings.save_every == 0):
+                save_checkpoint(context, engine, number, settings, finished=False)
+            context.check_stop()
+
+
+def save_checkpoint(
+    context: Context, engine: LocalEngine, number: int, settings: Training, *, finished: bool
+) -> str:
+    """A folder that transformers or PEFT load; unfinished ones also hold what is needed to go on. Returns its name."""
+    step = context.first_step + number
+    meta = {
+        "stage": context.stage,
+        "step": number,
+        "finished": finished,
+        "seed": context.seed,
+        "threads": torch.get_num_threads(),
+        "versions": {"truing": __version__, "torch": torch.__version__},
+        "next_row": number * settings.batch_size,
+    }
+    with context.run.new_checkpoint(step, stage_key=context.key, meta=meta) as folder:
+        engine.save_model(folder)
+        if not finished:
+            (folder / "trainer").mkdir()
+            engine.save_state(folder / "trainer")
+    context.run.prune(context.key, 1 if finished else settings.keep_checkpoints)
+    return f"checkpoint-{step}"
+
+
+def step_count(rows: int, settings: Training) -> int:
+    """Optimizer steps in all. The last step of an epoch takes what is left, so no row is dropped."""
+    steps = settings.epochs * math.ceil(rows / settings.batch_size)
+    return min(steps, settings.max_steps) if settings.max_steps else steps
+
+
+def step_rows(rows: int, number: int, settings: Training, seed: int) -> list[int]:
+    """Which rows form step `number`, counted from 1: every epoch is a new order of all rows, by seed."""
+    per_epoch = math.ceil(rows / settings.batch_size)
+    epoch, place = divmod(number - 1, per_epoch)
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
+    return order[place * settings.batch_size : (place + 1) * settings.batch_size]
+
+
+def learning_rate(number: int, total: int, settings: Training) -> float:
+    """Learning rate of step `number`, counted from 1: up in a straight line, then as the schedule says."""
+    warmup = round(settings.warmup * total)
+    if number <= warmup:
+        return settings.learning_rate * number / warmup
+    left = (total - number + 1) / max(total - warmup, 1)
+    shape = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}
+    return settings.learning_rate * shape[settings.schedule]
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    import resource
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024 if hasattr(resource, "RUSAGE_SELF") else int(
+        psutil.Process().memory_info().rss
+    )
+
+
+def _go_on(context: Context, engine: LocalEngine) -> int:
+    """Steps of this stage that are done already: those of its last sound checkpoint."""
+    checkpoint = context.run.latest_checkpoint(context.key)
+    if checkpoint is None:
+        context.run.rewind(context.stage, context.first_step)
+        return 0
+    try:
+        engine.load_state(checkpoint.path / "trainer")
+    except (OSError, KeyError) as error:
+        raise StorageError(f"{checkpoint.path}: cannot go on from it: {error}: remove the folder") from error
+    if checkpoint.meta["threads"] != torch.get_num_threads():
+        context.warn(
+            f"this run began with {checkpoint.meta['threads']} threads and goes on with {torch.get_num_threads()}: "
+            "the result will be as good, but not the same to the bit"
+        )
+    context.run.rewind(context.stage, checkpoint.step)
+    return int(checkpoint.meta["step"])
+
+
+def _named(error: GuardError, context: Context, step: Step) -> GuardError:
+    rows = ", ".join(str(row.index) for row in step.rows)
+    return GuardError(
+        f"stage '{context.stage}', step {step.number}: {error}; nothing was changed. Rows of the step: {rows}. "
+        "Lower learning_rate, or look at these rows"
+    )
+
+
+def _note(metrics: Mapping[str, Any]) -> str:
+    shown = [("loss", "loss {:.3f}"), ("reward/accuracy", "accuracy {:.2f}"), ("tokens_per_second", "{:.0f} tokens/s")]
+    return ", ".join(form.format(metrics[name]) for name, form in shown if name in metrics)
