@@ -19,7 +19,7 @@ Role = Literal["policy", "reference"]
 class Engine(Protocol):
     """One trainable policy and the roles that share its weights."""
 
-    def logprobs(self, forest: Forest, of: Role = "policy") -> Logprobs:
+    def logprobs(self, forest: Forest, of: Role = "policy", temperature: float = 1.0) -> Logprobs:
         """Log-probabilities of the scored tokens; with gradient only for the policy and outside `torch.no_grad`."""
 
     def backward(self, loss: Tensor) -> None:

@@ -1,0 +1,47 @@
+"""Stages: functions from artifacts to artifacts, each a plain loop.
+
+A stage is any public function of these modules whose first two parameters are a Context and its settings. The others
+are its inputs, asked for by name: `model`, `base`, `data`, `held_out`, `principle`; one with a default is optional.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from types import ModuleType
+
+from truing.errors import ConfigError, did_you_mean
+from truing.signatures import Settings, public_functions
+from truing.stages import evaluate, merge, preference, sample, sft
+
+Stage = Callable[..., None]
+
+
+def _stages(module: ModuleType) -> dict[str, Stage]:
+    found = public_functions(module, "None")
+    return {name: function for name, function in found.items() if "context" in inspect.signature(function).parameters}
+
+
+STAGES: dict[str, Stage] = {
+    name: function for module in (sft, preference, sample, evaluate, merge) for name, function in _stages(module).items()
+}
+
+
+def stage(name: str) -> Stage:
+    """The stage of this name."""
+    if name not in STAGES:
+        raise ConfigError(f"stage '{name}' does not exist{did_you_mean(name, STAGES)}")
+    return STAGES[name]
+
+
+def settings_type(function: Stage) -> type[Settings]:
+    """The settings that a stage takes."""
+    found: type[Settings] = typing.get_type_hints(function)["settings"]
+    return found
+
+
+def inputs_of(function: Stage) -> dict[str, bool]:
+    """Names of the inputs a stage asks for, and whether each is required."""
+    parameters = list(inspect.signature(function).parameters.values())[2:]
+    return {parameter.name: parameter.default is parameter.empty for parameter in parameters}

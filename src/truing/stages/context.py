@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import model_validator
 
 from truing.errors import Interrupted
 from truing.models import Loaded, load
@@ -50,7 +51,13 @@ class Principle(Settings):
     text: str
     positive: tuple[str, ...]
     negative: tuple[str, ...]
-    style: str = "system"
+    style: Literal["system", "affix"] = "system"
+
+    @model_validator(mode="after")
+    def _matched(self) -> Principle:
+        if not self.positive or len(self.positive) != len(self.negative):
+            raise ValueError("positive and negative need the same number of instructions, at least one")
+        return self
 
 
 @dataclass(slots=True)

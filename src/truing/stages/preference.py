@@ -125,7 +125,7 @@ def _watch(
             loss = compare(objective, engine.logprobs(forest), reference.logprobs(forest), forest)
             losses += loss.value.tolist()
             right += loss.stats["reward/accuracy"].tolist()
-    accuracy = statistics.proportion(sum(right), len(right))
+    accuracy = statistics.win_rate(right)
     result = {
         "accuracy": {"value": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n},
         "loss": sum(losses) / len(losses),

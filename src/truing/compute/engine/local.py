@@ -33,23 +33,27 @@ class LocalEngine:
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         checkpointing: bool = False,
+        trainable: bool = True,
     ) -> None:
         self.loaded = loaded
         self.model = loaded.model
         self.device = next(self.model.parameters()).device
         self._reference_is_base = is_adapted(self.model)
+        if not trainable:
+            self.model.requires_grad_(False)
         self._weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._masters = {name: _master(p) for name, p in self._weights.items()}
-        self._optimizer: Any = torch.optim.AdamW(
-            list(self._masters.values()), betas=betas, weight_decay=weight_decay, fused=True
-        )
+        if self._masters:
+            self._optimizer: Any = torch.optim.AdamW(
+                list(self._masters.values()), betas=betas, weight_decay=weight_decay, fused=True
+            )
         for name, weight in self._weights.items():
             if self._masters[name] is not weight:
                 weight.register_post_accumulate_grad_hook(_gather_into(self._masters[name]))
         if checkpointing:
             _recompute_activations(self.model)
 
-    def logprobs(self, forest: Forest, of: Role = "policy") -> Logprobs:
+    def logprobs(self, forest: Forest, of: Role = "policy", temperature: float = 1.0) -> Logprobs:
         """Log-probabilities of the scored tokens of a forest, fp32 (fp64 for an fp64 model)."""
         forest = forest.to(self.device)
         with self._as_role(of):
@@ -60,7 +64,7 @@ class LocalEngine:
                 layout=ForestLayout(forest.trees),
             ).last_hidden_state[0]
         scored = hidden.index_select(0, forest.hidden_row)
-        token = token_logprobs(scored, self._head(), forest.target)
+        token = token_logprobs(scored, self._head(), forest.target, temperature)
         return Logprobs(token, forest.completion, forest.group.shape[0])
 
     def backward(self, loss: Tensor) -> None:

@@ -1,0 +1,88 @@
+"""How well an answer fits a principle, by the model itself: how much likelier an instruction for it makes the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from truing.compute.engine.local import LocalEngine
+from truing.packing import pack
+from truing.records import TEXT_ROLE, Completion, Group, Message
+from truing.stages.context import Principle
+
+
+def instructed(prompt: tuple[Message, ...], asked: str, opposite: str, style: str) -> tuple[Message, ...]:
+    """The prompt with an instruction: as the system message, or as an affix with its opposite on earlier turns.
+
+    The affix form is that of RLCD (arXiv:2307.12950): the last turn asks for one side, earlier ones for the other, so
+    that the answer stands out against the conversation so far.
+    """
+    if prompt and prompt[0].role == TEXT_ROLE:
+        return _tagged(prompt, asked, opposite)
+    if style == "system":
+        rest = prompt[1:] if prompt and prompt[0].role == "system" else prompt
+        kept = [prompt[0].content] if rest is not prompt else []
+        return (Message("system", "\n".join([*kept, asked])), *rest)
+    last = max((place for place, message in enumerate(prompt) if message.role == "user"), default=-1)
+    return tuple(
+        replace(message, content=f"{message.content} ({asked if place == last else opposite})")
+        if message.role == "user"
+        else message
+        for place, message in enumerate(prompt)
+    )
+
+
+def principle_scores(
+    engine: LocalEngine,
+    groups: Sequence[Group],
+    principle: Principle,
+    *,
+    budget: int,
+    on_scored: Callable[[int], None] = lambda _: None,
+) -> list[tuple[float, ...]]:
+    """log p(answer | instruction) - log p(answer | its opposite), in nats, averaged over the instruction pairs.
+
+    It is the log-odds with which the model itself would say that an answer was written under the principle. The
+    prompt's own probability plays no part, and a longer answer has no advantage by its length alone.
+    """
+    totals = [[0.0] * len(group.completions) for group in groups]
+    done = 0
+    for positive, negative in zip(principle.positive, principle.negative, strict=True):
+        for asked, opposite, sign in ((positive, negative, 1.0), (negative, positive, -1.0)):
+            told = [replace(g, prompt=instructed(g.prompt, asked, opposite, principle.style)) for g in groups]
+            for place, sums in enumerate(answer_logprobs(engine, told, budget=budget)):
+                for number, value in enumerate(sums):
+                    totals[place][number] += sign * value / len(principle.positive)
+            done += 1
+            on_scored(done)
+    return [tuple(row) for row in totals]
+
+
+def answer_logprobs(
+    engine: LocalEngine, groups: Sequence[Group], *, budget: int, temperature: float = 1.0
+) -> list[tuple[float, ...]]:
+    """Log-probability in nats of every answer of every Group; an answer without any token has 0."""
+    rows = [engine.loaded.renderer.render(group, index) for index, group in enumerate(groups)]
+    sums: list[list[float]] = [[] for _ in groups]
+    with torch.no_grad():
+        for forest in pack(rows, budget):
+            values = engine.logprobs(forest, temperature=temperature).sum.tolist()
+            for tree, value in zip(forest.group.tolist(), values, strict=True):
+                sums[forest.rows[tree]].append(value)
+    return [tuple(row) for row in sums]
+
+
+def _tagged(prompt: tuple[Message, ...], asked: str, opposite: str) -> tuple[Message, ...]:
+    """A transcript whose last line is a speaker's tag such as `Assistant:`: the affix goes into the tag."""
+    text = "".join(message.content for message in prompt)
+    head, _, tag = text.rpartition("\n")
+    speaker = tag.strip().removesuffix(":")
+    earlier = head.replace(f"\n{speaker}:", f"\n{speaker} ({opposite}):")
+    return (Message(TEXT_ROLE, f"{earlier}\n{speaker} ({asked}):"),)
+
+
+def is_empty(completion: Completion) -> bool:
+    """Whether an answer says nothing."""
+    return not completion.text.strip()

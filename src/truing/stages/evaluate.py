@@ -1,0 +1,203 @@
+"""Whether the model got better: held-out prompts, answers of both models, a judge, and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from truing import statistics
+from truing.compute.engine.local import LocalEngine
+from truing.errors import ConfigError, DataError
+from truing.records import Completion, Group
+from truing.scoring.principle import answer_logprobs, is_empty, principle_scores
+from truing.stages.context import Context, Groups, Model, Principle, write_json
+from truing.stages.sample import SamplingSettings, bare, draw, make_generator
+from truing.stages.training import Count
+from truing.statistics import Interval
+
+Judge = Literal["principle", "likelihood"]
+
+JUDGES: dict[Judge, str] = {
+    "principle": "The base model judges: an answer wins whose log-odds of having been written under an instruction for "
+    "the principle, rather than under its opposite, are higher. An empty answer loses.",
+    "likelihood": "The base model judges: the answer that it finds likelier per token wins. An empty answer loses.",
+}
+
+
+class Evaluate(SamplingSettings):
+    """Settings of `evaluate`."""
+
+    answers: Count = Field(1, description="answers of each model to each prompt")
+    judge: Judge | None = Field(None, description="who compares the answers; none: the principle if there is one")
+    limit: Count | None = Field(None, description="use only so many held-out prompts")
+    forest_tokens: Count = Field(2048, description="tokens scored at once; changes time and memory, never the result")
+    examples: Count = Field(12, description="held-out prompts shown side by side in the report")
+
+
+def evaluate(
+    context: Context,
+    settings: Evaluate,
+    model: Model,
+    base: Model,
+    held_out: Groups,
+    principle: Principle | None = None,
+) -> None:
+    """Compares a model with its base on held-out prompts: the same prompts, sampling and random numbers for both."""
+    judge = settings.judge or ("principle" if principle else "likelihood")
+    prompts = [bare(group) for group in held_out.read()][: settings.limit]
+    if not prompts:
+        raise DataError("there are no held-out prompts to evaluate on: set data.held_out")
+    drawn = {}
+    for side, source in (("base", base), ("model", model)):
+        generator = make_generator(context, source, settings)
+        drawn[side] = draw(context, generator, prompts, settings, settings.answers, name=side)
+    groups = [
+        replace(prompt, completions=(*ours, *theirs))
+        for prompt, ours, theirs in zip(prompts, drawn["model"], drawn["base"], strict=True)
+    ]
+    engine = LocalEngine(context.load(base), trainable=False)
+    scores = _scores(context, engine, groups, judge, principle, settings)
+    before = answer_logprobs(engine, groups, budget=settings.forest_tokens, temperature=settings.temperature or 1.0)
+    engine = LocalEngine(context.load(model), trainable=False)
+    after = answer_logprobs(engine, groups, budget=settings.forest_tokens, temperature=settings.temperature or 1.0)
+    divergence = [new[: settings.answers] for new in _difference(after, before)]
+    result = summarise(groups, scores, divergence, settings, principle)
+    result |= {"judge": judge, "judge_description": JUDGES[judge], "sampling": _sampling(settings)}
+    result["model"] |= {"name": model.source}
+    result["base"] |= {"name": base.source}
+    with context.output({"evaluation": "evaluation.json", "verdict": result["verdict"]}) as folder:
+        write_json(folder / "evaluation.json", result)
+    for example in result["examples"]:
+        context.run.sample({"stage": context.stage, **example})
+    context.reporter.say(result["verdict"])
+
+
+def summarise(
+    groups: Sequence[Group],
+    scores: Sequence[Sequence[float]],
+    divergence: Sequence[Sequence[float]],
+    settings: Evaluate,
+    principle: Principle | None,
+) -> dict[str, Any]:
+    """The numbers of a comparison. Of each Group the first half of the answers is the model's, the rest the base's.
+
+    divergence: log-ratio of model and base, in nats, of each of the model's answers; its mean estimates the KL.
+    """
+    count = settings.answers
+    outcomes: list[float] = []
+    lengths: dict[str, list[float]] = {"model": [], "base": []}
+    finished: dict[str, list[bool]] = {"model": [], "base": []}
+    names: list[int] = []
+    for place, group in enumerate(groups):
+        for number in range(count):
+            ours, theirs = group.completions[number], group.completions[count + number]
+            outcomes.append(_outcome(ours, theirs, scores[place][number], scores[place][count + number]))
+            names.append(place)
+            for side, answer in (("model", ours), ("base", theirs)):
+                lengths[side].append(_tokens(answer))
+                finished[side].append(answer.finished)
+    rate = statistics.win_rate(outcomes, prompts=names)
+    ratio = statistics.ratio_of_means(lengths["model"], lengths["base"], prompts=names)
+    kl = statistics.mean([value for row in divergence for value in row], prompts=names)
+    sides = {
+        side: {
+            "mean_tokens": sum(lengths[side]) / len(lengths[side]),
+            "finished": _plain(statistics.proportion(sum(finished[side]), len(finished[side]))),
+        }
+        for side in ("model", "base")
+    }
+    return {
+        "principle": principle.text if principle else None,
+        "prompts": len(groups),
+        "answers_per_prompt": count,
+        "wins": sum(outcome == 1 for outcome in outcomes),
+        "ties": sum(outcome == 0.5 for outcome in outcomes),
+        "losses": sum(outcome == 0 for outcome in outcomes),
+        "win_rate": _plain(rate),
+        "kl": _plain(kl) if settings.temperature > 0 else None,
+        "length_ratio": _plain(ratio),
+        **sides,
+        "verdict": _verdict(rate, kl if settings.temperature > 0 else None, ratio, sides, len(groups)),
+        "examples": [_example(groups[i], scores[i], count) for i in range(min(settings.examples, len(groups)))],
+    }
+
+
+def _scores(
+    context: Context,
+    engine: LocalEngine,
+    groups: Sequence[Group],
+    judge: Judge,
+    principle: Principle | None,
+    settings: Evaluate,
+) -> list[tuple[float, ...]]:
+    if judge == "likelihood":
+        sums = answer_logprobs(engine, groups, budget=settings.forest_tokens)
+        return [
+            tuple(value / max(_tokens(answer), 1) for value, answer in zip(row, group.completions, strict=True))
+            for row, group in zip(sums, groups, strict=True)
+        ]
+    if principle is None:
+        raise ConfigError(f"stage '{context.stage}': judge = \"principle\" needs a [principle] in the recipe")
+    with context.reporter.task(f"{context.stage}: judging", 2 * len(principle.positive)) as task:
+        return principle_scores(engine, groups, principle, budget=settings.forest_tokens, on_scored=task.advance)
+
+
+def _outcome(ours: Completion, theirs: Completion, our_score: float, their_score: float) -> float:
+    """1 for a win of the model, 0 for a loss, one half for a tie. An empty answer never wins."""
+    if is_empty(ours) or is_empty(theirs):
+        return 0.5 if is_empty(ours) and is_empty(theirs) else float(is_empty(theirs))
+    return 0.5 if our_score == their_score else float(our_score > their_score)
+
+
+def _difference(
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]
+) -> list[tuple[float, ...]]:
+    return [tuple(a - b for a, b in zip(x, y, strict=True)) for x, y in zip(first, second, strict=True)]
+
+
+def _tokens(answer: Completion) -> int:
+    assert answer.sampled is not None
+    return len(answer.sampled.tokens)
+
+
+def _plain(interval: Interval) -> dict[str, Any]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+
+
+def _verdict(
+    rate: Interval, kl: Interval | None, ratio: Interval, sides: dict[str, dict[str, Any]], prompts: int
+) -> str:
+    """One line; all numbers measured."""
+    parts = [
+        f"wins {100 * rate.value:.0f} % [{100 * rate.low:.0f}, {100 * rate.high:.0f}] against the base "
+        f"on {prompts} held-out prompts"
+    ]
+    if kl is not None:
+        parts.append(f"KL {kl.value:.1f} nats")
+    parts.append(f"answers {ratio.value:.2f}x as long")
+    parts.append(
+        f"{100 * sides['model']['finished']['value']:.0f} % finished (base {100 * sides['base']['finished']['value']:.0f} %)"
+    )
+    return "; ".join(parts)
+
+
+def _example(group: Group, scores: Sequence[float], count: int) -> dict[str, Any]:
+    ours, theirs = group.completions[0], group.completions[count]
+    outcome = _outcome(ours, theirs, scores[0], scores[count])
+    return {
+        "prompt": [{"role": message.role, "content": message.content} for message in group.prompt],
+        "model": _shown(ours, scores[0]),
+        "base": _shown(theirs, scores[count]),
+        "winner": {1.0: "model", 0.0: "base"}.get(outcome, "tie"),
+    }
+
+
+def _shown(answer: Completion, score: float) -> dict[str, Any]:
+    return {"text": answer.text, "tokens": _tokens(answer), "finished": answer.finished, "score": score}
+
+
+def _sampling(settings: Evaluate) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p", "max_new_tokens")}

@@ -1,0 +1,190 @@
+"""Drawing answers: to plain prompts (`sample`), or under opposed instructions to get comparisons (`contrast`)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from pydantic import Field
+
+from truing import formats
+from truing.compute import Sampling
+from truing.compute.generate.native import NativeGenerator
+from truing.errors import DataError
+from truing.progress import Task
+from truing.records import Completion, Group, comparison
+from truing.scoring.principle import instructed, is_empty
+from truing.signatures import Fraction, NonNegative, Settings
+from truing.stages.context import Context, Groups, Model, Principle
+from truing.stages.training import Count
+
+PART = 256
+"""Prompts whose answers are kept on disk together: what an interruption loses at most."""
+FILE = "groups.jsonl"
+
+
+class SamplingSettings(Settings):
+    """How answers are drawn."""
+
+    temperature: NonNegative = Field(0.7, description="divides the logits; 0 is greedy")
+    top_k: int = Field(0, ge=0, description="draw from the k likeliest tokens; 0 is all")
+    top_p: Fraction = Field(1.0, description="draw from the likeliest tokens that hold this much probability")
+    max_new_tokens: Count = Field(256, description="length limit of an answer in tokens")
+    live_answers: Count = Field(64, description="answers written at one time; changes time and memory")
+
+    def sampling(self) -> Sampling:
+        """The settings as the generator takes them."""
+        return Sampling(self.temperature, self.top_k, self.top_p, self.max_new_tokens)
+
+
+class Sample(SamplingSettings):
+    """Settings of `sample`."""
+
+    answers: Count = Field(1, description="answers to each prompt")
+
+
+class Contrast(SamplingSettings):
+    """Settings of `contrast`."""
+
+    retries: Count = Field(5, description="attempts at a prompt before it is given up")
+    chosen_finished: bool = Field(True, description="refuse pairs whose preferred answer hit the length limit")
+    limit: Count | None = Field(None, description="use only so many prompts")
+
+
+def sample(context: Context, settings: Sample, model: Model, data: Groups) -> None:
+    """Draws answers to the prompts of the data; answers the data already have are left out."""
+    generator = make_generator(context, model, settings)
+    prompts = [bare(group) for group in data.read()]
+    groups = [
+        replace(prompt, completions=answers)
+        for prompt, answers in zip(prompts, draw(context, generator, prompts, settings, settings.answers), strict=True)
+    ]
+    _put_out(context, groups)
+
+
+def contrast(context: Context, settings: Contrast, model: Model, data: Groups, principle: Principle) -> None:
+    """Comparisons out of a principle alone (RLCD, arXiv:2307.12950).
+
+    Each prompt is answered once under an instruction for the principle and once under its opposite; the first answer
+    counts as preferred. No judge is asked. Empty, equal and unfinished answers are drawn again, `retries` times.
+    """
+    generator = make_generator(context, model, settings)
+    prompts = [bare(group) for group in data.read()][: settings.limit]
+    made: dict[int, Group] = {}
+    refused: dict[str, int] = {}
+    waiting = list(range(len(prompts)))
+    for attempt in range(settings.retries):
+        if not waiting:
+            break
+        pairs = [_pair(principle, f"{context.seed}:{prompts[place].id}:{attempt}") for place in waiting]
+        asked = [
+            replace(prompts[place], prompt=instructed(prompts[place].prompt, first, second, principle.style))
+            for place, sides in zip(waiting, pairs, strict=True)
+            for first, second in (sides, sides[::-1])
+        ]
+        drawn = draw(context, generator, asked, settings, 1, name=f"attempt-{attempt + 1}")
+        for number, place in enumerate(waiting):
+            chosen, rejected = drawn[2 * number][0], drawn[2 * number + 1][0]
+            reason = _refusal(chosen, rejected, settings)
+            if reason is None:
+                made[place] = comparison(prompts[place].prompt, chosen, rejected, extra=prompts[place].extra)
+            elif attempt == settings.retries - 1:
+                refused[reason] = refused.get(reason, 0) + 1
+        waiting = [place for place in waiting if place not in made]
+    if not made:
+        raise DataError(f"stage '{context.stage}' got no usable pair in {settings.retries} attempts: {refused}")
+    groups = [made[place] for place in sorted(made)]
+    context.event("data", source=principle.text, rows=len(prompts), used=len(groups), refused=refused, **_lengths(groups))
+    _put_out(context, groups)
+
+
+def make_generator(context: Context, model: Model, settings: SamplingSettings) -> NativeGenerator:
+    """A generator with the model's weights."""
+    return NativeGenerator(context.load(model), policy=model.key, max_rows=settings.live_answers)
+
+
+def draw(
+    context: Context,
+    generator: NativeGenerator,
+    prompts: Sequence[Group],
+    settings: SamplingSettings,
+    answers: int,
+    *,
+    name: str = "sampling",
+) -> list[tuple[Completion, ...]]:
+    """Answers to every prompt, kept on disk a part at a time, so that going on after a stop draws the same ones."""
+    found: list[tuple[Completion, ...]] = []
+    with context.reporter.task(f"{context.stage}: {name}", len(prompts) * answers) as task:
+        for start in range(0, len(prompts), PART):
+            some = prompts[start : start + PART]
+            kept = context.run.artifact(f"{context.key}-{name}-{start}")
+            if kept is not None:
+                found += [group.completions for group in formats.read_groups(kept.path / FILE, format="group")]
+            else:
+                count = _counter(context, task, len(found) * answers)
+                found += _draw_part(context, generator, some, settings, answers, f"{name}-{start}", count)
+            task.advance(len(found) * answers)
+    return found
+
+
+def bare(group: Group) -> Group:
+    """The prompt alone."""
+    return replace(group, completions=())
+
+
+def _draw_part(
+    context: Context,
+    generator: NativeGenerator,
+    prompts: Sequence[Group],
+    settings: SamplingSettings,
+    answers: int,
+    part: str,
+    on_finished: Callable[[int], None],
+) -> list[tuple[Completion, ...]]:
+    drawn = generator.generate(
+        prompts, settings.sampling(), answers=answers, seed=context.seed, on_finished=on_finished
+    )
+    with context.output({"rows": len(prompts)}, part=part) as folder:
+        whole = [replace(group, completions=some) for group, some in zip(prompts, drawn, strict=True)]
+        formats.write_data(whole, folder / FILE, format="group")
+    return drawn
+
+
+def _counter(context: Context, task: Task, before: int) -> Callable[[int], None]:
+    def count(finished: int) -> None:
+        context.check_stop()
+        task.advance(before + finished)
+
+    return count
+
+
+def _pair(principle: Principle, seed: str) -> tuple[str, str]:
+    return random.Random(seed).choice(list(zip(principle.positive, principle.negative, strict=True)))
+
+
+def _refusal(chosen: Completion, rejected: Completion, settings: Contrast) -> str | None:
+    """Why a pair cannot be used, or None."""
+    if is_empty(chosen) or is_empty(rejected):
+        return "an empty answer"
+    if chosen.text.strip() == rejected.text.strip():
+        return "two equal answers"
+    if settings.chosen_finished and not chosen.finished:
+        return "the preferred answer hit the length limit"
+    return None
+
+
+def _lengths(groups: Sequence[Group]) -> dict[str, list[int]]:
+    def tokens(place: int) -> Iterator[int]:
+        for group in groups:
+            sampled = group.completions[place].sampled
+            assert sampled is not None
+            yield len(sampled.tokens)
+
+    return {"chosen_tokens": list(tokens(0)), "rejected_tokens": list(tokens(1))}
+
+
+def _put_out(context: Context, groups: Sequence[Group]) -> None:
+    with context.output({"groups": FILE, "rows": len(groups)}) as folder:
+        formats.write_data(groups, folder / FILE, format="group")
+
