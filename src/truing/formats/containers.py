@@ -39,7 +39,9 @@ def rows(source: str) -> Iterator[tuple[int, dict[str, Json] | Problem]]:
     try:
         yield from _objects(_file_rows(path))
     except OSError as error:
-        raise StorageError(f"{source}: cannot be read: {error.strerror or error}; check the file and the disk") from None
+        raise StorageError(
+            f"{source}: cannot be read: {error.strerror or error}; check the file and the disk"
+        ) from None
 
 
 def existing(source: str) -> Path:

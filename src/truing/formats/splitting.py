@@ -54,7 +54,7 @@ def elements(blocks: Iterable[bytes]) -> Iterator[Piece]:
 class _Array:
     """Where the cutting stands.
 
-    rest: bytes that are not yet cut off; scanned: how many of them have been looked at; line: where they begin.
+    rest: bytes that are not cut off yet; scanned: how many of them have been looked at; line: where they begin.
     depth: open brackets, the array's own among them.
     """
 
@@ -63,9 +63,13 @@ class _Array:
         self.scanned = 0
         self.line = 1
         self.depth = 0
+        self.closed = False
 
     def feed(self, block: bytes) -> Iterator[Piece]:
         """The elements that end in this block."""
+        if self.closed:
+            self.rest += block.strip()[:1]
+            return
         buffer = self.rest + block
         start = 0
         for match in _MARK.finditer(buffer, self.scanned):
@@ -73,13 +77,42 @@ class _Array:
             if mark == b'"' and buffer.find(b"\n", match.end()) < 0:
                 break  # this string may end in the next block
             self.scanned = match.end()
-            if mark in (b"[", b"{"):
-                self.depth += 1
-            elif mark in (b"]", b"}") and self.depth > 1:
-                self.depth -= 1
-                continue
-            if (mark == b"[" and self.depth == 1) or (mark in (b",", b"]") and self.depth == 1):
+            if self._ends_element(mark):
                 yield from self._cut(buffer[start : match.start()], mark)
                 start = match.end()
+            if self.closed:
+                break
         self.rest = buffer[start:]
         self.scanned -= start
+
+    def _ends_element(self, mark: bytes) -> bool:
+        if mark in (b"[", b"{"):
+            self.depth += 1
+            return self.depth == 1
+        if mark in (b"]", b"}") and self.depth > 1:
+            self.depth -= 1
+            return False
+        return self.depth == 1 and mark in (b",", b"]")
+
+    def _cut(self, element: bytes, mark: bytes) -> Iterator[Piece]:
+        if element.strip():
+            yield self._first_line(element), element
+        elif mark == b",":
+            yield self.line, Problem("nothing stands before this comma; remove it")
+        self.line += element.count(b"\n")
+        self.closed = mark == b"]"
+
+    def _first_line(self, element: bytes) -> int:
+        blank = len(element) - len(element.lstrip())
+        return self.line + element.count(b"\n", 0, blank)
+
+    def end(self) -> Iterator[Piece]:
+        """What is left when the file is at its end."""
+        if self.closed and self.rest.strip():
+            yield self.line, Problem("something follows the end of the array; remove it")
+        if self.closed:
+            return
+        if self.depth == 1 and self.rest.strip():
+            yield self._first_line(self.rest), self.rest
+        advice = "complete the file, or close the bracket that is open here"
+        yield self._first_line(self.rest), Problem(f"the array does not end: {advice}")

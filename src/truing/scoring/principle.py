@@ -4,13 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
+from pydantic import model_validator
 
 from truing.compute.engine.local import LocalEngine
 from truing.packing import pack
 from truing.records import TEXT_ROLE, Completion, Group, Message
-from truing.stages.context import Principle
+from truing.signatures import Settings
+
+
+class Principle(Settings):
+    """What the model is to do, in words, and pairs of instructions that pull it towards and away from that.
+
+    text: the principle, for people.
+    positive: instructions that ask for it; drawn at random.
+    negative: as many that ask for the opposite, each matched with the positive one in its place.
+    style: `system` sets an instruction as the system message, `affix` adds it in brackets to the last turn and its
+        opposite to earlier ones.
+    """
+
+    text: str
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    style: Literal["system", "affix"] = "system"
+
+    @model_validator(mode="after")
+    def _matched(self) -> Principle:
+        if not self.positive or len(self.positive) != len(self.negative):
+            raise ValueError("positive and negative need the same number of instructions, at least one")
+        return self
 
 
 def instructed(prompt: tuple[Message, ...], asked: str, opposite: str, style: str) -> tuple[Message, ...]:

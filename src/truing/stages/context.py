@@ -7,17 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import model_validator
-
 from truing.errors import Interrupted
 from truing.models import Loaded, load
 from truing.models.precision import Precision, compute_dtype
 from truing.progress import Reporter
 from truing.records import Group
-from truing.signatures import Settings
 from truing.store import Run
 
 
@@ -36,28 +33,6 @@ class Groups:
     key: str
     read: Callable[[], list[Group]]
     description: str = ""
-
-
-class Principle(Settings):
-    """What the model is to do, in words, and pairs of instructions that pull it towards and away from that.
-
-    text: the principle, for people.
-    positive: instructions that ask for it; drawn at random.
-    negative: as many that ask for the opposite, each matched with the positive one in its place.
-    style: `system` sets an instruction as the system message, `affix` adds it in brackets to the last turn and its
-        opposite to earlier ones.
-    """
-
-    text: str
-    positive: tuple[str, ...]
-    negative: tuple[str, ...]
-    style: Literal["system", "affix"] = "system"
-
-    @model_validator(mode="after")
-    def _matched(self) -> Principle:
-        if not self.positive or len(self.positive) != len(self.negative):
-            raise ValueError("positive and negative need the same number of instructions, at least one")
-        return self
 
 
 @dataclass(slots=True)

@@ -12,8 +12,8 @@ from truing import statistics
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, DataError
 from truing.records import Completion, Group
-from truing.scoring.principle import answer_logprobs, is_empty, principle_scores
-from truing.stages.context import Context, Groups, Model, Principle, write_json
+from truing.scoring.principle import Principle, answer_logprobs, is_empty, principle_scores
+from truing.stages.context import Context, Groups, Model, write_json
 from truing.stages.sample import SamplingSettings, bare, draw, make_generator
 from truing.stages.training import Count
 from truing.statistics import Interval

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,13 +15,11 @@ from truing.compute.engine.local import LocalEngine
 from truing.packing import pack
 from truing.reductions import scored_tokens
 from truing.rendering import Row
+from truing.stages.context import Context, Model
+from truing.stages.training import Training
 from truing.store import hash_of
 from truing.store.cache import cache_folder, cached
 from truing.tensors import Forest, Logprobs
-
-if TYPE_CHECKING:
-    from truing.stages.context import Context, Model
-    from truing.stages.training import Training
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from truing.compute.generate.native import NativeGenerator
 from truing.errors import DataError
 from truing.progress import Task
 from truing.records import Completion, Group, comparison
-from truing.scoring.principle import instructed, is_empty
+from truing.scoring.principle import Principle, instructed, is_empty
 from truing.signatures import Fraction, NonNegative, Settings
-from truing.stages.context import Context, Groups, Model, Principle
+from truing.stages.context import Context, Groups, Model
 from truing.stages.training import Count
 
 PART = 256

