@@ -239,15 +239,18 @@ def _data_inputs(data: DataSettings) -> dict[str, Groups]:
 
 def _is_held_out(group: Group, share: float) -> bool:
     """Decided by the prompt alone, so it does not depend on order, and equal prompts stay together."""
+    return int.from_bytes(_prompt_hash(group)[:8], "big") < share * 2**64
+
+
+def _prompt_hash(group: Group) -> bytes:
     text = "\x00".join(f"{message.role}\x01{message.content}" for message in group.prompt)
-    number = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
-    return number < share * 2**64
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _without_leak(train: Sequence[Group], held_out: list[Group]) -> list[Group]:
-    seen = {group.prompt for group in train}
+    seen = {_prompt_hash(group) for group in train}
     for group in held_out:
-        if group.prompt in seen:
+        if _prompt_hash(group) in seen:
             raise DataError(f"{group.place}: this held-out prompt is also in the training data: remove it from one")
     return held_out
 

@@ -22,7 +22,7 @@ import orjson
 from truing.errors import DataError, StorageError, did_you_mean
 from truing.formats import containers, trl
 from truing.formats.alpaca import ALPACA
-from truing.formats.checks import BadRow, Json, Problem
+from truing.formats.checks import BadRow, Json, RowError
 from truing.formats.format import AS_READ, Format
 from truing.formats.group import GROUP
 from truing.formats.hh import HH_RLHF
@@ -119,7 +119,7 @@ def content_hash(source: str | Path) -> str:
     if source.startswith(containers.HUB):
         digest = hashlib.sha256()
         for _, row in containers.rows(source):
-            digest.update(str(row).encode() if isinstance(row, Problem) else _canonical(row))
+            digest.update(str(row).encode() if isinstance(row, RowError) else _canonical(row))
         return digest.hexdigest()
     try:
         with containers.existing(source).open("rb") as file:
@@ -140,12 +140,12 @@ def _named(format: str) -> Format:
     return FORMATS[format]
 
 
-def _read(format: Format, row: dict[str, Json] | Problem, source: str, line: int) -> Group | BadRow:
-    if isinstance(row, Problem):
+def _read(format: Format, row: dict[str, Json] | RowError, source: str, line: int) -> Group | BadRow:
+    if isinstance(row, RowError):
         return BadRow(source, line, row.problem)
     try:
         return format.read(row, source, line)
-    except Problem as found:
+    except RowError as found:
         return BadRow(source, line, found.problem)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from truing.formats.checks import Json, Problem, expect_bool, expect_list, expect_text
+from truing.formats.checks import Json, RowError, expect_bool, expect_list, expect_text
 from truing.formats.format import Format, Notes, Row, canonical
 from truing.formats.turns import (
     Turns,
@@ -68,7 +68,7 @@ def _read_prompt(row: Row) -> tuple[Turns, list[str]]:
         where.append("system")
     for i, pair in enumerate(expect_list(row.take("history"), "history") if "history" in row else ()):
         if not isinstance(pair, list) or len(pair) != 2:
-            raise Problem("expected a pair of two texts, [user, assistant]; fix it or drop the line", f"history[{i}]")
+            raise RowError("expected a pair of two texts, [user, assistant]; fix it or drop the line", f"history[{i}]")
         places = [f"history[{i}][0]", f"history[{i}][1]"]
         turns += [user(expect_text(pair[0], places[0])), assistant(expect_text(pair[1], places[1]))]
         where += places
@@ -117,7 +117,7 @@ def _write_prompt(prompt: Turns, notes: Notes) -> dict[str, Json]:
     if turns and turns[0].role == "system":
         row["system"] = turns.pop(0).content
     if len(turns) % 2 == 0:
-        raise Problem("expected pairs of user and assistant turns and a last user turn", "prompt")
+        raise RowError("expected pairs of user and assistant turns and a last user turn", "prompt")
     said = [turn.content for turn in turns]
     if said[:-1]:
         row["history"] = [said[i : i + 2] for i in range(0, len(said) - 1, 2)]

@@ -13,7 +13,7 @@ Json = Any
 """What a JSON text can hold; readers get it from strangers and take nothing for granted."""
 
 
-class Problem(DataError):
+class RowError(DataError):
     """What is wrong with one row: where in the file, where in the row, what, and what to do."""
 
     def __init__(self, what: str, path: str = "", place: str = "") -> None:
@@ -65,30 +65,30 @@ def shown(value: Json) -> str:
 def expect_text(value: Json, path: str) -> str:
     """The value, which must be text."""
     if not isinstance(value, str):
-        raise Problem(f"expected text; found {shown(value)}; make it text or drop the line", path)
+        raise RowError(f"expected text; found {shown(value)}; make it text or drop the line", path)
     return value
 
 
 def expect_list(value: Json, path: str) -> list[Json]:
     """The value, which must be a list with something in it."""
     if not isinstance(value, list):
-        raise Problem(f"expected a list; found {shown(value)}; make it a list or drop the line", path)
+        raise RowError(f"expected a list; found {shown(value)}; make it a list or drop the line", path)
     if not value:
-        raise Problem("the list is empty; fill it or drop the line", path)
+        raise RowError("the list is empty; fill it or drop the line", path)
     return value
 
 
 def expect_object(value: Json, path: str) -> dict[str, Json]:
     """The value, which must be an object."""
     if not isinstance(value, dict):
-        raise Problem(f"expected an object; found {shown(value)}; make it an object or drop the line", path)
+        raise RowError(f"expected an object; found {shown(value)}; make it an object or drop the line", path)
     return value
 
 
 def expect_bool(value: Json, path: str) -> bool:
     """The value, which must be true or false."""
     if not isinstance(value, bool):
-        raise Problem(f"expected true or false; found {shown(value)}; write true or false, or drop the line", path)
+        raise RowError(f"expected true or false; found {shown(value)}; write true or false, or drop the line", path)
     return value
 
 
@@ -100,7 +100,7 @@ def is_number(value: Json) -> bool:
 def expect_number(value: Json, path: str) -> float:
     """The value, which must be a finite number; an integer stays one, so that it is written back as it was."""
     if not is_number(value):
-        raise Problem(f"expected a number; found {shown(value)}; write a number or drop the line", path)
+        raise RowError(f"expected a number; found {shown(value)}; write a number or drop the line", path)
     number: float = value
     return number
 

@@ -1,7 +1,7 @@
 """Files to rows: JSON lines, JSON arrays, CSV, Parquet and the hub, plain or compressed, a piece at a time.
 
-Every reader yields `(line, row)`. Where a row cannot be had, a Problem stands in its place and reading goes on; where a
-file is damaged, the rows before the damage come first. Memory holds a block and a row, never a file.
+Every reader yields `(line, row)`. Where a row cannot be had, a RowError stands in its place and reading goes on; where
+a file is damaged, the rows before the damage come first. Memory holds a block and a row, never a file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from truing.errors import DataError, MissingError, StorageError
-from truing.formats.checks import Json, Problem, kind
+from truing.formats.checks import Json, RowError, kind
 from truing.formats.splitting import MAX_ROW, elements, split_lines
 from truing.formats.strict_json import parse
 from truing.formats.tables import csv_rows, hub_rows, parquet_rows
@@ -26,10 +26,10 @@ COMPRESSED_BLOCK = 1 << 14
 HUB = "hub:"
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 
-Line = tuple[int, Json | Problem]
+Line = tuple[int, Json | RowError]
 
 
-def rows(source: str) -> Iterator[tuple[int, dict[str, Json] | Problem]]:
+def rows(source: str) -> Iterator[tuple[int, dict[str, Json] | RowError]]:
     """The rows of a file or hub data set, each with the line where it begins, or its number where nothing has lines."""
     if source.startswith(HUB):
         datasets = import_extra("datasets", "hub", source)
@@ -72,12 +72,12 @@ def import_extra(module: str, extra: str, source: object) -> Any:
         raise MissingError(f"{source}: needs the package '{module.split('.')[0]}'; {advice}") from None
 
 
-def _objects(lines: Iterable[Line]) -> Iterator[tuple[int, dict[str, Json] | Problem]]:
+def _objects(lines: Iterable[Line]) -> Iterator[tuple[int, dict[str, Json] | RowError]]:
     for line, row in lines:
-        if isinstance(row, (dict, Problem)):
+        if isinstance(row, (dict, RowError)):
             yield line, row
         else:
-            yield line, Problem(f"expected an object; found {kind(row)}; write the row as {{...}}, an array as .json")
+            yield line, RowError(f"expected an object; found {kind(row)}; write the row as {{...}}, an array as .json")
 
 
 def _file_rows(path: Path) -> Iterator[Line]:
@@ -101,7 +101,7 @@ class _Decompressor(Protocol):
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """The file's bytes, decompressed if its first bytes say so; Problem where the compressed stream is damaged."""
+    """The file's bytes, decompressed if its first bytes say so; RowError where the compressed stream is damaged."""
     with path.open("rb") as file:
         magic = file.read(4)
         file.seek(0)
@@ -123,13 +123,13 @@ def _decompressed(file: BinaryIO, new: Callable[[], _Decompressor], error: type[
             try:
                 block = stream.decompress(data)
             except error:
-                raise Problem("the compressed file is damaged here; fetch it again") from None
+                raise RowError("the compressed file is damaged here; fetch it again") from None
             if block:
                 yield block
             complete = stream.eof
             data, stream = (stream.unused_data, new()) if complete else (b"", stream)
     if not complete:
-        raise Problem("the compressed file ends too early; the rows before are whole, fetch it again for the rest")
+        raise RowError("the compressed file ends too early; the rows before are whole, fetch it again for the rest")
 
 
 def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -140,21 +140,21 @@ def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
         if len(head) >= 3:
             break
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise Problem("the file is UTF-16; save it as UTF-8")
+        raise RowError("the file is UTF-16; save it as UTF-8")
     yield head.removeprefix(b"\xef\xbb\xbf")
     yield from blocks
 
 
-def _parsed(pieces: Iterable[tuple[int, bytes | Problem]]) -> Iterator[Line]:
+def _parsed(pieces: Iterable[tuple[int, bytes | RowError]]) -> Iterator[Line]:
     for line, piece in pieces:
-        if isinstance(piece, Problem):
+        if isinstance(piece, RowError):
             yield line, piece
         elif len(piece) > MAX_ROW:
-            yield line, Problem(f"longer than {MAX_ROW >> 20} MiB; end each row with a line break, or drop this one")
+            yield line, RowError(f"longer than {MAX_ROW >> 20} MiB; end each row with a line break, or drop this one")
         elif piece and not piece.isspace():
             try:
                 yield line, parse(piece)
-            except Problem as found:
+            except RowError as found:
                 yield line, found
 
 
@@ -166,7 +166,7 @@ def _json_rows(blocks: Iterator[bytes]) -> Iterator[Line]:
             head += block
             if head.strip():
                 break
-    except Problem as damage:
+    except RowError as damage:
         yield 1, damage
         return
     joined = _joined(head, blocks)

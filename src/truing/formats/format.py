@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from truing.errors import DataError
-from truing.formats.checks import Json, Problem, difference, expect_list, expect_object
+from truing.formats.checks import Json, RowError, difference, expect_object, shown
 from truing.formats.strict_json import parse
 from truing.records import Group, to_json
 
@@ -43,7 +43,7 @@ class Row:
     def take(self, name: str) -> Json:
         """The column, which must be there."""
         if name not in self.columns:
-            raise Problem("this column is missing; add it or drop the line", name)
+            raise RowError("this column is missing; add it or drop the line", name)
         return self.columns.pop(name)
 
     def take_optional(self, name: str) -> Json:
@@ -76,34 +76,35 @@ class Format:
     flat: bool = True
 
     def read(self, row: Mapping[str, Json], file: str | None = None, line: int | None = None) -> Group:
-        """The row as a Group; raises Problem, with file and line, if it is not what the format says."""
+        """The row as a Group; raises RowError, with file and line, if it is not what the format says."""
         names = other_names(row, self.aliases)
         try:
             group = self._read(row, names)
-        except Problem as found:
+        except RowError as found:
             path = _renamed(found.path, {canonical: name for name, canonical in names.items()})
-            raise Problem(found.what, path, f"{file}:{line}" if file else "") from None
+            raise RowError(found.what, path, f"{file}:{line}" if file else "") from None
         return replace(group, file=file, line=line)
 
     def write(self, group: Group) -> dict[str, Json]:
         """The Group as a row that reads back as the same Group; DataError names what the format cannot hold."""
-        notes = group.extra.get(AS_READ)
-        if isinstance(notes, Mapping) and notes.get("format") == self.name:
-            row = self._spelled(group, notes)
-            if row is not None:
-                return row
+        spelled = self._spelled(group)
+        if spelled is not None:
+            return spelled
         try:
             row = self._write(group, {})
             lost = self._lost(group, row)
-        except Problem as found:
-            lost = found.problem
-        if lost is None:
-            return row
-        advice = "change it, or write the format 'group', which holds everything"
-        raise DataError(f"{_place(group)}: the format '{self.name}' cannot hold this row: {lost}; {advice}")
+        except RowError as found:
+            row, lost = {}, found.problem
+        if lost is not None:
+            advice = "change it, or write the format 'group', which holds everything"
+            raise DataError(f"{_place(group)}: the format '{self.name}' cannot hold this row: {lost}; {advice}")
+        return row
 
-    def _spelled(self, group: Group, notes: Notes) -> dict[str, Json] | None:
-        """The row as it was once spelled; None if the notes no longer fit, as when a stage has changed the Group."""
+    def _spelled(self, group: Group) -> dict[str, Json] | None:
+        """The row as it was once spelled; None without notes, or if a stage has changed the Group and they misfit."""
+        notes = group.extra.get(AS_READ)
+        if not isinstance(notes, Mapping) or notes.get("format") != self.name:
+            return None
         try:
             row = self._write(group, notes)
             return None if self._lost(group, row) else row
@@ -112,7 +113,7 @@ class Format:
 
     def _read(self, columns: Mapping[str, Json], names: Mapping[str, str]) -> Group:
         if self.flat and AS_READ in columns:
-            raise Problem("this name is Truing's own; rename the column", AS_READ)
+            raise RowError("this name is Truing's own; rename the column", AS_READ)
         row = Row(canonical(columns, self.aliases))
         optional = (*self.optional, "tools") if self.flat else ()
         blank = {name: row.take(name) for name in optional if name in row and row.columns[name] in _BLANK}
@@ -137,7 +138,7 @@ class Format:
         row = {names.get(name, name): value for name, value in row.items()}
         for name, value in group.extra.items():
             if name in row:
-                raise Problem(f"the extra column '{name}' has the name of one of the format's own", name)
+                raise RowError(f"the extra column '{name}' has the name of one of the format's own", name)
             if name != AS_READ:
                 row[name] = value
         if "tools" in notes:
@@ -149,7 +150,7 @@ class Format:
         try:
             again = self.read(parse(orjson.dumps(row)))
         except TypeError as error:
-            raise Problem(f"its values are not JSON: {error}") from None
+            raise RowError(f"its values are not JSON: {error}") from None
         return difference(self._content(group), self._content(again))
 
     def _content(self, group: Group) -> dict[str, Json]:
@@ -200,8 +201,13 @@ def _read_tools(row: Row) -> None:
     if "tools" not in row:
         return
     given = row.columns["tools"]
-    tools = parse(given.encode()) if isinstance(given, str) else given
-    row.columns["tools"] = [_wrapped(tool, f"tools[{i}]") for i, tool in enumerate(expect_list(tools, "tools"))]
+    try:
+        tools = parse(given.encode()) if isinstance(given, str) else given
+    except RowError as found:
+        raise RowError(found.what, "tools") from None
+    if not isinstance(tools, list):
+        raise RowError(f"expected a list of tools; found {shown(tools)}; make it a list or drop the line", "tools")
+    row.columns["tools"] = [_wrapped(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
     if row.columns["tools"] != given:
         row.notes["tools"] = given
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from truing.formats.checks import (
     Json,
-    Problem,
+    RowError,
     expect_bool,
     expect_list,
     expect_number,
@@ -39,7 +39,7 @@ def read_group(row: Row) -> Group:
     _refuse_unknown(columns, _COLUMNS, "")
     for name in ("prompt", "completions"):
         if not isinstance(columns.get(name), list):
-            raise Problem(f"expected a list; found {shown(columns.get(name))}; fix it or drop the line", name)
+            raise RowError(f"expected a list; found {shown(columns.get(name))}; fix it or drop the line", name)
     _check_messages(columns["prompt"], "prompt")
     for i, answer in enumerate(columns["completions"]):
         _check_completion(answer, f"completions[{i}]")
@@ -54,7 +54,7 @@ def read_group(row: Row) -> Group:
 def _refuse_unknown(value: Mapping[str, Json], known: Sequence[str], path: str) -> None:
     for name in value:
         if name not in known:
-            raise Problem(f"unknown field '{name}'; a row of this format has {', '.join(known)}", path)
+            raise RowError(f"unknown field '{name}'; a row of this format has {', '.join(known)}", path)
 
 
 def _check_messages(messages: Sequence[Json], path: str) -> None:
@@ -63,7 +63,7 @@ def _check_messages(messages: Sequence[Json], path: str) -> None:
         _refuse_unknown(expect_object(message, where), ("role", "content", "extra"), where)
         if message.get("role") not in (*ROLES, TEXT_ROLE):
             expected = ", ".join((*ROLES, TEXT_ROLE))
-            raise Problem(f"expected one of {expected}; found {shown(message.get('role'))}; fix it", f"{where}.role")
+            raise RowError(f"expected one of {expected}; found {shown(message.get('role'))}; fix it", f"{where}.role")
         expect_text(message.get("content"), f"{where}.content")
         expect_object(message.get("extra", {}), f"{where}.extra")
 
@@ -88,21 +88,21 @@ def _check_sampled(sampled: Mapping[str, Json], path: str) -> None:
     _refuse_unknown(sampled, _SAMPLED, path)
     for name in ("tokens", "logprobs"):
         if not isinstance(sampled.get(name), list):
-            raise Problem(f"expected a list; found {shown(sampled.get(name))}; fix it", f"{path}.{name}")
+            raise RowError(f"expected a list; found {shown(sampled.get(name))}; fix it", f"{path}.{name}")
     # Thousands of numbers a row: look for a bad one first, and give it a name only then.
     for i in (i for i, token in enumerate(sampled["tokens"]) if type(token) is not int or token < 0):
         _expect_count(sampled["tokens"][i], f"{path}.tokens[{i}]")
     for i in (i for i, logprob in enumerate(sampled["logprobs"]) if not is_number(logprob)):
         expect_number(sampled["logprobs"][i], f"{path}.logprobs[{i}]")
     if sampled.get("finish_reason") not in ("stop", "length"):
-        raise Problem(f"expected stop or length; found {shown(sampled.get('finish_reason'))}", f"{path}.finish_reason")
+        raise RowError(f"expected stop or length; found {shown(sampled.get('finish_reason'))}", f"{path}.finish_reason")
     for name in ("tokenizer", "policy"):
         expect_text(sampled.get(name), f"{path}.{name}")
 
 
 def _expect_count(value: Json, path: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise Problem(f"expected a whole number, 0 or more; found {shown(value)}; fix it", path)
+        raise RowError(f"expected a whole number, 0 or more; found {shown(value)}; fix it", path)
 
 
 def write_group(group: Group, notes: Notes) -> dict[str, Json]:

@@ -1,8 +1,8 @@
 """Anthropic's hh-rlhf: transcripts of `\\n\\nHuman: ...\\n\\nAssistant: ...`, made into turns.
 
-A row is two whole transcripts, {chosen, rejected}; or, once somebody has split them, {prompt, chosen, rejected} with the
-transcript up to the last `\\n\\nAssistant:` as prompt. The turns lose the white space around them, which belongs to the
-transcript and not to what was said.
+A row is two whole transcripts, {chosen, rejected}; or, once somebody has split them, {prompt, chosen, rejected} where
+the prompt is the transcript up to the last `\\n\\nAssistant:`. The turns lose the white space around them: it belongs
+to the transcript and not to what was said.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from truing.formats.checks import Json, Problem, expect_text
+from truing.formats.checks import Json, RowError, expect_text
 from truing.formats.format import Format, Notes, Row
 from truing.formats.turns import (
     Turns,
@@ -60,10 +60,10 @@ def read_hh(row: Row) -> Group:
 def _read_split(row: Row) -> Group:
     row.notes["layout"] = "prompt"
     if row.columns.get("same_prompt") is False:
-        raise Problem("the two answers were given to different dialogues; drop the line", "same_prompt")
+        raise RowError("the two answers were given to different dialogues; drop the line", "same_prompt")
     whole = expect_text(row.take("prompt"), "prompt")
     if not whole.endswith(_CUE):
-        raise Problem(f"a prompt must end with {_CUE!r}, where the answers go on; add it or drop the line", "prompt")
+        raise RowError(f"a prompt must end with {_CUE!r}, where the answers go on; add it or drop the line", "prompt")
     prompt = _read_transcript(row, whole.removesuffix(_CUE), "prompt")
     check_prompt(prompt, paths("prompt", prompt))
     answers = []
@@ -77,7 +77,7 @@ def _read_split(row: Row) -> Group:
 def _read_transcript(row: Row, value: Json, path: str) -> Turns:
     preface, *pieces = _MARK.split(expect_text(value, path))
     if preface or not pieces:
-        raise Problem(r"a transcript begins with '\n\nHuman:' or '\n\nAssistant:'; add it or drop the line", path)
+        raise RowError(r"a transcript begins with '\n\nHuman:' or '\n\nAssistant:'; add it or drop the line", path)
     turns = []
     for i, (name, said) in enumerate(zip(pieces[::2], pieces[1::2], strict=True)):
         content = said.strip()
@@ -107,7 +107,7 @@ def _write_transcript(turns: Turns, path: str, notes: Notes) -> str:
     transcript = ""
     for i, turn in enumerate(turns):
         if turn.role not in _NAMES:
-            raise Problem(f"a {turn.role} turn has no place in a transcript", f"{path}[{i}]")
+            raise RowError(f"a {turn.role} turn has no place in a transcript", f"{path}[{i}]")
         before, after = notes.get("space", {}).get(f"{path}[{i}]", [" ", ""])
         transcript += f"\n\n{_NAMES[turn.role]}:{before}{turn.content}{after}"
     return transcript

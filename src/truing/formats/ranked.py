@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from truing.formats.checks import Json, Problem, expect_list, expect_number, expect_text, shown
+from truing.formats.checks import Json, RowError, expect_list, expect_number, expect_text, shown
 from truing.formats.format import Format, Notes, Row, canonical
 from truing.formats.turns import check_ranking, read_exchange, write_exchange
 from truing.records import Completion, Group
@@ -45,7 +45,7 @@ def _column(row: Row, name: str, count: int) -> list[Json]:
         return [None] * count
     values = expect_list(row.take(name), name)
     if len(values) != count:
-        raise Problem(f"expected {count} values, one for each answer; found {len(values)}; fix the list", name)
+        raise RowError(f"expected {count} values, one for each answer; found {len(values)}; fix the list", name)
     return values
 
 
@@ -53,10 +53,10 @@ def _read_ranks(row: Row, count: int) -> list[int | None]:
     ranks = _column(row, "ranks", count)
     for i, rank in enumerate(ranks):
         if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 0):
-            raise Problem(f"expected a rank, 0 or 1 for the best; found {shown(rank)}; fix it", f"ranks[{i}]")
+            raise RowError(f"expected a rank, 0 or 1 for the best; found {shown(rank)}; fix it", f"ranks[{i}]")
     first = min((rank for rank in ranks if rank is not None), default=0)
     if first > 1:
-        raise Problem(f"expected ranks from 0 or from 1; the best here is {first}; renumber them", "ranks")
+        raise RowError(f"expected ranks from 0 or from 1; the best here is {first}; renumber them", "ranks")
     if first:
         row.notes["first_rank"] = first
     return [None if rank is None else rank - first for rank in ranks]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from truing.formats.checks import Json, Problem, expect_bool, expect_list, expect_object, expect_text, holds, shown
+from truing.formats.checks import Json, RowError, expect_bool, expect_list, expect_object, expect_text, holds, shown
 from truing.formats.format import Format, Notes, Row
 from truing.formats.strict_json import parse
 from truing.formats.turns import (
@@ -71,7 +71,7 @@ def _read_turn(row: Row, value: Json, path: str) -> Message:
     if not isinstance(name, str) or name not in _ROLES:
         found = "nothing" if name is None else shown(name)
         advice = "fix the name or drop the line"
-        raise Problem(f"expected one of {', '.join(_ROLES)}; found {found}; {advice}", f"{path}.from")
+        raise RowError(f"expected one of {', '.join(_ROLES)}; found {found}; {advice}", f"{path}.from")
     said = expect_text(turn.pop("value", None), f"{path}.value")
     if name == "function_call":
         return _read_calls(row, said, turn, path)
@@ -84,14 +84,14 @@ def _read_calls(row: Row, said: str, others: dict[str, Json], path: str) -> Mess
     """Tool calls stand as JSON in the text; chat templates want them as objects."""
     try:
         value = parse(said.encode())
-    except Problem as found:
-        raise Problem(f"a function_call must be JSON: {found.what}", f"{path}.value") from None
+    except RowError as found:
+        raise RowError(f"a function_call must be JSON: {found.what}", f"{path}.value") from None
     calls = value if isinstance(value, list) and value else [value]
     for call in calls:
         if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-            raise Problem("a function_call must be JSON with a name and arguments; fix it", f"{path}.value")
+            raise RowError("a function_call must be JSON with a name and arguments; fix it", f"{path}.value")
     if "tool_calls" in others:
-        raise Problem("a function_call that has tool_calls besides; keep one of them", path)
+        raise RowError("a function_call that has tool_calls besides; keep one of them", path)
     message = Message("assistant", "", {"tool_calls": [{"type": "function", "function": c} for c in calls], **others})
     if said != _write_calls(message):
         row.note("calls", path, said)
@@ -141,7 +141,7 @@ def _write_turns(turns: Turns, path: str, notes: Notes) -> list[Json]:
 
 def _write_turn(message: Message, path: str, notes: Notes) -> Json:
     if message.role not in _NAMES:
-        raise Problem(f"a {message.role} turn has no place in a conversation", path)
+        raise RowError(f"a {message.role} turn has no place in a conversation", path)
     others = {name: value for name, value in message.extra.items() if name != "tool_calls"}
     if _is_call(message):
         said = notes.get("calls", {}).get(path) or _write_calls(message)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from truing.formats.checks import Problem
+from truing.formats.checks import RowError
 
 MAX_ROW = 64 << 20
 """More bytes than this are no row but a file without line breaks."""
 
-Piece = tuple[int, bytes | Problem]
+Piece = tuple[int, bytes | RowError]
 """The line where it begins, and its bytes; or what is wrong there."""
 
 # A string is matched whole, so that the marks inside it do not count. It ends with its line, since no JSON text may
@@ -29,7 +29,7 @@ def split_lines(blocks: Iterable[bytes]) -> Iterator[Piece]:
             for line in whole:
                 yield number, line
                 number += 1
-    except Problem as damage:
+    except RowError as damage:
         yield number, damage
     else:
         if rest:
@@ -43,9 +43,9 @@ def elements(blocks: Iterable[bytes]) -> Iterator[Piece]:
         for block in blocks:
             yield from array.feed(block)
             if len(array.rest) > MAX_ROW:
-                yield array.line, Problem(f"longer than {MAX_ROW >> 20} MiB; a bracket may be missing here")
+                yield array.line, RowError(f"longer than {MAX_ROW >> 20} MiB; a bracket may be missing here")
                 return
-    except Problem as damage:
+    except RowError as damage:
         yield array.line, damage
     else:
         yield from array.end()
@@ -80,8 +80,9 @@ class _Array:
             if self._ends_element(mark):
                 yield from self._cut(buffer[start : match.start()], mark)
                 start = match.end()
-            if self.closed:
-                break
+                self.closed = mark == b"]"
+                if self.closed:
+                    break
         self.rest = buffer[start:]
         self.scanned -= start
 
@@ -98,9 +99,8 @@ class _Array:
         if element.strip():
             yield self._first_line(element), element
         elif mark == b",":
-            yield self.line, Problem("nothing stands before this comma; remove it")
+            yield self.line, RowError("nothing stands before this comma; remove it")
         self.line += element.count(b"\n")
-        self.closed = mark == b"]"
 
     def _first_line(self, element: bytes) -> int:
         blank = len(element) - len(element.lstrip())
@@ -109,10 +109,10 @@ class _Array:
     def end(self) -> Iterator[Piece]:
         """What is left when the file is at its end."""
         if self.closed and self.rest.strip():
-            yield self.line, Problem("something follows the end of the array; remove it")
+            yield self.line, RowError("something follows the end of the array; remove it")
         if self.closed:
             return
         if self.depth == 1 and self.rest.strip():
             yield self._first_line(self.rest), self.rest
         advice = "complete the file, or close the bracket that is open here"
-        yield self._first_line(self.rest), Problem(f"the array does not end: {advice}")
+        yield self._first_line(self.rest), RowError(f"the array does not end: {advice}")

@@ -7,7 +7,7 @@ import re
 
 import orjson
 
-from truing.formats.checks import Json, Problem
+from truing.formats.checks import Json, RowError
 
 MAX_DEPTH = 100
 """Deepest nesting of a row; real rows reach ten, and Python's own stack ends near a thousand."""
@@ -29,7 +29,7 @@ _ADVICE = {
 
 
 def parse(raw: bytes) -> Json:
-    """The value of a JSON text; raises Problem that says what is wrong and at which column or byte."""
+    """The value of a JSON text; raises RowError that says what is wrong and at which column or byte."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -40,17 +40,17 @@ def parse(raw: bytes) -> Json:
         if match[2] is not None:
             long_integers.append(int(match[2]))
     if _count_keys(value, 1) != keys:
-        raise Problem(_double_key(raw))
+        raise RowError(_double_key(raw))
     for integer in long_integers:
         # Beyond 64 bits the parser falls back to floats, which would change the number without a word.
         if not -(2**63) <= integer < 2**64:
-            raise Problem(f"the integer {str(integer)[:20]}... needs more than 64 bits; write it as text")
+            raise RowError(f"the integer {str(integer)[:20]}... needs more than 64 bits; write it as text")
     return value
 
 
 def _count_keys(value: Json, depth: int) -> int:
     if depth > MAX_DEPTH:
-        raise Problem(_TOO_DEEP)
+        raise RowError(_TOO_DEEP)
     if isinstance(value, dict):
         inner = [item for item in value.values() if isinstance(item, (dict, list))]
         return len(value) + sum(_count_keys(item, depth + 1) for item in inner)
@@ -75,20 +75,20 @@ def _double_key(raw: bytes) -> str:
     return f"the key '{doubled[0]}' stands twice in one object; keep one of them"
 
 
-def _explained(raw: bytes, error: orjson.JSONDecodeError) -> Problem:
+def _explained(raw: bytes, error: orjson.JSONDecodeError) -> RowError:
     try:
         content = raw.decode("utf-8")
     except UnicodeDecodeError as bad:
         byte = raw[bad.start]
-        return Problem(f"invalid UTF-8 at byte {bad.start + 1} of the row: 0x{byte:02x}; save the file as UTF-8")
+        return RowError(f"invalid UTF-8 at byte {bad.start + 1} of the row: 0x{byte:02x}; save the file as UTF-8")
     if "\0" in content:
-        return Problem(f"a NUL byte at column {content.index(chr(0)) + 1}; the file is damaged here, drop the line")
+        return RowError(f"a NUL byte at column {content.index(chr(0)) + 1}; the file is damaged here, drop the line")
     if "depth limit" in error.msg:
-        return Problem(_TOO_DEEP)
+        return RowError(_TOO_DEEP)
     for name in ("NaN", "Infinity"):
         if content[error.pos :].lstrip("-").startswith(name):
-            return Problem(f"column {error.colno}: {name} is not JSON; write null or a number")
+            return RowError(f"column {error.colno}: {name} is not JSON; write null or a number")
     for sign, advice in _ADVICE.items():
         if sign in error.msg:
-            return Problem(f"column {error.colno}: {advice}")
-    return Problem(f"column {error.colno}: not JSON: {error.msg.split(':')[0]}; fix it or drop the line")
+            return RowError(f"column {error.colno}: {advice}")
+    return RowError(f"column {error.colno}: not JSON: {error.msg.split(':')[0]}; fix it or drop the line")

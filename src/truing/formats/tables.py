@@ -12,25 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from truing.errors import DataError
-from truing.formats.checks import Json, Problem, holds, is_number
+from truing.formats.checks import Json, RowError, holds, is_number
 from truing.formats.splitting import MAX_ROW, Piece
 from truing.formats.strict_json import MAX_DEPTH, parse
 
 # Cells of these columns are text, whatever they look like; in any other column 7 is a number and [7] a list.
-CSV_TEXTS = frozenset(
-    "prompt completion chosen rejected text instruction input output question context response answer system "
-    "system_prompt chosen_response rejected_response".split()
-)
+CSV_TEXTS = {
+    *("text", "prompt", "completion", "chosen", "rejected", "instruction", "input", "output", "system"),
+    *("question", "context", "response", "answer", "system_prompt", "chosen_response", "rejected_response"),
+}
 
 # How spreadsheets and data frames write what JSON writes in small letters.
 _TRUTH = {"True": True, "TRUE": True, "False": False, "FALSE": False}
 
 
-def csv_rows(lines: Iterable[Piece]) -> Iterator[tuple[int, Json | Problem]]:
+def csv_rows(lines: Iterable[Piece]) -> Iterator[tuple[int, Json | RowError]]:
     """The rows of a CSV file with a header; a quoted cell may run over several lines."""
     # A setting of the whole module, which has no other: a long answer is longer than its default allows.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW))
-    damage: list[tuple[int, Problem]] = []
+    damage: list[tuple[int, RowError]] = []
     reader = csv.reader(_text_lines(lines, damage), strict=True)
     header: list[str] = []
     while True:
@@ -46,17 +46,17 @@ def csv_rows(lines: Iterable[Piece]) -> Iterator[tuple[int, Json | Problem]]:
             else:
                 header = _csv_header(cells)
         except csv.Error as error:
-            yield line, Problem(f"not CSV: {error}; mend the quotes or drop the row")
-        except Problem as found:
+            yield line, RowError(f"not CSV: {error}; mend the quotes or drop the row")
+        except RowError as found:
             yield line, found
             if not header:
                 return
     yield from damage
 
 
-def _text_lines(lines: Iterable[Piece], damage: list[tuple[int, Problem]]) -> Iterator[str]:
+def _text_lines(lines: Iterable[Piece], damage: list[tuple[int, RowError]]) -> Iterator[str]:
     for number, line in lines:
-        if isinstance(line, Problem):
+        if isinstance(line, RowError):
             damage.append((number, line))
             return
         yield line.decode("utf-8", "surrogateescape") + "\n"
@@ -65,13 +65,13 @@ def _text_lines(lines: Iterable[Piece], damage: list[tuple[int, Problem]]) -> It
 def _csv_header(cells: list[str]) -> list[str]:
     double = next((name for name in cells if cells.count(name) > 1), None)
     if double is not None:
-        raise Problem(f"the header has two columns named '{double}'; rename one of them")
+        raise RowError(f"the header has two columns named '{double}'; rename one of them")
     return [_clean(name, "the header") for name in cells]
 
 
 def _csv_row(header: Sequence[str], cells: Sequence[str]) -> dict[str, Json]:
     if len(cells) != len(header):
-        raise Problem(f"{len(cells)} cells under {len(header)} column names; mend the quotes or drop the row")
+        raise RowError(f"{len(cells)} cells under {len(header)} column names; mend the quotes or drop the row")
     row = {name: read_cell(name, cell) for name, cell in zip(header, cells, strict=True)}
     return {name: value for name, value in row.items() if value is not None}
 
@@ -79,10 +79,10 @@ def _csv_row(header: Sequence[str], cells: Sequence[str]) -> dict[str, Json]:
 def _clean(cell: str, path: str) -> str:
     """The cell, unless its bytes were no text; the decoder hid such bytes as lone surrogates."""
     if "\0" in cell:
-        raise Problem("a NUL byte; the file is damaged here, drop the row", path)
+        raise RowError("a NUL byte; the file is damaged here, drop the row", path)
     hidden = next((sign for sign in cell if "\ud800" <= sign <= "\udfff"), None)
     if hidden is not None:
-        raise Problem(f"invalid UTF-8: 0x{ord(hidden) & 0xFF:02x}; save the file as UTF-8", path)
+        raise RowError(f"invalid UTF-8: 0x{ord(hidden) & 0xFF:02x}; save the file as UTF-8", path)
     return cell
 
 
@@ -98,11 +98,11 @@ def read_cell(name: str, cell: str) -> Json:
 def _json_or(cell: str, otherwise: str) -> Json:
     try:
         return parse(cell.encode())
-    except Problem:
+    except RowError:
         return otherwise
 
 
-def parquet_rows(parquet: Any, path: Path) -> Iterator[tuple[int, Json | Problem]]:
+def parquet_rows(parquet: Any, path: Path) -> Iterator[tuple[int, Json | RowError]]:
     """The rows of a Parquet file, a thousand at a time."""
     number = 0
     try:
@@ -113,10 +113,10 @@ def parquet_rows(parquet: Any, path: Path) -> Iterator[tuple[int, Json | Problem
                     yield number, _plain_row(row)
     # pyarrow's errors are ValueError, OSError, NotImplementedError and more, as the damage has it.
     except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        yield number + 1, Problem(f"not a Parquet file, or damaged: {_first_line(error)}; write it again")
+        yield number + 1, RowError(f"not a Parquet file, or damaged: {_first_line(error)}; write it again")
 
 
-def hub_rows(datasets: Any, name: str) -> Iterator[tuple[int, Json | Problem]]:
+def hub_rows(datasets: Any, name: str) -> Iterator[tuple[int, Json | RowError]]:
     """The rows of `owner/name`, `owner/name:split` or `owner/name:config:split` on the hub, streamed."""
     repository, *rest = name.split(":")
     if not repository or len(rest) > 2:
@@ -138,17 +138,17 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 
-def _plain_row(row: Any) -> Json | Problem:
+def _plain_row(row: Any) -> Json | RowError:
     try:
         return plain(row, "")
-    except Problem as found:
+    except RowError as found:
         return found
 
 
 def plain(value: Any, path: str, depth: int = 1) -> Json:
-    """A table's value as JSON: nulls dropped from objects, dates as ISO text; Problem for what JSON cannot say."""
+    """A table's value as JSON: nulls dropped from objects, dates as ISO text; RowError for what JSON cannot say."""
     if depth > MAX_DEPTH:
-        raise Problem(f"nested deeper than {MAX_DEPTH} levels; flatten the column", path)
+        raise RowError(f"nested deeper than {MAX_DEPTH} levels; flatten the column", path)
     if isinstance(value, dict):
         inner = {name: plain(item, f"{path}.{name}" if path else name, depth + 1) for name, item in value.items()}
         return {name: item for name, item in inner.items() if item is not None}
@@ -158,4 +158,4 @@ def plain(value: Any, path: str, depth: int = 1) -> Json:
         return value
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
-    raise Problem(f"{type(value).__name__} {str(value)[:20]} is not JSON; drop the column or make it text", path)
+    raise RowError(f"{type(value).__name__} {str(value)[:20]} is not JSON; drop the column or make it text", path)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from os.path import commonprefix
 
-from truing.formats.checks import Json, Problem, expect_bool, expect_text, holds
+from truing.formats.checks import Json, RowError, expect_bool, expect_text, holds
 from truing.formats.format import Format, Notes, Row, canonical
 from truing.formats.hh import is_transcript_row
 from truing.formats.turns import (
@@ -28,7 +27,7 @@ from truing.formats.turns import (
     write_single,
     write_turns,
 )
-from truing.records import Completion, Group, Message, text
+from truing.records import Group, text
 
 _MESSAGES = {"messages": ("conversations", "conversation")}
 _COMPLETION = {"completion": ("response", "output")}
@@ -54,7 +53,7 @@ def read_language_modeling(row: Row) -> Group:
     if "messages" not in row:
         content = expect_text(row.take("text"), "text")
         if not content:
-            raise Problem("the text is empty; drop the line", "text")
+            raise RowError("the text is empty; drop the line", "text")
         return Group((), (read_single(row, (text(content),)),))
     turns = read_turns(row, row.take("messages"), "messages")
     first = first_answer(turns, paths("messages", turns))
@@ -135,7 +134,7 @@ def _read_prompt_told_twice(row: Row, told: str, answers: Mapping[str, Json]) ->
     shared = shared_turns(whole["chosen"], whole["rejected"])
     turn = next((i for i, turn in enumerate(whole["chosen"][:shared]) if turn.content == told), None)
     if turn is None:
-        raise Problem("says something else than the turns in 'chosen'; drop this column or the line", "prompt")
+        raise RowError("says something else than the turns in 'chosen'; drop this column or the line", "prompt")
     row.notes["prompt_turn"] = turn
     for name in answers:
         row.note("shape", name, "whole")
@@ -190,10 +189,11 @@ def read_preference_implicit(row: Row) -> Group:
 
 def shared_words(chosen: str, rejected: str) -> int:
     """Length of the common beginning, cut where a word ends: a token must not straddle prompt and answer."""
-    common = commonprefix([chosen, rejected])
-    while common and not common[-1].isspace():
-        common = common[:-1]
-    return max(len(common) - 1, 0)
+    pairs = enumerate(zip(chosen, rejected, strict=False))
+    shared = next((i for i, (one, other) in pairs if one != other), min(len(chosen), len(rejected)))
+    while shared and not chosen[shared - 1].isspace():
+        shared -= 1
+    return max(shared - 1, 0)
 
 
 def write_preference_implicit(group: Group, notes: Notes) -> dict[str, Json]:
@@ -244,7 +244,7 @@ def write_unpaired(group: Group, notes: Notes) -> dict[str, Json]:
 FORMATS = (
     Format(
         name="language_modeling",
-        describe="TRL language modeling, no prompt column",
+        describe="TRL language modeling",
         matches=_matches_language_modeling,
         reader=read_language_modeling,
         writer=write_language_modeling,

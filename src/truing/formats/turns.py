@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from truing.formats.checks import Json, Problem, expect_list, expect_object, expect_text, is_number, shown
+
+from truing.formats.checks import Json, RowError, expect_list, expect_object, expect_text, is_number, shown
 from truing.formats.format import Notes, Row
 from truing.records import TEXT_ROLE, Completion, Group, Message, assistant, comparison, text, user
 
@@ -28,7 +29,7 @@ def read_turn(row: Row, value: Json, path: str) -> Message:
     if role not in ROLES:
         found = "nothing" if role is None else shown(role)
         advice = "fix the role or drop the line"
-        raise Problem(f"expected one of {', '.join(ROLES)}; found {found}; {advice}", f"{path}.role")
+        raise RowError(f"expected one of {', '.join(ROLES)}; found {found}; {advice}", f"{path}.role")
     if turn.get("content") is None and role == "assistant" and turn.get("tool_calls"):
         # Three ways to say that a turn is nothing but tool calls: "", null, and no content at all.
         row.note("content", path, "null" if "content" in turn else "absent")
@@ -45,7 +46,7 @@ def read_turns(row: Row, value: Json, path: str) -> Turns:
 def write_turn(message: Message, path: str, notes: Notes) -> dict[str, Json]:
     """The inverse of `read_turn`."""
     if message.role == TEXT_ROLE:
-        raise Problem("verbatim text has no place among turns", path)
+        raise RowError("verbatim text has no place among turns", path)
     turn = {"role": message.role, "content": message.content, **message.extra}
     spelling = notes.get("content", {}).get(path)
     if spelling == "null":
@@ -73,9 +74,9 @@ def check_order(turns: Iterable[Message], where: Iterable[str]) -> None:
         if turn.role not in _MAY_FOLLOW[before] and not calls_after_words:
             expected = " or ".join(_MAY_FOLLOW[before])
             place = f"after {before}" if before else "at the beginning"
-            raise Problem(f"expected {expected} {place}; found {turn.role}; order the turns or drop the line", path)
+            raise RowError(f"expected {expected} {place}; found {turn.role}; order the turns or drop the line", path)
         if turn.role in ("system", "user") and not turn.content.strip():
-            raise Problem(f"an empty {turn.role} turn; fill it or drop the line", path)
+            raise RowError(f"an empty {turn.role} turn; fill it or drop the line", path)
         before = turn.role
 
 
@@ -84,7 +85,7 @@ def check_prompt(prompt: Turns, where: Sequence[str]) -> None:
     check_order(prompt, where)
     if not prompt or prompt[-1].role not in ("user", "tool"):
         last = where[-1] if where else "prompt"
-        raise Problem("the prompt must end with a user or tool turn; move the rest to the answer", last)
+        raise RowError("the prompt must end with a user or tool turn; move the rest to the answer", last)
 
 
 def check_answer(prompt: Turns, answer: Turns, where: Sequence[str]) -> None:
@@ -92,14 +93,16 @@ def check_answer(prompt: Turns, answer: Turns, where: Sequence[str]) -> None:
     check_order((*prompt, *answer), [*[""] * len(prompt), *where])
     if not answer or answer[-1].role != "assistant":
         last = where[-1] if where else "prompt"
-        raise Problem("the row ends without an assistant turn; add the answer or drop the line", last)
+        raise RowError("the row ends without an assistant turn; add the answer or drop the line", last)
 
 
 def first_answer(turns: Turns, where: Sequence[str]) -> int:
     """Where the first assistant turn of a conversation stands, all of its turns checked."""
     first = next((i for i, turn in enumerate(turns) if turn.role == "assistant"), None)
     if first is None:
-        raise Problem("no assistant turn follows, so nothing to learn from; add the answer or drop the line", where[-1])
+        raise RowError(
+            "no assistant turn follows, so nothing to learn from; add the answer or drop the line", where[-1]
+        )
     check_prompt(turns[:first], where[:first] or where)
     check_answer(turns[:first], turns[first:], where[first:])
     return first
@@ -111,10 +114,10 @@ def shared_turns(chosen: Turns, rejected: Turns) -> int:
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
         shared += 1
     if chosen == rejected:
-        raise Problem("'chosen' and 'rejected' are equal; drop the line")
+        raise RowError("'chosen' and 'rejected' are equal; drop the line")
     heads = [conversation[shared].role for conversation in (chosen, rejected) if shared < len(conversation)]
     if heads != ["assistant", "assistant"]:
-        raise Problem(f"chosen and rejected part at turn {shared}, before any answer; give both the same prompt")
+        raise RowError(f"chosen and rejected part at turn {shared}, before any answer; give both the same prompt")
     return shared
 
 
@@ -137,7 +140,7 @@ def read_exchange(row: Row, prompt: Json, answers: Mapping[str, Json]) -> tuple[
 def expect_turns(value: Json, path: str) -> Json:
     """The value, which must be text, a turn or a list of turns."""
     if not isinstance(value, (str, dict, list)):
-        raise Problem(f"expected text or a list of turns; found {shown(value)}; fix it or drop the line", path)
+        raise RowError(f"expected text or a list of turns; found {shown(value)}; fix it or drop the line", path)
     return value
 
 
@@ -149,9 +152,8 @@ def read_answer(row: Row, prompt: Turns, value: Json, path: str) -> Turns:
         return (assistant(value),)
     if isinstance(value, dict):
         row.note("shape", path, "object")
-        answer, where = (read_turn(row, value, path),), [path]
-    else:
-        answer, where = read_turns(row, value, path), [f"{path}[{i}]" for i in range(len(value))]
+    answer: Turns = (read_turn(row, value, path),) if isinstance(value, dict) else read_turns(row, value, path)
+    where = [path] if isinstance(value, dict) else paths(path, answer)
     if answer[: len(prompt)] == prompt:
         row.note("shape", path, "whole")
         answer, where = answer[len(prompt) :], where[len(prompt) :]
@@ -187,14 +189,14 @@ def is_verbatim(turns: Turns) -> bool:
 def only_content(turns: Turns, path: str) -> str:
     """The words of an answer that is a single turn."""
     if len(turns) != 1:
-        raise Problem(f"it holds answers of one turn; this one has {len(turns)}", path)
+        raise RowError(f"it holds answers of one turn; this one has {len(turns)}", path)
     return turns[0].content
 
 
 def verbatim(turns: Turns, path: str) -> str:
     """The text of a single verbatim message."""
     if len(turns) != 1 or turns[0].role != TEXT_ROLE:
-        raise Problem("verbatim text and turns stand in one row", path)
+        raise RowError("verbatim text and turns stand in one row", path)
     return turns[0].content
 
 
@@ -208,7 +210,7 @@ def read_single(row: Row, messages: Turns, label: bool | None = None) -> Complet
 def write_single(group: Group) -> tuple[Completion, dict[str, Json]]:
     """The one answer of a row, and the columns besides its text."""
     if len(group.completions) != 1:
-        raise Problem(f"it holds one answer; the row has {len(group.completions)}", "completions")
+        raise RowError(f"it holds one answer; the row has {len(group.completions)}", "completions")
     answer = group.completions[0]
     return answer, {} if answer.score is None else {"score": answer.score}
 
@@ -216,7 +218,7 @@ def write_single(group: Group) -> tuple[Completion, dict[str, Json]]:
 def read_comparison(row: Row, prompt: Turns, chosen: Turns, rejected: Turns) -> Group:
     """Two answers, the first preferred, with the scores and the margin that some data carry."""
     if chosen == rejected:
-        raise Problem("equal to 'chosen'; drop the line", "rejected")
+        raise RowError("equal to 'chosen'; drop the line", "rejected")
     best = Completion(chosen, score=_optional_number(row, "score_chosen"))
     worst = Completion(rejected, score=_optional_number(row, "score_rejected"))
     strength = _difference_of_scores(best, worst)
@@ -231,7 +233,7 @@ def read_comparison(row: Row, prompt: Turns, chosen: Turns, rejected: Turns) -> 
 def write_comparison(group: Group, notes: Notes) -> tuple[Turns, Turns, dict[str, Json]]:
     """Chosen, rejected, and the columns besides their text."""
     if len(group.completions) != 2:
-        raise Problem(f"it holds two ranked answers; the row has {len(group.completions)}", "completions")
+        raise RowError(f"it holds two ranked answers; the row has {len(group.completions)}", "completions")
     best, worst = group.completions
     columns: dict[str, Json] = {"score_chosen": best.score, "score_rejected": worst.score}
     columns = {name: score for name, score in columns.items() if score is not None}
@@ -246,13 +248,13 @@ def check_ranking(answers: Sequence[Completion], path: str) -> None:
     for i, answer in enumerate(answers):
         first, rank = ranks.setdefault(repr(answer.messages), (i, answer.rank))
         if rank != answer.rank:
-            raise Problem(f"equal to {path}[{first}], yet ranked differently; drop one of them", f"{path}[{i}]")
+            raise RowError(f"equal to {path}[{first}], yet ranked differently; drop one of them", f"{path}[{i}]")
 
 
 def _optional_number(row: Row, name: str) -> float | None:
     value = row.take_optional(name)
     if value is not None and not is_number(value):
-        raise Problem(f"expected a number; found {shown(value)}; write a number or drop the line", name)
+        raise RowError(f"expected a number; found {shown(value)}; write a number or drop the line", name)
     number: float | None = value
     return number
 

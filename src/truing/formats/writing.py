@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 import orjson
 
 from truing.errors import ConfigError, DataError, StorageError, TruingError
-from truing.formats.checks import Json, Problem, difference
+from truing.formats.checks import Json, RowError, difference
 from truing.formats.containers import SUFFIXES, import_extra
 from truing.formats.tables import CSV_TEXTS, plain, read_cell
 
@@ -107,7 +107,7 @@ def _write_cell(name: str, value: Json) -> str:
 def _read_back(name: str, cell: str) -> Json:
     try:
         return read_cell(name, cell)
-    except Problem:
+    except RowError:
         return None
 
 
