@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -157,12 +158,23 @@ def _detected(source: str, sample: list[tuple[int, dict[str, Json]]]) -> Format:
     line, row = sample[0]
     columns = f"a row with the columns {', '.join(row)}"
     if 2 * most <= len(sample):
-        raise DataError(
-            f"{source}:{line}: no format fits {columns}; rename columns, or set format to {_choice(FORMATS)}"
-        )
+        advice = f"{_near_miss(row)}rename columns, or set format to {_choice(FORMATS)}"
+        raise DataError(f"{source}:{line}: no format fits {columns}; {advice}")
     if len(best) > 1:
         raise DataError(f"{source}:{line}: more than one format fits {columns}; set format to {_choice(best)}")
     return FORMATS[best[0]]
+
+
+def _near_miss(row: dict[str, Json]) -> str:
+    """A misspelled column, if one of them is nearly a name that the formats know."""
+    for column in row:
+        near = get_close_matches(column, _KNOWN, n=1, cutoff=0.8)
+        if near and near[0] not in row:
+            return f"did you mean '{near[0]}' by '{column}'? "
+    return ""
+
+
+_KNOWN = ("text", "messages", "prompt", "completion", "chosen", "rejected", "label", "instruction", "conversations")
 
 
 def _choice(names: Iterable[str]) -> str:

@@ -100,9 +100,7 @@ def first_answer(turns: Turns, where: Sequence[str]) -> int:
     """Where the first assistant turn of a conversation stands, all of its turns checked."""
     first = next((i for i, turn in enumerate(turns) if turn.role == "assistant"), None)
     if first is None:
-        raise RowError(
-            "no assistant turn follows, so nothing to learn from; add the answer or drop the line", where[-1]
-        )
+        raise RowError("no assistant turn up to here, so no answer; add it or drop the line", where[-1])
     check_prompt(turns[:first], where[:first] or where)
     check_answer(turns[:first], turns[first:], where[first:])
     return first

@@ -57,12 +57,13 @@ class Axis:
     end: float
 
     def __call__(self, value: float) -> float:
+        """Where the value lies, in pixels."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def line_chart(title: str, lines: Sequence[Line], points: Sequence[Points] = (), rule: float | None = None) -> Markup:
     """Curves over training steps. `rule` is a value worth comparing with, drawn as a dashed line."""
-    xs = [step for series in (*lines, *points) for step in series.steps]
+    xs = [step for line in lines for step in line.steps] + [step for series in points for step in series.steps]
     ys = [value for line in lines for value in line.values if math.isfinite(value)]
     ys += [end for series in points for estimate in series.estimates for end in (estimate.low, estimate.high)]
     ys += [] if rule is None else [rule]
@@ -94,8 +95,8 @@ def share_bar(title: str, share: Interval, tone: str, ticks: bool = True) -> Mar
     low, value, high = (f"{100 * x:.2f}%" for x in (share.low, share.value, share.high))
     width = f"{100 * (share.high - share.low):.2f}%"
     parts = [
-        _format('<path class="track" d="M0,0"/><line class="track" x1="0" x2="100%" y1="18" y2="18"/>'),
-        _format('<line class="coin" x1="50%" x2="50%" y1="2" y2="34"/>'),
+        Markup('<line class="track" x1="0" x2="100%" y1="18" y2="18"/>'),
+        Markup('<line class="coin" x1="50%" x2="50%" y1="2" y2="34"/>'),
         _format('<rect class="reach {}" x="{}" width="{}" y="11" height="14" rx="7"/>', tone, low, width),
         _format('<line class="end {}" x1="{}" x2="{}" y1="11" y2="25"/>', tone, low, low),
         _format('<line class="end {}" x1="{}" x2="{}" y1="11" y2="25"/>', tone, high, high),

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 from truing.statistics import Interval
 
-_CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
-_BIDI = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\N{REPLACEMENT CHARACTER}")
-_VISIBLE = _CONTROLS | _BIDI
+_CONTROLS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
+_HIDDEN = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
+_VISIBLE = _CONTROLS | dict.fromkeys(_HIDDEN, "\N{REPLACEMENT CHARACTER}")
 
 
 def number(value: float | None) -> str:
@@ -21,8 +21,8 @@ def number(value: float | None) -> str:
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}".replace("-", "−")
     if abs(value) < 1e-3 or abs(value) >= 1e6:
-        digits, exponent = f"{value:.2e}".split("e")
-        return f"{float(digits):g}e{int(exponent)}".replace("-", "−")
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}".replace("-", "−")
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{digits}f}".replace("-", "−")
 
@@ -76,7 +76,9 @@ def moment(created: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Model text with nothing hidden in it: control characters become their pictures, order overrides a mark."""
+    """Text that can be shown and hides nothing: control characters become their pictures; overrides of the reading
+    order, and halves of characters, which no file can hold, become a mark.
+    """
     return text.translate(_VISIBLE)
 
 

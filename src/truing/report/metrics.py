@@ -1,0 +1,61 @@
+"""What the page calls each metric, and what a healthy curve of it looks like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Heading and hint of a curve. `rule` is a value worth comparing with."""
+
+    heading: str
+    hint: str
+    rule: float | None = None
+
+
+LOSS = Metric("Loss", "Falls, then flattens. Close to nothing, it has learned the data by heart.")
+LOGISTIC_LOSS = Metric(
+    "Loss",
+    "Starts at ln 2 = 0.693 (dashed), falls, then flattens. Close to nothing, it has learned by heart.",
+    math.log(2),
+)
+METRICS = {
+    "loss": LOSS,
+    "reward/margin": Metric(
+        "Reward margin",
+        "Starts at 0 and rises slowly. Rising while held-out accuracy stands still is over-fitting.",
+        0.0,
+    ),
+    "reward/accuracy": Metric(
+        "Reward accuracy",
+        "Comparisons of the step ranked right; half (dashed) is a coin. All right, early on, is too easy.",
+        0.5,
+    ),
+    "reward/chosen": Metric(
+        "Reward of the chosen", "May fall a little. A steep fall takes good answers down too.", 0.0
+    ),
+    "reward/rejected": Metric("Reward of the rejected", "Falls, faster than that of the chosen.", 0.0),
+    "gradient_norm": Metric(
+        "Gradient norm", "Stays within a factor of a few. Growing spikes ask for a lower learning rate."
+    ),
+    "learning_rate": Metric("Learning rate", "As the recipe set it: up during the warm-up, then by the schedule."),
+    "tokens_per_second": Metric("Tokens per second", "Level. A slow decline means that memory is short."),
+}
+
+
+def metric(name: str, settings: Mapping[str, Any]) -> Metric:
+    """The metric of this name; the settings of its stage say which objective the loss is of."""
+    objective = settings.get("objective")
+    if name == "loss" and isinstance(objective, Mapping) and objective.get("name") == "dpo":
+        return LOGISTIC_LOSS
+    return METRICS.get(name, Metric(name, ""))
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The metrics as a reader looks for them: the known ones first, the others by name."""
+    known = list(METRICS)
+    return sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))

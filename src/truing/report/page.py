@@ -1,0 +1,134 @@
+"""A run folder as one HTML page that needs nothing else: no network, no script, no font.
+
+Every text that a model, a data file or a recipe brought along is escaped by the template engine, and the page forbids
+itself, by its content security policy, to load or run anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from truing import statistics
+from truing.errors import ConfigError
+from truing.report import charts, words
+from truing.report.comparison import base_answers, differing_settings, flat, labels, overlaid_curves, shared_prompts
+from truing.report.figures import length_figure, stage_figures
+from truing.report.view import Evaluation, View, view
+from truing.statistics import Interval
+from truing.store.files import write_atomic
+
+REPORT = "report.html"
+SHOWN_EXAMPLES = 12
+MAX_EXAMPLES = 60
+MAX_TEXT = 4000
+"""Characters of one answer or prompt that are shown."""
+MAX_PIECES = 800
+"""Tokens of one preview that are shown."""
+MAX_RUNS = 6
+"""Runs that have a colour of their own in page.css."""
+LONGER = 1.1
+"""Answers that are surely longer than this many times the base's may have won by their length."""
+
+
+def build(run_folder: Path) -> Path:
+    """Writes the run's report.html and returns its path."""
+    run = view(run_folder)
+    page = _environment().get_template("run.html").render(run=run, shown=SHOWN_EXAMPLES, most=MAX_EXAMPLES)
+    return _write(run_folder / REPORT, page)
+
+
+def compare(run_folders: Sequence[Path], out: Path) -> Path:
+    """Writes one page with several runs side by side and returns its path."""
+    if not 2 <= len(run_folders) <= MAX_RUNS:
+        raise ConfigError(f"a comparison takes 2 to {MAX_RUNS} runs, and {len(run_folders)} were given")
+    runs = [view(folder) for folder in run_folders]
+    template = _environment().get_template("compare.html")
+    page = template.render(
+        runs=runs,
+        labels=labels(runs),
+        settings=differing_settings(runs),
+        curves=overlaid_curves(runs),
+        prompts=shared_prompts(runs),
+        shown=SHOWN_EXAMPLES,
+        most=MAX_EXAMPLES,
+    )
+    return _write(out, page)
+
+
+def tone(rate: Interval) -> str:
+    """Which way the interval points: `good` above 50 %, `bad` below, `open` when it holds 50 %."""
+    if rate.n < statistics.FEWEST:
+        return "open"
+    return "good" if rate.low > 0.5 else "bad" if rate.high < 0.5 else "open"
+
+
+def caveats(evaluation: Evaluation) -> list[str]:
+    """What else could explain the verdict."""
+    found = []
+    ratio = evaluation.length_ratio
+    if ratio is not None and ratio.low > LONGER:
+        found.append(
+            "The answers are clearly longer than the base's, and many judges like length: part of the win may be that."
+        )
+    ours, theirs = evaluation.model.finished, evaluation.base.finished
+    if ours is not None and theirs is not None and ours.high < theirs.low:
+        found.append(
+            "Fewer of the model's answers come to their end than of the base's: it may have forgotten how to stop."
+        )
+    return found
+
+
+def from_where(run: View, source: str) -> str:
+    """An input as a reader knows it: the stage that made it, or the start of its hash."""
+    for stage in run.stages:
+        if stage.key and source == stage.key:
+            return f"{stage.name} ({source[:12]})"
+    return source if len(source) <= 60 else f"{source[:57]}…"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": words.number,
+        "percent": words.percent,
+        "interval": words.interval,
+        "duration": words.duration,
+        "memory": words.memory,
+        "moment": words.moment,
+        "visible": lambda text: words.visible(words.shorten(text, MAX_TEXT)),
+    }
+    environment.globals |= {
+        "css": Markup((folder / "page.css").read_text(encoding="utf-8")),
+        "max_pieces": MAX_PIECES,
+        "reading": statistics.reading,
+        "sign_test": statistics.sign_test,
+        "share_bar": charts.share_bar,
+        "outcome_bar": charts.outcome_bar,
+        "tone": tone,
+        "caveats": caveats,
+        "stage_figures": stage_figures,
+        "length_figure": length_figure,
+        "base_answers": base_answers,
+        "from_where": from_where,
+        "flat": flat,
+    }
+    return environment
+
+
+def _write(path: Path, page: str) -> Path:
+    # Half a surrogate pair, which a tokenizer can leave behind, has no bytes in UTF-8.
+    write_atomic(path, page.encode("utf-8", "replace"))
+    return path

@@ -1,0 +1,342 @@
+"""What a run folder says, gathered for the page: typed, in order, and with whatever is missing as None or empty."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from truing.errors import StorageError
+from truing.statistics import Interval
+from truing.store import Artifact, Run
+
+EVALUATION = "evaluation.json"
+LENGTHS = ("chosen_tokens", "rejected_tokens", "answer_tokens", "prompt_tokens")
+
+
+@dataclass
+class Curve:
+    """One metric over the steps. Values that are not finite are kept: they are news."""
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    @property
+    def broken(self) -> list[int]:
+        """The steps at which the value was NaN or infinite."""
+        return [step for step, value in zip(self.steps, self.values, strict=True) if not math.isfinite(value)]
+
+    @property
+    def end(self) -> float:
+        """The mean of the last tenth of the values, those that are finite."""
+        last = [value for value in self.values[-max(1, len(self.values) // 10) :] if math.isfinite(value)]
+        return sum(last) / len(last) if last else math.nan
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well the policy ranks held-out comparisons, at one step."""
+
+    step: int
+    accuracy: Interval | None
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a stage read, refused and used. `lengths` holds tokens per row by name, such as `chosen_tokens`."""
+
+    source: str
+    rows: int | None
+    used: int | None
+    refused: dict[str, int]
+    lengths: dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One row as the model sees it: pieces of text, each with whether it is scored."""
+
+    row: str
+    pieces: list[tuple[str, bool]]
+
+
+@dataclass
+class Stage:
+    """One stage, as its events tell it."""
+
+    name: str
+    key: str = ""
+    inputs: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    data: list[Data] = field(default_factory=list)
+    previews: list[Preview] = field(default_factory=list)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    held_out: list[HeldOut] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    step: int = 0
+    steps: int | None = None
+    seconds: float | None = None
+    memory: float | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+    ended: bool = False
+    reused: bool = False
+
+    @property
+    def state(self) -> str:
+        """How it ended, or where it stands."""
+        if self.ended:
+            return "reused" if self.reused else "finished"
+        return f"unfinished, at step {self.step:,} of {self.steps:,}" if self.steps else "unfinished"
+
+    @property
+    def broken(self) -> dict[str, list[int]]:
+        """The steps at which a metric was not finite, by metric."""
+        return {name: curve.broken for name, curve in self.curves.items() if curve.broken}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to a held-out prompt."""
+
+    text: str
+    tokens: int | None
+    finished: bool
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A held-out prompt with both answers. `winner` is model, base or tie."""
+
+    prompt: list[tuple[str, str]]
+    base: Answer
+    model: Answer
+    winner: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two compared models."""
+
+    name: str
+    mean_tokens: float | None
+    finished: Interval | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluation.json` of one evaluate stage says."""
+
+    stage: str
+    verdict: str
+    judge: str
+    judge_description: str
+    principle: str
+    prompts: int
+    answers_per_prompt: int
+    wins: int
+    ties: int
+    losses: int
+    win_rate: Interval | None
+    kl: Interval | None
+    length_ratio: Interval | None
+    model: Side
+    base: Side
+    sampling: dict[str, Any]
+    examples: list[Example]
+
+
+@dataclass(frozen=True)
+class View:
+    """A run, ready to be shown."""
+
+    path: Path
+    name: str
+    model: str
+    seed: str
+    created: str
+    versions: dict[str, Any]
+    machine: dict[str, Any]
+    stages: list[Stage]
+    evaluations: list[Evaluation]
+    artifacts: list[Artifact]
+    recipe: str
+    resolved: str
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """The last one, which is of the final model."""
+        return self.evaluations[-1] if self.evaluations else None
+
+
+def view(folder: Path) -> View:
+    """Reads a run folder. What is damaged raises StorageError; what is missing is only missing."""
+    run = Run.read(folder)
+    info = _mapping(_json(folder / "run.json"))
+    artifacts = run.artifacts()
+    return View(
+        path=folder,
+        name=str(info.get("name") or folder.resolve().name),
+        model=str(info.get("model", "")),
+        seed=str(info.get("seed", "")),
+        created=str(info.get("created", "")),
+        versions=_mapping(info.get("versions")),
+        machine=_mapping(info.get("machine")),
+        stages=_stages(run),
+        evaluations=[_evaluation(artifact) for artifact in artifacts if (artifact.path / EVALUATION).is_file()],
+        artifacts=artifacts,
+        recipe=_text(folder / "recipe.toml"),
+        resolved=_text(folder / "recipe.resolved.toml"),
+    )
+
+
+def _stages(run: Run) -> list[Stage]:
+    """The stages in the order in which they first spoke."""
+    stages: dict[str, Stage] = {}
+    for event in run.events():
+        name = str(event["stage"])
+        _hear(stages.setdefault(name, Stage(name)), event)
+    return list(stages.values())
+
+
+def _hear(stage: Stage, event: Mapping[str, Any]) -> None:
+    """Adds what one event says to the stage."""
+    match event["kind"]:
+        case "start":
+            _start(stage, event)
+        case "data":
+            stage.data.append(_data(event))
+        case "preview":
+            stage.previews.append(_preview(event))
+        case "step":
+            _step(stage, event)
+        case "held_out":
+            stage.held_out.append(_held_out(event))
+        case "warning":
+            stage.warnings.append(str(event.get("message", "")))
+        case "end":
+            stage.seconds, stage.memory = _float(event.get("seconds")), _float(event.get("peak_memory_bytes"))
+            stage.result, stage.reused = _mapping(event.get("result")), bool(event.get("reused"))
+            stage.ended = True
+
+
+def _start(stage: Stage, event: Mapping[str, Any]) -> None:
+    """A stage that was interrupted starts again and says again what it said before its first step."""
+    stage.key = str(event.get("key", ""))
+    stage.settings = _mapping(event.get("settings"))
+    stage.inputs = {name: str(value) for name, value in _mapping(event.get("inputs")).items()}
+    stage.data, stage.previews, stage.ended = [], [], False
+
+
+def _step(stage: Stage, event: Mapping[str, Any]) -> None:
+    stage.step, stage.steps = int(event["step"]), event.get("steps")
+    for metric, value in _mapping(event.get("metrics")).items():
+        curve = stage.curves.setdefault(metric, Curve())
+        number = _float(value)
+        if number is not None:
+            curve.steps.append(stage.step)
+            curve.values.append(number)
+
+
+def _held_out(event: Mapping[str, Any]) -> HeldOut:
+    return HeldOut(int(event.get("step", 0)), _interval(event.get("accuracy")), _float(event.get("loss")))
+
+
+def _data(event: Mapping[str, Any]) -> Data:
+    return Data(
+        source=" ".join(str(event[name]) for name in ("source", "format") if event.get(name)),
+        rows=event.get("rows"),
+        used=event.get("used"),
+        refused=_mapping(event.get("refused")),
+        lengths={name: list(event[name]) for name in LENGTHS if event.get(name)},
+    )
+
+
+def _preview(event: Mapping[str, Any]) -> Preview:
+    return Preview(str(event.get("row", "")), [(str(text), bool(scored)) for text, scored in event.get("pieces", [])])
+
+
+def _evaluation(artifact: Artifact) -> Evaluation:
+    found = _mapping(_json(artifact.path / EVALUATION))
+    return Evaluation(
+        stage=artifact.stage,
+        verdict=str(found.get("verdict", "")),
+        judge=str(found.get("judge", "")),
+        judge_description=str(found.get("judge_description", "")),
+        principle=str(found.get("principle") or ""),
+        prompts=int(found.get("prompts", 0)),
+        answers_per_prompt=int(found.get("answers_per_prompt", 1)),
+        wins=int(found.get("wins", 0)),
+        ties=int(found.get("ties", 0)),
+        losses=int(found.get("losses", 0)),
+        win_rate=_interval(found.get("win_rate")),
+        kl=_interval(found.get("kl")),
+        length_ratio=_interval(found.get("length_ratio")),
+        model=_side(found.get("model")),
+        base=_side(found.get("base")),
+        sampling=_mapping(found.get("sampling")),
+        examples=[_example(example) for example in found.get("examples", [])],
+    )
+
+
+def _side(found: object) -> Side:
+    side = _mapping(found)
+    return Side(str(side.get("name", "")), _float(side.get("mean_tokens")), _interval(side.get("finished")))
+
+
+def _example(found: Mapping[str, Any]) -> Example:
+    return Example(
+        prompt=_turns(found.get("prompt", [])),
+        base=_answer(found.get("base")),
+        model=_answer(found.get("model")),
+        winner=str(found.get("winner", "")),
+    )
+
+
+def _turns(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [(str(turn.get("role", "")), str(turn.get("content", ""))) for turn in found]
+
+
+def _answer(found: object) -> Answer:
+    answer = _mapping(found)
+    return Answer(
+        text=str(answer.get("text", "")),
+        tokens=answer.get("tokens"),
+        finished=bool(answer.get("finished", True)),
+        score=_float(answer.get("score")),
+    )
+
+
+def _interval(found: object) -> Interval | None:
+    """An interval as it is stored; None where it or one of its numbers is missing."""
+    numbers = _mapping(found)
+    value, low, high = (_float(numbers.get(name)) for name in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return None
+    return Interval(value, low, high, int(numbers.get("n", 0)))
+
+
+def _float(found: Any) -> float | None:
+    """A stored number. NaN and the infinities are stored by their names, which `float` knows."""
+    return None if found is None else float(found)
+
+
+def _mapping(found: Any) -> dict[str, Any]:
+    return dict(found or {})
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _json(path: Path) -> Any:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StorageError(f"{path}: damaged: {error}: restore it, or remove it") from error
