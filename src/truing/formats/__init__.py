@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 import orjson
 
-from truing.errors import DataError, StorageError, did_you_mean
+from truing.errors import DataError, did_you_mean
 from truing.formats import containers, trl
 from truing.formats.alpaca import ALPACA
 from truing.formats.checks import BadRow, Json, RowError
@@ -76,9 +76,7 @@ def open_data(source: str | Path, *, format: str | None = None) -> Data:
     good = [(line, row) for line, row in sample if isinstance(row, dict)]
     if not good:
         line, problem = sample[0]
-        raise DataError(
-            f"{source}: none of its first {len(sample)} rows can be read: {BadRow(source, line, str(problem))}"
-        )
+        raise DataError(f"{source}:{line}: {problem}; none of the first {len(sample)} rows can be read")
     found = known or _detected(source, good)
     return Data(source, found.name, _described(found, good))
 
@@ -122,13 +120,8 @@ def content_hash(source: str | Path) -> str:
         for _, row in containers.rows(source):
             digest.update(str(row).encode() if isinstance(row, RowError) else _canonical(row))
         return digest.hexdigest()
-    try:
-        with containers.existing(source).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StorageError(
-            f"{source}: cannot be read: {error.strerror or error}; check the file and the disk"
-        ) from None
+    with containers.reading(source), containers.existing(source).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _canonical(row: dict[str, Json]) -> bytes:

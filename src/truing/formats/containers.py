@@ -10,6 +10,7 @@ import difflib
 import importlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -36,12 +37,19 @@ def rows(source: str) -> Iterator[tuple[int, dict[str, Json] | RowError]]:
         yield from _objects(hub_rows(datasets, source.removeprefix(HUB)))
         return
     path = existing(source)
-    try:
+    with reading(source):
         yield from _objects(_file_rows(path))
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Say which file it was when the operating system refuses a read."""
+    try:
+        yield
+    except StorageError:
+        raise
     except OSError as error:
-        raise StorageError(
-            f"{source}: cannot be read: {error.strerror or error}; check the file and the disk"
-        ) from None
+        raise StorageError(f"{source}: cannot be read: {error.strerror or error}; check the file and disk") from None
 
 
 def existing(source: str) -> Path:

@@ -1,0 +1,69 @@
+"""Every command in a `sh` block of README and docs runs here, on a tiny model and a few rows."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_model import save_tiny_model
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "quickstart": ["contrast.limit=4", "contrast.max_new_tokens=8", "contrast.chosen_finished=false", "evaluate.limit=4",
+                   "evaluate.max_new_tokens=8", "preference.epochs=1"],
+    "dpo": ["preference.batch_size=4"],
+}  # fmt: skip
+
+
+def commands() -> list[str]:
+    found = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            found += [line for line in block.splitlines() if line.startswith("truing ")]
+    return found
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the documents' reader has it: the recipes, a data file, a tiny model, and two runs."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    save_tiny_model(folder / "tiny")
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"Question {number}?"}],
+            "chosen": [{"role": "assistant", "content": "Yes."}],
+            "rejected": [{"role": "assistant", "content": f"No, {number}."}],
+        }
+        for number in range(12)
+    ]
+    (folder / "prefs.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    for name in ("my-run", "my-other-run"):
+        run(f"truing train dpo --model tiny --data prefs.jsonl --out runs/{name} max_steps=1", folder)
+    return folder
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    words = [word.replace("smollm2", "tiny") for word in shlex.split(command)]
+    if words[1] in ("run", "plan"):
+        words += ["model=tiny", *SMALL.get(Path(words[2]).stem, [])]
+    environment = {**os.environ, "TRUING_CACHE": str(folder / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "truing.cli", *words[1:]],
+        cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def test_there_are_commands() -> None:
+    assert len(commands()) > 8
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command(command: str, workplace: Path) -> None:
+    run(command, workplace)
