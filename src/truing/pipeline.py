@@ -107,10 +107,12 @@ def make_recipe(table: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from a table as TOML gives it."""
     stages = [_with_name(dict(entry)) for entry in table.get("stage", [])]
     if not stages:
-        raise ConfigError("the recipe has no [[stage]]: add at least one, such as use = \"sft\"")
+        raise ConfigError('the recipe has no [[stage]]: add at least one, such as use = "sft"')
     names = [entry["name"] for entry in stages]
     if len(set(names)) < len(names):
-        raise ConfigError(f"two stages are named '{next(n for n in names if names.count(n) > 1)}': give them a name each")
+        raise ConfigError(
+            f"two stages are named '{next(n for n in names if names.count(n) > 1)}': give them a name each"
+        )
     table = {**table, "stage": stages}
     for override in overrides:
         _override(table, override)
@@ -346,7 +348,9 @@ def _override(table: dict[str, Any], override: str) -> None:
     elif first in Recipe.model_fields and first != "stage":
         target, keys = table, [first, *rest]
     else:
-        raise ConfigError(f"'{first}' is neither a setting nor a stage{did_you_mean(first, [*Recipe.model_fields, *stages])}")
+        raise ConfigError(
+            f"'{first}' is neither a setting nor a stage{did_you_mean(first, [*Recipe.model_fields, *stages])}"
+        )
     for key in keys[:-1]:
         value = target.get(key)
         target[key] = {"name": value} if isinstance(value, str) else dict(value or {})
@@ -385,7 +389,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise MissingError(f"device '{name}' is not here: {str(error).splitlines()[0]}: set device = \"auto\"") from None
+        raise MissingError(
+            f"device '{name}' is not here: {str(error).splitlines()[0]}: set device = \"auto\""
+        ) from None
     return device
 
 

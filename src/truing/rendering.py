@@ -151,9 +151,7 @@ class Renderer:
             )
         turns = [{"role": m.role, "content": m.content, **m.extra} for m in messages]
         try:
-            return str(
-                self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer_next)
-            )
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer_next))
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             raise DataError(f"{place}: the chat template refuses these turns: {error}") from error
 

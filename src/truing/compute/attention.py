@@ -124,6 +124,7 @@ def _by_varlen(
         window_size=(-1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
+    assert isinstance(out, Tensor)
     return out[None]
 
 

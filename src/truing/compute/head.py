@@ -23,7 +23,7 @@ def token_logprobs(
     Logits are made a chunk of rows at a time and made again in the backward pass, so memory does not grow with
     N x vocabulary. The matrix products run in the dtype of `hidden`, the softmax in fp32.
     """
-    result: Tensor = _TokenLogprobs.apply(hidden, weight, target, temperature)
+    result: Tensor = _TokenLogprobs.apply(hidden, weight, target, temperature)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -37,7 +37,7 @@ class _TokenLogprobs(torch.autograd.Function):
             logits = (hidden[rows] @ weight.T).to(wide).div_(temperature)
             top = logits.amax(dim=1, keepdim=True)
             chosen = logits.gather(1, target[rows, None])
-            normaliser[rows] = (logits.sub_(top).exp_().sum(dim=1).log_() + top[:, 0])
+            normaliser[rows] = logits.sub_(top).exp_().sum(dim=1).log_() + top[:, 0]
             result[rows] = chosen[:, 0] - normaliser[rows]
         ctx.save_for_backward(hidden, weight, target, normaliser)
         ctx.temperature = temperature

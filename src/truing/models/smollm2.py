@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from pathlib import Path
 
 from truing.errors import MissingError
+from truing.models.quiet import quiet_libraries
 from truing.store.cache import cache_folder
 from truing.store.files import sha256_file, staged_folder, verify_folder
 
@@ -43,8 +43,7 @@ def _convert(gguf: Path, target: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_libraries():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # transformers refuses to save what it still takes for a quantised model
@@ -52,7 +51,10 @@ def _convert(gguf: Path, target: Path) -> Path:
     model.hf_quantizer = None
     model.is_quantized = False
     model.config._name_or_path = HUB_ID
-    with staged_folder(target, kind="model", meta={"source": HUB_ID, "gguf_sha256": GGUF_SHA256}) as folder:
+    with (
+        quiet_libraries(),
+        staged_folder(target, kind="model", meta={"source": HUB_ID, "gguf_sha256": GGUF_SHA256}) as folder,
+    ):
         model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return target

@@ -1,4 +1,4 @@
-"""How well an answer fits a principle, by the model itself: how much likelier an instruction for it makes the answer."""
+"""How well an answer fits a principle, by the model itself: how much an instruction for it raises its probability."""
 
 from __future__ import annotations
 

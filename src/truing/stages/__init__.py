@@ -24,7 +24,9 @@ def _stages(module: ModuleType) -> dict[str, Stage]:
 
 
 STAGES: dict[str, Stage] = {
-    name: function for module in (sft, preference, sample, evaluate, merge) for name, function in _stages(module).items()
+    name: function
+    for module in (sft, preference, sample, evaluate, merge)
+    for name, function in _stages(module).items()
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from truing.errors import Interrupted
 from truing.models import Loaded, load
 from truing.models.precision import Precision, compute_dtype

@@ -152,9 +152,7 @@ def _outcome(ours: Completion, theirs: Completion, our_score: float, their_score
     return 0.5 if our_score == their_score else float(our_score > their_score)
 
 
-def _difference(
-    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]
-) -> list[tuple[float, ...]]:
+def _difference(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
     return [tuple(a - b for a, b in zip(x, y, strict=True)) for x, y in zip(first, second, strict=True)]
 
 
@@ -178,9 +176,8 @@ def _verdict(
     if kl is not None:
         parts.append(f"KL {kl.value:.1f} nats")
     parts.append(f"answers {ratio.value:.2f}x as long")
-    parts.append(
-        f"{100 * sides['model']['finished']['value']:.0f} % finished (base {100 * sides['base']['finished']['value']:.0f} %)"
-    )
+    finished = {side: 100 * numbers["finished"]["value"] for side, numbers in sides.items()}
+    parts.append(f"{finished['model']:.0f} % finished (base {finished['base']:.0f} %)")
     return "; ".join(parts)
 
 

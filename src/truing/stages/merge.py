@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 
 from truing.models import load
+from truing.models.quiet import quiet_libraries
 from truing.signatures import Settings
 from truing.stages.context import Context, Model
 
@@ -23,6 +24,9 @@ class Merge(Settings):
 def merge(context: Context, settings: Merge, model: Model) -> None:
     """Writes the model, its adapter merged in fp32, as a plain `save_pretrained` folder."""
     loaded = load(model.source, dtype=torch.float32, device=context.device, chat_template=context.chat_template)
-    with context.output({"model": f"artifacts/{context.key}", "base": model.source, "steps": 0}) as folder:
+    with (
+        quiet_libraries(),
+        context.output({"model": f"artifacts/{context.key}", "base": model.source, "steps": 0}) as folder,
+    ):
         loaded.model.to(DTYPES[settings.dtype]).save_pretrained(folder)
         loaded.renderer.tokenizer.save_pretrained(folder)

@@ -95,7 +95,9 @@ def contrast(context: Context, settings: Contrast, model: Model, data: Groups, p
     if not made:
         raise DataError(f"stage '{context.stage}' got no usable pair in {settings.retries} attempts: {refused}")
     groups = [made[place] for place in sorted(made)]
-    context.event("data", source=principle.text, rows=len(prompts), used=len(groups), refused=refused, **_lengths(groups))
+    context.event(
+        "data", source=principle.text, rows=len(prompts), used=len(groups), refused=refused, **_lengths(groups)
+    )
     _put_out(context, groups)
 
 
@@ -187,4 +189,3 @@ def _lengths(groups: Sequence[Group]) -> dict[str, list[int]]:
 def _put_out(context: Context, groups: Sequence[Group]) -> None:
     with context.output({"groups": FILE, "rows": len(groups)}) as folder:
         formats.write_data(groups, folder / FILE, format="group")
-

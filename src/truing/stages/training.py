@@ -104,9 +104,7 @@ def make_engine(context: Context, model: Model, settings: Training) -> LocalEngi
     return LocalEngine(loaded, weight_decay=settings.weight_decay, checkpointing=settings.checkpointing)
 
 
-def render_rows(
-    renderer: Renderer, groups: Sequence[Group], settings: Training
-) -> tuple[list[Row], dict[str, int]]:
+def render_rows(renderer: Renderer, groups: Sequence[Group], settings: Training) -> tuple[list[Row], dict[str, int]]:
     """The Groups as token ids within the length limit, and how many were refused for which reason."""
     rows: list[Row] = []
     refused: dict[str, int] = {}
@@ -141,9 +139,7 @@ def describe_data(context: Context, source: str, groups: int, rows: Sequence[Row
     context.event("data", source=source, rows=groups, used=len(rows), refused=dict(refused), **lengths)
 
 
-def optimizer_steps(
-    context: Context, engine: LocalEngine, rows: Sequence[Row], settings: Training
-) -> Iterator[Step]:
+def optimizer_steps(context: Context, engine: LocalEngine, rows: Sequence[Row], settings: Training) -> Iterator[Step]:
     """Yields each optimizer step with nothing gathered; what the caller adds to it is then stepped, logged and saved.
 
     Goes on from the last checkpoint of this very stage, and leaves a checkpoint when asked to stop.
@@ -174,9 +170,7 @@ def optimizer_steps(
             context.check_stop()
 
 
-def save_checkpoint(
-    context: Context, engine: LocalEngine, number: int, settings: Training, *, finished: bool
-) -> str:
+def save_checkpoint(context: Context, engine: LocalEngine, number: int, settings: Training, *, finished: bool) -> str:
     """A folder that transformers or PEFT load; unfinished ones also hold what is needed to go on. Returns its name."""
     step = context.first_step + number
     meta = {
@@ -225,8 +219,10 @@ def peak_memory() -> int:
     """Largest resident size of this process so far, in bytes."""
     import resource
 
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024 if hasattr(resource, "RUSAGE_SELF") else int(
-        psutil.Process().memory_info().rss
+    return (
+        int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+        if hasattr(resource, "RUSAGE_SELF")
+        else int(psutil.Process().memory_info().rss)
     )
 
 

@@ -37,9 +37,8 @@ def append(path: Path, data: bytes) -> None:
 
 def sync(path: Path) -> None:
     """Waits until the file's content, or the names in the folder, would survive a loss of power."""
-    with storage_errors(path), _opened(path, os.O_RDONLY) as handle:
-        with storage_errors(path, os.fstat(handle).st_size):
-            os.fsync(handle)
+    with storage_errors(path), _opened(path, os.O_RDONLY) as handle, storage_errors(path, os.fstat(handle).st_size):
+        os.fsync(handle)
 
 
 def rename(source: Path, target: Path) -> None:

@@ -82,9 +82,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 @contextmanager
-def staged_folder(
-    target: Path, *, kind: str, meta: Mapping[str, Any], replace: bool = False
-) -> Iterator[Path]:
+def staged_folder(target: Path, *, kind: str, meta: Mapping[str, Any], replace: bool = False) -> Iterator[Path]:
     """A folder to be filled, which becomes `target` with a manifest when the block ends well, and vanishes otherwise.
 
     replace: take the place of an existing `target`, which is removed only once the new one is durable.

@@ -1,13 +1,13 @@
 """A run is a folder: recipe, events, samples, artifacts, checkpoints, report.
 
-    recipe.toml            as it was given
-    recipe.resolved.toml   with every default spelled out
-    run.json               versions, machine, seed
-    events.jsonl           what happened, one line each
-    samples.jsonl          answers worth looking at
-    artifacts/<key>/       what stages made, named by the hash of stage, settings and inputs
-    checkpoint-<N>/        weights after N optimizer steps of the run; while a stage runs, its training state too
-    report.html
+recipe.toml            as it was given
+recipe.resolved.toml   with every default spelled out
+run.json               versions, machine, seed
+events.jsonl           what happened, one line each
+samples.jsonl          answers worth looking at
+artifacts/<key>/       what stages made, named by the hash of stage, settings and inputs
+checkpoint-<N>/        weights after N optimizer steps of the run; while a stage runs, its training state too
+report.html
 """
 
 from __future__ import annotations
@@ -42,7 +42,13 @@ from truing.store.files import (
 )
 from truing.store.values import canonical, line, plain
 
-EVENTS, SAMPLES, RECIPE, RESOLVED, INFO = "events.jsonl", "samples.jsonl", "recipe.toml", "recipe.resolved.toml", "run.json"
+EVENTS, SAMPLES, RECIPE, RESOLVED, INFO = (
+    "events.jsonl",
+    "samples.jsonl",
+    "recipe.toml",
+    "recipe.resolved.toml",
+    "run.json",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +190,7 @@ class Run:
                     found.append(Checkpoint(int(number), path, meta))
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
-    def new_checkpoint(
-        self, step: int, *, stage_key: str, meta: Mapping[str, Any]
-    ) -> AbstractContextManager[Path]:
+    def new_checkpoint(self, step: int, *, stage_key: str, meta: Mapping[str, Any]) -> AbstractContextManager[Path]:
         """A folder to fill, which becomes checkpoint-<step> when the block ends well."""
         target = self.path / f"checkpoint-{step}"
         return staged_folder(target, kind="checkpoint", meta={**meta, "stage_key": stage_key}, replace=True)
@@ -214,7 +218,9 @@ def _locked(path: Path) -> FileLock:
         lock.acquire(blocking=False)
     except Timeout:
         pid = holder.read_text() if holder.exists() else "unknown"
-        raise ConfigError(f"{path}: process {pid} is working in this run folder: wait for it, or choose another out") from None
+        raise ConfigError(
+            f"{path}: process {pid} is working in this run folder: wait for it, or choose another out"
+        ) from None
     write_atomic(holder, str(os.getpid()))
     return lock
 

@@ -15,6 +15,7 @@ from truing.compute.attention import ForestLayout
 from truing.compute.head import token_logprobs
 from truing.errors import GuardError, MissingError
 from truing.models import Loaded, is_adapted
+from truing.models.quiet import quiet_libraries
 from truing.tensors import Forest, Logprobs
 
 
@@ -100,8 +101,9 @@ class LocalEngine:
         state.update({name: master.detach() for name, master in self._masters.items() if name in state})
         if not self._reference_is_base:
             self.model.config.dtype = next(iter(self._masters.values())).dtype
-        self.model.save_pretrained(folder, state_dict=state)
-        self.loaded.renderer.tokenizer.save_pretrained(folder)
+        with quiet_libraries():
+            self.model.save_pretrained(folder, state_dict=state)
+            self.loaded.renderer.tokenizer.save_pretrained(folder)
 
     def save_state(self, folder: Path) -> None:
         """Masters, optimizer state and RNG in `folder`, as safetensors."""

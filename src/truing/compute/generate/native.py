@@ -18,7 +18,6 @@ from truing.models import Loaded
 from truing.packing import forest
 from truing.records import TEXT_ROLE, Completion, Group, Message, Sampled
 from truing.rendering import Row
-from truing.tensors import Tree
 
 PREFILL_TOKENS = 2048
 """Prompt tokens that are run through the model in one call."""
@@ -222,7 +221,7 @@ class _Decode:
         if window is not None:
             seen &= column > self.positions[:, None] - window
         # heads that share keys stand as queries of one head: one row, `heads` heads, queries per head, width
-        grouped = query[0].transpose(0, 1).unflatten(1, (heads, -1))
+        grouped = query[0].transpose(0, 1).unflatten(1, (heads, -1))  # type: ignore[no-untyped-call]
         out = scaled_dot_product_attention(
             grouped, keys[:, :, :end], values[:, :, :end], attn_mask=seen[:, None, None, :], scale=scaling
         )
