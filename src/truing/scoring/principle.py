@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -35,6 +36,11 @@ class Principle(Settings):
         if not self.positive or len(self.positive) != len(self.negative):
             raise ValueError("positive and negative need the same number of instructions, at least one")
         return self
+
+
+LOOP = 3.0
+SHORT = 80
+"""Texts of fewer bytes are not looked at: too little to compress."""
 
 
 def instructed(prompt: tuple[Message, ...], asked: str, opposite: str, style: str) -> tuple[Message, ...]:
@@ -107,6 +113,12 @@ def _tagged(prompt: tuple[Message, ...], asked: str, opposite: str) -> tuple[Mes
     return (Message(TEXT_ROLE, f"{earlier}\n{speaker} ({asked}):"),)
 
 
-def is_empty(completion: Completion) -> bool:
-    """Whether an answer says nothing."""
-    return not completion.text.strip()
+def says_nothing(completion: Completion) -> bool:
+    """Whether an answer is empty or goes round in circles."""
+    return not completion.text.strip() or is_looping(completion.text)
+
+
+def is_looping(text: str) -> bool:
+    """Whether a text repeats itself: it compresses to less than 1 / LOOP of its size, as no ordinary prose does."""
+    raw = text.encode("utf-8", "replace")
+    return len(raw) > SHORT and len(zlib.compress(raw, 9)) * LOOP < len(raw)

@@ -12,7 +12,7 @@ from truing import statistics
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, DataError
 from truing.records import Completion, Group
-from truing.scoring.principle import Principle, answer_logprobs, is_empty, principle_scores
+from truing.scoring.principle import Principle, answer_logprobs, is_looping, principle_scores, says_nothing
 from truing.stages.context import Context, Groups, Model, write_json
 from truing.stages.sample import SamplingSettings, bare, draw, make_generator
 from truing.stages.training import Count
@@ -22,8 +22,8 @@ Judge = Literal["principle", "likelihood"]
 
 JUDGES: dict[Judge, str] = {
     "principle": "The base model judges: an answer wins whose log-odds of having been written under an instruction for "
-    "the principle, rather than under its opposite, are higher. An empty answer loses.",
-    "likelihood": "The base model judges: the answer that it finds likelier per token wins. An empty answer loses.",
+    "the principle, rather than under its opposite, are higher. An empty or repetitive answer loses.",
+    "likelihood": "The base model judges: the answer that it finds likelier per token wins. An empty or repetitive answer loses.",
 }
 
 
@@ -72,7 +72,6 @@ def evaluate(
         write_json(folder / "evaluation.json", result)
     for example in result["examples"]:
         context.run.sample({"stage": context.stage, **example})
-    context.reporter.say(result["verdict"])
 
 
 def summarise(
@@ -90,6 +89,7 @@ def summarise(
     outcomes: list[float] = []
     lengths: dict[str, list[float]] = {"model": [], "base": []}
     finished: dict[str, list[bool]] = {"model": [], "base": []}
+    looping: dict[str, list[bool]] = {"model": [], "base": []}
     names: list[int] = []
     for place, group in enumerate(groups):
         for number in range(count):
@@ -99,6 +99,7 @@ def summarise(
             for side, answer in (("model", ours), ("base", theirs)):
                 lengths[side].append(_tokens(answer))
                 finished[side].append(answer.finished)
+                looping[side].append(is_looping(answer.text))
     rate = statistics.win_rate(outcomes, prompts=names)
     ratio = statistics.ratio_of_means(lengths["model"], lengths["base"], prompts=names)
     kl = statistics.mean([value for row in divergence for value in row], prompts=names)
@@ -106,6 +107,7 @@ def summarise(
         side: {
             "mean_tokens": sum(lengths[side]) / len(lengths[side]),
             "finished": _plain(statistics.proportion(sum(finished[side]), len(finished[side]))),
+            "looping": _plain(statistics.proportion(sum(looping[side]), len(looping[side]))),
         }
         for side in ("model", "base")
     }
@@ -146,9 +148,9 @@ def _scores(
 
 
 def _outcome(ours: Completion, theirs: Completion, our_score: float, their_score: float) -> float:
-    """1 for a win of the model, 0 for a loss, one half for a tie. An empty answer never wins."""
-    if is_empty(ours) or is_empty(theirs):
-        return 0.5 if is_empty(ours) and is_empty(theirs) else float(is_empty(theirs))
+    """1 for a win of the model, 0 for a loss, one half for a tie. An answer that says nothing never wins."""
+    if says_nothing(ours) or says_nothing(theirs):
+        return 0.5 if says_nothing(ours) and says_nothing(theirs) else float(says_nothing(theirs))
     return 0.5 if our_score == their_score else float(our_score > their_score)
 
 
@@ -178,6 +180,8 @@ def _verdict(
     parts.append(f"answers {ratio.value:.2f}x as long")
     finished = {side: 100 * numbers["finished"]["value"] for side, numbers in sides.items()}
     parts.append(f"{finished['model']:.0f} % finished (base {finished['base']:.0f} %)")
+    if sides["model"]["looping"]["value"] > 0:
+        parts.append(f"{100 * sides['model']['looping']['value']:.0f} % repeat themselves")
     return "; ".join(parts)
 
 

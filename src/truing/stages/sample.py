@@ -14,7 +14,7 @@ from truing.compute.generate.native import NativeGenerator
 from truing.errors import DataError
 from truing.progress import Task
 from truing.records import Completion, Group, comparison
-from truing.scoring.principle import Principle, instructed, is_empty
+from truing.scoring.principle import Principle, instructed, says_nothing
 from truing.signatures import Fraction, NonNegative, Settings
 from truing.stages.context import Context, Groups, Model
 from truing.stages.training import Count
@@ -167,8 +167,8 @@ def _pair(principle: Principle, seed: str) -> tuple[str, str]:
 
 def _refusal(chosen: Completion, rejected: Completion, settings: Contrast) -> str | None:
     """Why a pair cannot be used, or None."""
-    if is_empty(chosen) or is_empty(rejected):
-        return "an empty answer"
+    if says_nothing(chosen) or says_nothing(rejected):
+        return "an empty or repetitive answer"
     if chosen.text.strip() == rejected.text.strip():
         return "two equal answers"
     if settings.chosen_finished and not chosen.finished:

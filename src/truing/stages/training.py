@@ -165,7 +165,9 @@ def optimizer_steps(context: Context, engine: LocalEngine, rows: Sequence[Row], 
             }
             context.event("step", step=context.first_step + number, steps=context.first_step + total, metrics=metrics)
             task.advance(number, _note(metrics))
-            if number < total and (context.stop.requested or number % settings.save_every == 0):
+            if number == total:
+                return  # the finished model is saved next, so there is nothing to stop for
+            if context.stop.requested or number % settings.save_every == 0:
                 save_checkpoint(context, engine, number, settings, finished=False)
             context.check_stop()
 
