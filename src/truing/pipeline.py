@@ -218,20 +218,29 @@ def _run_stage(
 def _data_inputs(data: DataSettings) -> dict[str, Groups]:
     """Training rows and held-out rows, split by prompt so that no prompt is in both."""
     content = formats.content_hash(data.path)
-    read = functools.lru_cache(maxsize=1)(
-        lambda: formats.read_groups(data.path, format=data.format, max_bad=data.max_bad, limit=data.limit)
-    )
+    bad: list[str] = []
+
+    @functools.lru_cache(maxsize=1)
+    def read() -> list[Group]:
+        return formats.read_groups(
+            data.path,
+            format=data.format,
+            max_bad=data.max_bad,
+            limit=data.limit,
+            on_bad=lambda row: bad.append(str(row)),
+        )
+
     about = formats.open_data(data.path, format=data.format).description
     identity = hash_of(content, data.model_dump(mode="json", exclude={"path"}))
     if isinstance(data.held_out, str):
         other = data.held_out
         kept = functools.lru_cache(maxsize=1)(lambda: _without_leak(read(), formats.read_groups(other)))
         return {
-            "data": Groups(identity, read, about),
+            "data": Groups(identity, read, about, bad),
             "held_out": Groups(hash_of(formats.content_hash(other)), kept, f"held out: {Path(other).name}"),
         }
     share = data.held_out
-    found = {"data": Groups(identity, lambda: [g for g in read() if not _is_held_out(g, share)], about)}
+    found = {"data": Groups(identity, lambda: [g for g in read() if not _is_held_out(g, share)], about, bad)}
     if share:
         found["held_out"] = Groups(
             hash_of(identity, "held out"), lambda: [g for g in read() if _is_held_out(g, share)], f"held out of {about}"

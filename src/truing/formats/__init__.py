@@ -11,7 +11,7 @@ A new format is a function that reads a row, one that writes it, a line in its m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
@@ -82,9 +82,17 @@ def open_data(source: str | Path, *, format: str | None = None) -> Data:
 
 
 def read_groups(
-    source: str | Path, *, format: str | None = None, max_bad: int = 0, limit: int | None = None
+    source: str | Path,
+    *,
+    format: str | None = None,
+    max_bad: int = 0,
+    limit: int | None = None,
+    on_bad: Callable[[BadRow], None] = lambda _: None,
 ) -> list[Group]:
-    """All Groups of a source, or the first `limit`; DataError if more than `max_bad` rows could not be read."""
+    """All Groups of a source, or the first `limit`; DataError if more than `max_bad` rows could not be read.
+
+    on_bad: called with every row that is left out.
+    """
     groups: list[Group] = []
     bad: list[BadRow] = []
     for row in open_data(source, format=format):
@@ -92,6 +100,7 @@ def read_groups(
             break
         if isinstance(row, BadRow):
             bad.append(row)
+            on_bad(row)
         else:
             groups.append(row)
     if len(bad) > max_bad:

@@ -29,11 +29,15 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """A data artifact: the hash of its content, how to read it, and how it was read."""
+    """A data artifact: the hash of its content, how to read it, and what it is.
+
+    bad: the rows that were left out when it was read, each with its place and reason.
+    """
 
     key: str
     read: Callable[[], list[Group]]
     description: str = ""
+    bad: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

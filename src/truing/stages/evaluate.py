@@ -23,7 +23,8 @@ Judge = Literal["principle", "likelihood"]
 JUDGES: dict[Judge, str] = {
     "principle": "The base model judges: an answer wins whose log-odds of having been written under an instruction for "
     "the principle, rather than under its opposite, are higher. An empty or repetitive answer loses.",
-    "likelihood": "The base model judges: the answer that it finds likelier per token wins. An empty or repetitive answer loses.",
+    "likelihood": "The base model judges: the answer that it finds likelier per token wins. An empty or repetitive "
+    "answer loses.",
 }
 
 

@@ -59,7 +59,7 @@ def preference(
     groups = [_ordered(group) for group in data.read()]
     engine = make_engine(context, model, settings)
     rows, refused = render_rows(engine.loaded.renderer, groups, settings)
-    describe_data(context, data.description, len(groups), rows, refused)
+    describe_data(context, data, len(groups), rows, refused)
     context.event("preview", row=rows[0].index, pieces=engine.loaded.renderer.pieces(rows[0]))
     objective = settings.bound()
     reference = Reference.of(context, engine, model, rows, settings)

@@ -33,7 +33,7 @@ def sft(context: Context, settings: Sft, model: Model, data: Groups) -> None:
     groups = [_best(group) for group in data.read()]
     engine = make_engine(context, model, settings)
     rows, refused = render_rows(engine.loaded.renderer, groups, settings)
-    describe_data(context, data.description, len(groups), rows, refused)
+    describe_data(context, data, len(groups), rows, refused)
     context.event("preview", row=rows[0].index, pieces=engine.loaded.renderer.pieces(rows[0]))
     for step in optimizer_steps(context, engine, rows, settings):
         divisor = reductions.divisor(step.rows, settings.reduction)

@@ -21,7 +21,7 @@ from truing.packing import pack
 from truing.records import Group
 from truing.rendering import Renderer, Row, shorten
 from truing.signatures import Fraction, NonNegative, Positive, Settings
-from truing.stages.context import Context, Model
+from truing.stages.context import Context, Groups, Model
 from truing.tensors import Forest, Loss
 
 Count = Annotated[int, Field(ge=1)]
@@ -128,15 +128,20 @@ def render_rows(renderer: Renderer, groups: Sequence[Group], settings: Training)
     return rows, refused
 
 
-def describe_data(context: Context, source: str, groups: int, rows: Sequence[Row], refused: Mapping[str, int]) -> None:
-    """What is trained on, for the report: counts, lengths and a row as the model sees it."""
+def describe_data(context: Context, data: Groups, groups: int, rows: Sequence[Row], refused: Mapping[str, int]) -> None:
+    """What is trained on, for the report: counts, refusals by reason, lengths."""
+    if data.bad:
+        context.warn(f"{len(data.bad)} rows could not be read and are left out; the first: {data.bad[0]}")
+        refused = {**refused, "could not be read": len(data.bad)}
     lengths: dict[str, list[int]] = {"prompt_tokens": [len(row.prompt) for row in rows]}
     if all(len(row.answers) == 2 for row in rows):
         lengths["chosen_tokens"] = [len(row.answers[0].tokens) for row in rows]
         lengths["rejected_tokens"] = [len(row.answers[1].tokens) for row in rows]
     else:
         lengths["answer_tokens"] = [len(answer.tokens) for row in rows for answer in row.answers]
-    context.event("data", source=source, rows=groups, used=len(rows), refused=dict(refused), **lengths)
+    context.event(
+        "data", source=data.description, rows=groups + len(data.bad), used=len(rows), refused=dict(refused), **lengths
+    )
 
 
 def optimizer_steps(context: Context, engine: LocalEngine, rows: Sequence[Row], settings: Training) -> Iterator[Step]:
