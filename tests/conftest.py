@@ -11,7 +11,14 @@ from jaxtyping import install_import_hook
 
 # Shapes in annotations are claims; here beartype holds every call to them. It must run before the modules are imported.
 install_import_hook(
-    ["truing.tensors", "truing.objectives", "truing.reductions", "truing.packing", "truing.compute"],
+    [
+        "truing.tensors",
+        "truing.objectives",
+        "truing.reductions",
+        "truing.packing",
+        "truing.compute.head",
+        "truing.compute.generate.sampling",
+    ],
     "beartype.beartype",
 )
 

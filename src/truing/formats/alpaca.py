@@ -122,10 +122,11 @@ def _write_prompt(prompt: Turns, notes: Notes) -> dict[str, Json]:
     if said[:-1]:
         row["history"] = [said[i : i + 2] for i in range(0, len(said) - 1, 2)]
     length = notes.get("instruction_length")
-    if length is None:
+    if length == 0:
+        return {"instruction": "", "input": said[-1], **row}
+    if length is None or said[-1][length] != "\n":
         return {"instruction": said[-1], **row}
-    given = said[-1][length + 1 :] if length else said[-1]
-    return {"instruction": said[-1][:length], "input": given, **row}
+    return {"instruction": said[-1][:length], "input": said[-1][length + 1 :], **row}
 
 
 ALPACA = Format(

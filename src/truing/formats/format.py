@@ -115,8 +115,7 @@ class Format:
         if self.flat and AS_READ in columns:
             raise RowError("this name is Truing's own; rename the column", AS_READ)
         row = Row(canonical(columns, self.aliases))
-        optional = (*self.optional, "tools") if self.flat else ()
-        blank = {name: row.take(name) for name in optional if name in row and row.columns[name] in _BLANK}
+        blank = {name: row.take(name) for name in self.optional if name in row and row.columns[name] in _BLANK}
         group = self.reader(row)
         if not self.flat:
             return group
@@ -154,12 +153,9 @@ class Format:
         return difference(self._content(group), self._content(again))
 
     def _content(self, group: Group) -> dict[str, Json]:
-        content = to_json(group)
-        if self.flat and AS_READ in group.extra:
-            content["extra"] = {name: value for name, value in group.extra.items() if name != AS_READ}
-        if not content.get("extra"):
-            content.pop("extra", None)
-        return content
+        hidden = {AS_READ} if self.flat else set()
+        extra = {name: value for name, value in group.extra.items() if name not in hidden}
+        return {**to_json(group), "extra": extra}
 
 
 _BLANK: tuple[Json, ...] = (None, "", [], {})
@@ -198,7 +194,7 @@ def _place(group: Group) -> str:
 
 def _read_tools(row: Row) -> None:
     """Chat templates take a list of `{"type": "function", "function": ...}`; older data has JSON text or bare ones."""
-    if "tools" not in row:
+    if row.columns.get("tools") in _BLANK:
         return
     given = row.columns["tools"]
     try:

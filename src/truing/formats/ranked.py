@@ -21,7 +21,11 @@ def _matches(row: Mapping[str, Json]) -> bool:
     # `labels` are the step labels of TRL's stepwise supervision: its completions are steps of one answer.
     if "prompt" not in row or "labels" in row or not isinstance(answers, list):
         return False
-    return bool(answers) and not any(isinstance(answer, dict) for answer in answers)
+    return bool(answers) and all(map(_is_answer, answers))
+
+
+def _is_answer(value: Json) -> bool:
+    return isinstance(value, (str, list)) or (isinstance(value, dict) and "role" in value)
 
 
 def read_ranked(row: Row) -> Group:

@@ -38,6 +38,7 @@ _ANSWERS = {
     *("completion", "response", "output", "completions", "responses", "candidates"),
     *("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages"),
 }
+_QUESTIONS = ("instruction", "question", "input")
 _SCORES = ("score_chosen", "score_rejected")
 
 
@@ -172,8 +173,8 @@ def _matches_preference_implicit(row: Mapping[str, Json]) -> bool:
     named = canonical(row, _IMPLICIT)
     if "prompt" in row or not {"chosen", "rejected"} <= named.keys() or is_transcript_row(row):
         return False
-    others = {"conversations", "instruction", "question", "input", "messages"} & row.keys()
-    return isinstance(named["chosen"], list) or not others
+    others = {"conversations"} if isinstance(named["chosen"], list) else {"conversations", "messages", *_QUESTIONS}
+    return not others & row.keys()
 
 
 def read_preference_implicit(row: Row) -> Group:

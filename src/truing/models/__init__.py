@@ -114,21 +114,22 @@ def load(
     dtype: torch.dtype,
     device: torch.device,
     chat_template: Path | None = None,
-    keep_adapter: bool = False,
 ) -> Loaded:
-    """Weights in `dtype` on `device`, running on forests. An adapter folder is merged into its base on loading.
+    """Weights in `dtype` on `device`, running on forests. An adapter is merged into its base, in fp32, on loading."""
+    from peft import PeftModel
 
-    keep_adapter: leave the adapter apart, to train it on.
-    """
+    adapted = (Path(source) / ADAPTER_FILE).exists()
     with quiet_libraries():
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                _weights_of(source), dtype=dtype, attn_implementation=ATTENTION
+                _weights_of(source), dtype=torch.float32 if adapted else dtype, attn_implementation=ATTENTION
             )
         except (OSError, ValueError) as error:
             raise _not_loadable(source, error) from error
-        if (Path(source) / ADAPTER_FILE).exists():
-            model = _with_adapter(model, source, keep_adapter)
+        if adapted:
+            model = PeftModel.from_pretrained(model, source).merge_and_unload()
+            for weight in model.parameters():  # not model.to(dtype): rotary frequencies do not survive bf16
+                weight.data = weight.data.to(dtype)
     _refuse_scaled_logits(model.config)
     model.to(device).eval()
     return Loaded(model, read_renderer(source, chat_template), source)
@@ -151,13 +152,6 @@ def add_lora(model: Any, *, rank: int, alpha: float, targets: Sequence[str] | st
 def is_adapted(model: Any) -> bool:
     """Whether the model carries an adapter, so that switching it off gives the base."""
     return hasattr(model, "peft_config")
-
-
-def _with_adapter(model: Any, source: str, keep: bool) -> Any:
-    from peft import PeftModel
-
-    adapted = PeftModel.from_pretrained(model, source, is_trainable=keep, autocast_adapter_dtype=False)
-    return adapted if keep else adapted.merge_and_unload()
 
 
 def _weights_of(source: str) -> str:

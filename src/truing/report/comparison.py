@@ -73,6 +73,7 @@ def _all_settings(run: View) -> dict[str, str]:
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as text by dotted name."""
     found: dict[str, str] = {}
     for name, value in table.items():
         if isinstance(value, Mapping):

@@ -80,12 +80,10 @@ class Context:
         if self.stop.requested:
             raise Interrupted(f"stopped in stage '{self.stage}': run the same command again to go on")
 
-    def load(self, model: Model, *, keep_adapter: bool = False) -> Loaded:
-        """The model in memory, in the run's precision."""
-        dtype = compute_dtype(self.precision, self.device)
-        return load(
-            model.source, dtype=dtype, device=self.device, chat_template=self.chat_template, keep_adapter=keep_adapter
-        )
+    def load(self, model: Model, *, full_width: bool = False) -> Loaded:
+        """The model in memory, in the run's precision, or in fp32 to be trained."""
+        dtype = torch.float32 if full_width else compute_dtype(self.precision, self.device)
+        return load(model.source, dtype=dtype, device=self.device, chat_template=self.chat_template)
 
     @contextmanager
     def output(self, meta: Mapping[str, Any], part: str = "") -> Iterator[Path]:

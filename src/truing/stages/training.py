@@ -17,6 +17,7 @@ from truing import __version__
 from truing.compute.engine.local import LocalEngine
 from truing.errors import DataError, GuardError, StorageError
 from truing.models import Loaded, add_lora
+from truing.models.precision import compute_dtype
 from truing.packing import pack
 from truing.records import Group
 from truing.rendering import Renderer, Row, shorten
@@ -95,13 +96,18 @@ class Step:
 
 def make_engine(context: Context, model: Model, settings: Training) -> LocalEngine:
     """The model, with a fresh adapter where one is asked for, ready to be trained."""
-    loaded = context.load(model)
+    loaded = context.load(model, full_width=True)
     if settings.lora:
         lora = settings.lora
         torch.manual_seed(context.seed)
         adapted = add_lora(loaded.model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
         loaded = Loaded(adapted, loaded.renderer, loaded.source)
-    return LocalEngine(loaded, weight_decay=settings.weight_decay, checkpointing=settings.checkpointing)
+    return LocalEngine(
+        loaded,
+        weight_decay=settings.weight_decay,
+        checkpointing=settings.checkpointing,
+        dtype=compute_dtype(context.precision, context.device),
+    )
 
 
 def render_rows(renderer: Renderer, groups: Sequence[Group], settings: Training) -> tuple[list[Row], dict[str, int]]:

@@ -25,6 +25,9 @@ class LocalEngine:
     Every trainable weight has a master in fp32. Where the model computes in bf16, its own weights are a rounded copy
     of the masters, renewed after each step, and gradients are gathered in fp32 so that they do not depend on how a
     batch was cut. Dropout is always off: log-probabilities are of the model that will be used.
+
+    trainable: False for an engine that only scores and keeps no masters.
+    dtype: what to compute in; none: the dtype in which the model was loaded.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class LocalEngine:
         weight_decay: float = 0.0,
         checkpointing: bool = False,
         trainable: bool = True,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.loaded = loaded
         self.model = loaded.model
@@ -43,11 +47,12 @@ class LocalEngine:
         if not trainable:
             self.model.requires_grad_(False)
         self._weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self._masters = {name: _master(p) for name, p in self._weights.items()}
+        self._masters = {name: _master(p, dtype or p.dtype) for name, p in self._weights.items()}
         if self._masters:
             self._optimizer: Any = torch.optim.AdamW(
                 list(self._masters.values()), betas=betas, weight_decay=weight_decay, fused=True
             )
+        _narrow(self.model, dtype)
         for name, weight in self._weights.items():
             if self._masters[name] is not weight:
                 weight.register_post_accumulate_grad_hook(_gather_into(self._masters[name]))
@@ -153,11 +158,18 @@ class LocalEngine:
                     self._weights[name].copy_(master)
 
 
-def _master(weight: torch.nn.Parameter) -> torch.nn.Parameter:
-    """The weight itself where it is wide enough to be trained, or an fp32 copy."""
-    if weight.dtype in (torch.float32, torch.float64):
+def _master(weight: torch.nn.Parameter, compute: torch.dtype) -> torch.nn.Parameter:
+    """The weight itself where it is computed with in full width, or its values in fp32 apart from it."""
+    if compute in (torch.float32, torch.float64):
         return weight
     return torch.nn.Parameter(weight.detach().to(torch.float32))
+
+
+def _narrow(model: Any, dtype: torch.dtype | None) -> None:
+    """Rounds the weights to the compute dtype. Buffers stay: rotary frequencies do not survive bf16."""
+    if dtype is not None:
+        for weight in model.parameters():
+            weight.data = weight.data.to(dtype)
 
 
 def _gather_into(master: torch.nn.Parameter) -> Any:
