@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: quickstart test check format clean
 .DELETE_ON_ERROR:

@@ -96,6 +96,24 @@ def loaded_model(
     return Loaded(model, Renderer(tokenizer(template)), "tiny")
 
 
+def widen_norms(model: Any) -> None:
+    """RMS norms in the model's own dtype: transformers takes them in fp32, which rounds the gradients of an fp64 one.
+
+    Exact identities of gradients (1e-8 in fp64) can only be seen without that.
+    """
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = _wide_norm(module)
+
+
+def _wide_norm(module: Any) -> Any:
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        power = hidden.pow(2).mean(-1, keepdim=True)
+        return module.weight * hidden * torch.rsqrt(power + module.variance_epsilon)
+
+    return forward
+
+
 def save_tiny_model(path: Path, *, seed: int = 0, template: str | None = NEWLINE_TEMPLATE) -> Path:
     """A model folder that transformers and Truing load: weights, tokenizer, generation config."""
     plain_model(seed=seed).save_pretrained(path)

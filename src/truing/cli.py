@@ -272,6 +272,8 @@ def doctor(*, json: Json = False) -> None:
 def main() -> None:
     """Entry point of the `truing` command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that spin while they wait make a step many times slower as soon as another program wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(exit_on_error=False, print_error=True)
     except BrokenPipeError:  # `truing ... | head`: nobody is listening any more

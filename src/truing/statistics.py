@@ -158,9 +158,9 @@ def reading(rate: Interval) -> str:
     if rate.n < FEWEST:
         return f"too few to tell: a coin, too, often wins all of {_counted(rate.n)}"
     if rate.low > 0.5:
-        return f"better than the other: the whole interval lies above 50 %, over {_counted(rate.n)}"
+        return f"better: the whole interval lies above 50 %, over {_counted(rate.n)}"
     if rate.high < 0.5:
-        return f"worse than the other: the whole interval lies below 50 %, over {_counted(rate.n)}"
+        return f"worse: the whole interval lies below 50 %, over {_counted(rate.n)}"
     return f"not distinguishable from a coin: {_what_would_tell(rate)}"
 
 

@@ -56,7 +56,9 @@ def read_sharegpt(row: Row) -> Group:
     label = expect_bool(row.take("kto_tag"), "kto_tag") if "kto_tag" in row else None
     # A thumb judges the last answer; without one, every answer of the conversation is a demonstration.
     first = first_answer(turns, where)
-    first = first if label is None else len(turns) - 1
+    if label is not None:
+        first = len(turns) - 1
+        check_prompt(turns[:first], where[:first])
     return Group(turns[:first], (read_single(row, turns[first:], label),))
 
 

@@ -155,8 +155,8 @@ def _read_last_answer(row: Row) -> tuple[Turns, Turns]:
     row.notes["layout"] = "messages"
     turns = read_turns(row, row.take("messages"), "messages")
     prompt, answer, where = turns[:-1], turns[-1:], paths("messages", turns)
-    check_prompt(prompt, where[:-1] or ["messages"])
-    check_answer(prompt, answer, where[-1:])
+    check_answer((), turns, where)
+    check_prompt(prompt, where[:-1])
     return prompt, answer
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from truing.formats.checks import Json, RowError, expect_list, expect_object, expect_text, is_number, shown
 from truing.formats.format import Notes, Row
@@ -66,7 +66,7 @@ def paths(path: str, turns: Sequence[Message]) -> list[str]:
     return [f"{path}[{i}]" for i in range(len(turns))]
 
 
-def check_order(turns: Iterable[Message], where: Iterable[str]) -> None:
+def check_order(turns: Sequence[Message], where: Sequence[str]) -> None:
     """Turns in an order that chat templates know, none of the person's empty; an empty answer is an answer."""
     before = ""
     for turn, path in zip(turns, where, strict=True):
@@ -83,27 +83,23 @@ def check_order(turns: Iterable[Message], where: Iterable[str]) -> None:
 def check_prompt(prompt: Turns, where: Sequence[str]) -> None:
     """A prompt in order that ends where the assistant is to speak."""
     check_order(prompt, where)
-    if not prompt or prompt[-1].role not in ("user", "tool"):
-        last = where[-1] if where else "prompt"
-        raise RowError("the prompt must end with a user or tool turn; move the rest to the answer", last)
+    if not prompt:
+        raise RowError("there is no prompt before the answer; add it or drop the line")
+    if prompt[-1].role not in ("user", "tool"):
+        raise RowError("the prompt must end with a user or tool turn; move the rest to the answer", where[-1])
 
 
 def check_answer(prompt: Turns, answer: Turns, where: Sequence[str]) -> None:
     """An answer that continues its prompt, from an assistant turn to an assistant turn."""
     check_order((*prompt, *answer), [*[""] * len(prompt), *where])
-    if not answer or answer[-1].role != "assistant":
-        last = where[-1] if where else "prompt"
-        raise RowError("the row ends without an assistant turn; add the answer or drop the line", last)
+    if answer[-1].role != "assistant":
+        raise RowError("the row ends without an assistant turn; add the answer or drop the line", where[-1])
 
 
 def first_answer(turns: Turns, where: Sequence[str]) -> int:
-    """Where the first assistant turn of a conversation stands, all of its turns checked."""
-    first = next((i for i, turn in enumerate(turns) if turn.role == "assistant"), None)
-    if first is None:
-        raise RowError("no assistant turn up to here, so no answer; add it or drop the line", where[-1])
-    check_prompt(turns[:first], where[:first] or where)
-    check_answer(turns[:first], turns[first:], where[first:])
-    return first
+    """Where the first assistant turn of a whole conversation stands, once its order is checked."""
+    check_answer((), turns, where)
+    return next(i for i, turn in enumerate(turns) if turn.role == "assistant")
 
 
 def shared_turns(chosen: Turns, rejected: Turns) -> int:
@@ -155,7 +151,9 @@ def read_answer(row: Row, prompt: Turns, value: Json, path: str) -> Turns:
     if answer[: len(prompt)] == prompt:
         row.note("shape", path, "whole")
         answer, where = answer[len(prompt) :], where[len(prompt) :]
-    check_answer(prompt, answer, where or [path])
+    if not answer:
+        raise RowError("repeats the prompt and ends there; add the answer or drop the line", path)
+    check_answer(prompt, answer, where)
     return answer
 
 

@@ -146,7 +146,8 @@ def add_lora(model: Any, *, rank: int, alpha: float, targets: Sequence[str] | st
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config, autocast_adapter_dtype=False)
+    with quiet_libraries():
+        return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
 def is_adapted(model: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -28,13 +29,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Line:
-    """A value at every step: thin as it was, thick as its moving average. Values that are not finite leave gaps."""
+    """A value at every step: `values` are drawn thin, their moving `average` thick. Where one is not finite is a gap."""
 
     label: str
     tone: str
     steps: Sequence[float]
     values: Sequence[float]
-    raw: bool = True
+    shown: Literal["values", "average", "both"] = "both"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def line_chart(title: str, lines: Sequence[Line], points: Sequence[Points] = (),
     ys = [value for line in lines for value in line.values if math.isfinite(value)]
     ys += [end for series in points for estimate in series.estimates for end in (estimate.low, estimate.high)]
     ys += [] if rule is None else [rule]
-    x, y = _axis(xs, LEFT, RIGHT, margin=0), _axis(ys, BOTTOM, TOP, margin=0.06)
+    x, y = _axis(xs, LEFT, RIGHT, margin=0.02), _axis(ys, BOTTOM, TOP, margin=0.06)
     parts = [_grid(x, y)]
     if rule is not None:
         parts.append(_format('<path class="rule" d="M{},{:.1f}H{}"/>', LEFT, y(rule), RIGHT))
@@ -167,7 +168,7 @@ def _grid(x: Axis, y: Axis) -> Markup:
     for value in ticks(y.low, y.high):
         parts += _format('<path class="grid" d="M{},{:.1f}H{}"/>', LEFT, y(value), RIGHT)
         parts += _format(
-            '<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>', LEFT - 6, y(value) + 4, number(value)
+            '<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>', LEFT - 6, y(value) + 4, _tick(value)
         )
     for value in ticks(x.low, x.high):
         if value == int(value):
@@ -175,7 +176,7 @@ def _grid(x: Axis, y: Axis) -> Markup:
                 '<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>',
                 x(value),
                 HEIGHT - 6,
-                number(value),
+                _tick(value),
             )
     return parts
 
@@ -183,9 +184,10 @@ def _grid(x: Axis, y: Axis) -> Markup:
 def _line(line: Line, x: Axis, y: Axis) -> Markup:
     steps, values = np.asarray(line.steps, dtype=float), np.asarray(line.values, dtype=float)
     parts = Markup("")
-    if line.raw:
+    if line.shown == "both":
         parts += _format('<path class="raw {}" d="{}"/>', line.tone, _path(steps, values, x, y))
-    parts += _format('<path class="smooth {}" d="{}"/>', line.tone, _path(steps, smooth(values), x, y))
+    drawn = values if line.shown == "values" else smooth(values)
+    parts += _format('<path class="main {}" d="{}"/>', line.tone, _path(steps, drawn, x, y))
     broken = sorted({round(x(step)) for step in steps[~np.isfinite(values)]})
     for at in broken:
         parts += _format('<path class="broken" d="M{},{}V{}"/>', at, TOP, BOTTOM)
@@ -210,11 +212,16 @@ def _points(series: Points, x: Axis, y: Axis) -> Markup:
     for step, estimate in zip(series.steps, series.estimates, strict=True):
         at, title = x(step), f"{series.label} at step {number(step)}: {estimate.percent}"
         whisker = f"M{at:.1f},{y(estimate.low):.1f}V{y(estimate.high):.1f}"
-        dot = _format('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="3.5"/>', series.tone, at, y(estimate.value))
+        dot = _format('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="4.5"/>', series.tone, at, y(estimate.value))
         parts += _format(
             '<g><title>{}</title><path class="whisker {}" d="{}"/>{}</g>', title, series.tone, whisker, dot
         )
     return parts
+
+
+def _tick(value: float) -> str:
+    """A round number without the zeros that `number` keeps."""
+    return number(value) if abs(value) >= 1000 else f"{value:.3g}".replace("e-0", "e-").replace("-", "−")
 
 
 def _share_tick(tick: int) -> Markup:

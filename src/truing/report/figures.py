@@ -73,7 +73,7 @@ def _curve_figure(stage: Stage, name: str) -> Figure:
         legend = [("policy", "in training"), ("base", "held out, with interval")]
     chart = charts.line_chart(
         f"{known.heading} of {stage.name}, {len(curve.steps):,} steps: {summary}",
-        [Line(known.heading, "policy", curve.steps, curve.values)],
+        [Line(known.heading, "policy", curve.steps, curve.values, known.shown)],
         points,
         known.rule,
     )
@@ -83,7 +83,7 @@ def _curve_figure(stage: Stage, name: str) -> Figure:
 def _overlay(name: str, having: Sequence[tuple[int, Stage]], names: Sequence[str]) -> Figure:
     known = metric(name, having[0][1].settings)
     lines = [
-        Line(names[number], f"run{number}", stage.curves[name].steps, stage.curves[name].values, raw=False)
+        Line(names[number], f"run{number}", stage.curves[name].steps, stage.curves[name].values, shown="average")
         for number, stage in having
     ]
     ends = "; ".join(f"{names[number]} {_summary(stage.curves[name])}" for number, stage in having)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Heading and hint of a curve. `rule` is a value worth comparing with."""
+    """Heading and hint of a curve. `rule` is a value worth comparing with; an exact curve needs no average."""
 
     heading: str
     hint: str
     rule: float | None = None
+    shown: Literal["values", "both"] = "both"
 
 
 LOSS = Metric("Loss", "Falls, then flattens. Close to nothing, it has learned the data by heart.")
@@ -42,7 +43,9 @@ METRICS = {
     "gradient_norm": Metric(
         "Gradient norm", "Stays within a factor of a few. Growing spikes ask for a lower learning rate."
     ),
-    "learning_rate": Metric("Learning rate", "As the recipe set it: up during the warm-up, then by the schedule."),
+    "learning_rate": Metric(
+        "Learning rate", "As the recipe set it: up during the warm-up, then by the schedule.", shown="values"
+    ),
     "tokens_per_second": Metric("Tokens per second", "Level. A slow decline means that memory is short."),
 }
 

@@ -104,6 +104,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "number": words.number,
         "percent": words.percent,
+        "sentence": words.sentence,
         "interval": words.interval,
         "duration": words.duration,
         "memory": words.memory,

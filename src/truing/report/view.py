@@ -93,6 +93,13 @@ class Stage:
         return f"unfinished, at step {self.step:,} of {self.steps:,}" if self.steps else "unfinished"
 
     @property
+    def before_and_after(self) -> list[tuple[str, HeldOut]]:
+        """The first and the last look at the held-out comparisons; after an interruption there may be only one."""
+        if len(self.held_out) > 1:
+            return [("Before", self.held_out[0]), ("After", self.held_out[-1])]
+        return [("Before", held) for held in self.held_out]
+
+    @property
     def broken(self) -> dict[str, list[int]]:
         """The steps at which a metric was not finite, by metric."""
         return {name: curve.broken for name, curve in self.curves.items() if curve.broken}
@@ -215,7 +222,7 @@ def _hear(stage: Stage, event: Mapping[str, Any]) -> None:
         case "step":
             _step(stage, event)
         case "held_out":
-            stage.held_out.append(_held_out(event))
+            _watch(stage, _held_out(event))
         case "warning":
             stage.warnings.append(str(event.get("message", "")))
         case "end":
@@ -240,6 +247,11 @@ def _step(stage: Stage, event: Mapping[str, Any]) -> None:
         if number is not None:
             curve.steps.append(stage.step)
             curve.values.append(number)
+
+
+def _watch(stage: Stage, held: HeldOut) -> None:
+    """A stage that goes on after an interruption looks at the same step again."""
+    stage.held_out = [*(other for other in stage.held_out if other.step != held.step), held]
 
 
 def _held_out(event: Mapping[str, Any]) -> HeldOut:

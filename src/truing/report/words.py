@@ -32,6 +32,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
+def sentence(line: str) -> str:
+    """A line as a sentence; a number is not parted from its per cent sign."""
+    return f"{line[:1].upper()}{line[1:]}.".replace(" %", "\N{NO-BREAK SPACE}%")
+
+
 def interval(estimate: Interval | None) -> str:
     """`1.42 [1.31, 1.53]`; one value alone has no interval."""
     if estimate is None:

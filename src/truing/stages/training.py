@@ -79,7 +79,8 @@ class Step:
         if not torch.isfinite(total):
             raise GuardError(f"the loss is {float(total.detach())}")
         self.engine.backward(total)
-        self.count("loss", float(total.detach()) * divisor, divisor)
+        # the divisor is the whole step's, so it counts once however many forests there are
+        self.sums.setdefault("loss", [0.0, divisor])[0] += float(total.detach()) * divisor
         for name, value in loss.stats.items():
             self.count(name, float((value * weights).sum()), float(weights.sum()))
 

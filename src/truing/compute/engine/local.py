@@ -104,10 +104,11 @@ class LocalEngine:
         """A `save_pretrained` folder, or a PEFT adapter folder, with master weights and tokenizer."""
         state = {name: weight.detach() for name, weight in self.model.state_dict().items()}
         state.update({name: master.detach() for name, master in self._masters.items() if name in state})
-        if not self._reference_is_base:
-            self.model.config.dtype = next(iter(self._masters.values())).dtype
         with quiet_libraries():
             self.model.save_pretrained(folder, state_dict=state)
+            if not self._reference_is_base:  # save_pretrained wrote the compute dtype, and the masters are wider
+                self.model.config.dtype = next(iter(self._masters.values())).dtype
+                self.model.config.save_pretrained(folder)
             self.loaded.renderer.tokenizer.save_pretrained(folder)
 
     def save_state(self, folder: Path) -> None:
@@ -189,7 +190,8 @@ def _recompute_activations(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with quiet_libraries():
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if is_adapted(model):
         model.enable_input_require_grads()
     model.train()

@@ -1,0 +1,185 @@
+"""Run folders as the stages write them, without a model: made through the store, from seeded noise and kept texts.
+
+To look at one: `python -c "from fake import *; write(Path('/tmp/fake')); from truing import report;
+report.build(Path('/tmp/fake'))"` in this folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from truing import statistics
+from truing.store import Run
+
+RECIPE = """\
+model = "SmolLM2-135M-Instruct"
+seed = 0
+
+[data]
+train = "comparisons.jsonl"
+held_out = "held-out.jsonl"
+
+[[stages]]
+use = "preference"
+learning_rate = 5e-6
+objective = { name = "dpo", beta = 0.1 }
+
+[[stages]]
+use = "evaluate"
+"""
+
+INFO = {
+    "name": "briefer answers",
+    "model": "SmolLM2-135M-Instruct",
+    "seed": 0,
+    "versions": {"truing": "0.1.0", "python": "3.11.9", "torch": "2.13.0", "transformers": "5.20.1"},
+    "machine": {"cpu": "AMD EPYC 9354", "cores": 8, "memory_bytes": 33_500_000_000, "threads": 8, "device": "cpu"},
+    "created": "2026-02-03T09:41:07+00:00",
+}
+
+PIECES = [
+    *[
+        [piece, False]
+        for piece in ("<|im_start|>", "user", "\n", "Why", " is", " the", " sky", " blue", "?", "<|im_end|>")
+    ],
+    *[[piece, False] for piece in ("\n", "<|im_start|>", "assistant", "\n")],
+    *[
+        [piece, True]
+        for piece in "Sun|light| scatters| off| air| molecules|,| blue| most| of| all|.|<|im_end|>".split("|", 12)
+    ],
+]
+
+PROMPTS = (
+    ("Why is the sky blue?", "The sky appears blue because of a phenomenon called Rayleigh scattering. When sunlight enters "
+     "the Earth's atmosphere, it collides with gas molecules. Blue light has a shorter wavelength, so it is scattered far more "
+     "than red light is.\n\nThere are several further factors that one could mention here, such as", "Air scatters blue light more "
+     "than red, so blue reaches us from every direction."),
+    ("Give me three names for a grey cat.", "Sure! Here are three great names for a grey cat:\n\n1. Ash\n2. Misty\n3. Smokey\n\nI "
+     "hope you find one that you like!", "Ash, Pewter, Wren."),
+    ("Is 91 a prime number?", "91 is a prime number, since it is not divisible by 2, 3 or 5.", "No: 91 = 7 × 13."),
+    ("Translate 'good morning' into Arabic.", "صباح الخير", "صباح الخير (sabah al-khayr)."),
+    ("How long should I boil an egg?", "It depends on how you like it.", "Six minutes for a soft yolk, ten for a firm one."),
+)  # fmt: skip
+
+
+def interval(value: float, low: float, high: float, n: int) -> dict[str, float]:
+    return {"value": value, "low": low, "high": high, "n": n}
+
+
+def write(path: Path, *, name: str = "briefer answers", steps: int = 240, seed: int = 0, prompts: int = 60) -> Path:
+    """A finished run: preference training with held-out comparisons, then an evaluation."""
+    with opened(path, name=name, seed=seed) as run:
+        preference(run, steps=steps, seed=seed)
+        evaluate(run, evaluation(prompts=prompts, seed=seed))
+    return path
+
+
+def opened(path: Path, recipe: str = RECIPE, **info: Any) -> Run:
+    return Run.open(path, recipe=recipe, resolved=recipe, info={**INFO, **info})
+
+
+def preference(run: Run, *, steps: int, seed: int = 0, stage: str = "preference", beta: float = 0.1) -> None:
+    rng = np.random.default_rng(seed)
+    settings = {
+        "learning_rate": 5e-6,
+        "batch_size": 8,
+        "lora": None,
+        "objective": {"name": "dpo", "beta": beta + seed / 20},
+    }
+    run.event(
+        stage,
+        "start",
+        settings=settings,
+        inputs={"model": INFO["model"], "data": "9f3ac1d27b604e55"},
+        key="5b1f7a90c2de4831",
+    )
+    chosen, rejected = rng.gamma(6, 12, 900).astype(int) + 4, rng.gamma(6, 19, 900).astype(int) + 4
+    refused = {"longer than 1024 tokens": 31, "chosen and rejected are equal": 4}
+    lengths = {"chosen_tokens": chosen.tolist(), "rejected_tokens": rejected.tolist(), "prompt_tokens": [12] * 900}
+    run.event(
+        stage,
+        "data",
+        source="comparisons.jsonl",
+        format="preference pairs",
+        rows=935,
+        used=900,
+        refused=refused,
+        **lengths,
+    )
+    run.event(stage, "preview", row=0, pieces=PIECES)
+    run.event(stage, "held_out", step=0, accuracy=interval(0.5, 0.42, 0.58, 150), loss=math.log(2))
+    for step in range(1, steps + 1):
+        run.event(stage, "step", step=step, steps=steps, metrics=metrics(rng, step, steps))
+    right = [1.0] * 117 + [0.0] * 33
+    after = statistics.win_rate(right)
+    run.event(stage, "held_out", step=steps, accuracy=interval(after.value, after.low, after.high, 150), loss=0.521)
+    with run.new_artifact(
+        "5b1f7a90c2de4831", stage=stage, meta={"model": f"checkpoint-{steps}", "base": INFO["model"]}
+    ):
+        pass
+    run.event(stage, "end", seconds=843.2, peak_memory_bytes=3_650_000_000, result={"steps": steps}, reused=False)
+
+
+def metrics(rng: np.random.Generator, step: int, steps: int) -> dict[str, float]:
+    margin = 1.6 * (1 - math.exp(-3 * step / steps)) + rng.normal(0, 0.25)
+    warmup = steps // 10 or 1
+    return {
+        "loss": math.log1p(math.exp(-margin)) + rng.normal(0, 0.03),
+        "reward/margin": margin,
+        "reward/accuracy": float(rng.binomial(8, 1 / (1 + math.exp(-1.1 * margin))) / 8),
+        "gradient_norm": float(rng.lognormal(0.9, 0.25)),
+        "learning_rate": 5e-6 * min(step / warmup, (steps - step + 1) / (steps - warmup + 1)),
+        "tokens_per_second": float(rng.normal(1830, 60)),
+    }
+
+
+def evaluation(*, prompts: int = 60, seed: int = 0) -> dict[str, Any]:
+    rng = np.random.default_rng(seed + 100)
+    outcomes = rng.choice([1, 0.5, 0], size=prompts, p=[0.7, 0.08, 0.22]).tolist()
+    rate = statistics.win_rate(outcomes)
+    return {
+        "judge": "principle",
+        "judge_description": "The base model judges: an answer wins whose log-odds of having been written under an "
+        "instruction for the principle, rather than under its opposite, are higher.",
+        "principle": "Be brief: say what was asked for and stop.",
+        "prompts": prompts,
+        "answers_per_prompt": 1,
+        "wins": outcomes.count(1),
+        "ties": outcomes.count(0.5),
+        "losses": outcomes.count(0),
+        "win_rate": interval(rate.value, rate.low, rate.high, rate.n),
+        "kl": interval(8.31, 7.12, 9.5, prompts),
+        "length_ratio": interval(0.47, 0.41, 0.54, prompts),
+        "model": {"name": "checkpoint-240", "mean_tokens": 41.3, "finished": interval(0.98, 0.91, 1.0, prompts)},
+        "base": {"name": INFO["model"], "mean_tokens": 87.9, "finished": interval(0.85, 0.74, 0.92, prompts)},
+        "sampling": {"temperature": 0.7, "top_k": None, "top_p": 0.95, "max_new_tokens": 128},
+        "verdict": f"wins {rate.percent} against the base on {prompts} held-out prompts; KL 8.3 nats; answers 0.47x as "
+        "long; 98 % finished (base 85 %)",
+        "examples": [example(number, outcomes[number]) for number in range(prompts)],
+    }
+
+
+def example(number: int, outcome: float) -> dict[str, Any]:
+    prompt, base, model = PROMPTS[number % len(PROMPTS)]
+    turns = [{"role": "user", "content": prompt if number < len(PROMPTS) else f"{prompt} ({number})"}]
+    if number % 4 == 1:
+        turns.insert(0, {"role": "system", "content": "You are a helpful assistant."})
+    return {
+        "prompt": turns,
+        "base": {"text": base, "tokens": len(base) // 4, "finished": not base.endswith("as"), "score": -0.214},
+        "model": {"text": model, "tokens": len(model) // 4, "finished": True, "score": 1.377},
+        "winner": {1: "model", 0: "base"}.get(outcome, "tie"),
+    }
+
+
+def evaluate(run: Run, found: dict[str, Any], key: str = "c07d11e4aa935f62", stage: str = "evaluate") -> None:
+    inputs = {"model": "5b1f7a90c2de4831", "base": INFO["model"], "held_out": "41d8aa0e93b7c6f2"}
+    run.event(stage, "start", settings={"judge": found.get("judge"), "temperature": 0.7}, inputs=inputs, key=key)
+    with run.new_artifact(key, stage=stage, meta={"evaluation": "evaluation.json"}) as folder:
+        (folder / "evaluation.json").write_text(json.dumps(found))
+    run.event(stage, "end", seconds=212.6, peak_memory_bytes=2_910_000_000, result={}, reused=False)
