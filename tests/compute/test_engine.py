@@ -418,6 +418,7 @@ class TestSaving:
         if kind == "full":
             assert torch.equal(again.logprobs(forest(self.ROWS)).token, engine.logprobs(forest(self.ROWS)).token)
 
+    @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's own call
     def test_adapter_folder_is_pefts_own(self, tmp_path):
         from peft import PeftModel
 

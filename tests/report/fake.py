@@ -43,28 +43,33 @@ INFO = {
 }
 
 PIECES = [
-    *[
-        [piece, False]
-        for piece in ("<|im_start|>", "user", "\n", "Why", " is", " the", " sky", " blue", "?", "<|im_end|>")
-    ],
-    *[[piece, False] for piece in ("\n", "<|im_start|>", "assistant", "\n")],
-    *[
-        [piece, True]
-        for piece in "Sun|light| scatters| off| air| molecules|,| blue| most| of| all|.|<|im_end|>".split("|", 12)
-    ],
+    *([piece, False] for piece in ("<|im_start|>", "user", "\n", "Why", " is", " the", " sky", " blue", "?")),
+    *([piece, False] for piece in ("<|im_end|>", "\n", "<|im_start|>", "assistant", "\n")),
+    *([piece, True] for piece in ("Sun", "light", " scatters", " off", " air", ".", "<|im_end|>")),
 ]
 
 PROMPTS = (
-    ("Why is the sky blue?", "The sky appears blue because of a phenomenon called Rayleigh scattering. When sunlight enters "
-     "the Earth's atmosphere, it collides with gas molecules. Blue light has a shorter wavelength, so it is scattered far more "
-     "than red light is.\n\nThere are several further factors that one could mention here, such as", "Air scatters blue light more "
-     "than red, so blue reaches us from every direction."),
-    ("Give me three names for a grey cat.", "Sure! Here are three great names for a grey cat:\n\n1. Ash\n2. Misty\n3. Smokey\n\nI "
-     "hope you find one that you like!", "Ash, Pewter, Wren."),
-    ("Is 91 a prime number?", "91 is a prime number, since it is not divisible by 2, 3 or 5.", "No: 91 = 7 × 13."),
+    (
+        "Why is the sky blue?",
+        "The sky appears blue because of a phenomenon called Rayleigh scattering. When sunlight enters the Earth's "
+        "atmosphere, it collides with gas molecules. Blue light has a shorter wavelength, so it is scattered far more "
+        "than red light is.\n\nThere are several further factors that one could mention here, such as",
+        "Air scatters blue light more than red, so blue reaches us from every direction.",
+    ),
+    (
+        "Give me three names for a grey cat.",
+        "Sure! Here are three great names for a grey cat:\n\n1. Ash\n2. Misty\n3. Smokey\n\nI hope you find one that "
+        "you like!",
+        "Ash, Pewter, Wren.",
+    ),
+    (
+        "Is 91 a prime number?",
+        "91 is a prime number, since it is not divisible by 2, 3 or 5.",
+        "No: 91 = 7 × 13.",
+    ),
     ("Translate 'good morning' into Arabic.", "صباح الخير", "صباح الخير (sabah al-khayr)."),
-    ("How long should I boil an egg?", "It depends on how you like it.", "Six minutes for a soft yolk, ten for a firm one."),
-)  # fmt: skip
+    ("How long should I boil an egg?", "It depends on how you like it.", "Six minutes for a soft yolk, ten for firm."),
+)
 
 
 def interval(value: float, low: float, high: float, n: int) -> dict[str, float]:
@@ -89,7 +94,7 @@ def preference(run: Run, *, steps: int, seed: int = 0, stage: str = "preference"
         "learning_rate": 5e-6,
         "batch_size": 8,
         "lora": None,
-        "objective": {"name": "dpo", "beta": beta + seed / 20},
+        "objective": {"name": "dpo", "beta": round(beta + seed / 20, 2)},
     }
     run.event(
         stage,

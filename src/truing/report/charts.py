@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Line:
-    """A value at every step: `values` are drawn thin, their moving `average` thick. Where one is not finite is a gap."""
+    """A value at every step: the values are drawn thin, their moving average thick; one not finite leaves a gap."""
 
     label: str
     tone: str
@@ -65,7 +65,7 @@ class Axis:
 def line_chart(title: str, lines: Sequence[Line], points: Sequence[Points] = (), rule: float | None = None) -> Markup:
     """Curves over training steps. `rule` is a value worth comparing with, drawn as a dashed line."""
     xs = [step for line in lines for step in line.steps] + [step for series in points for step in series.steps]
-    ys = [value for line in lines for value in line.values if math.isfinite(value)]
+    ys = [value for line in lines for value in _drawn(line) if math.isfinite(value)]
     ys += [end for series in points for estimate in series.estimates for end in (estimate.low, estimate.high)]
     ys += [] if rule is None else [rule]
     x, y = _axis(xs, LEFT, RIGHT, margin=0.02), _axis(ys, BOTTOM, TOP, margin=0.06)
@@ -181,13 +181,19 @@ def _grid(x: Axis, y: Axis) -> Markup:
     return parts
 
 
+def _drawn(line: Line) -> list[float]:
+    """The values that the chart must have room for."""
+    values = np.asarray(line.values, dtype=float)
+    return list(smooth(values) if line.shown == "average" else values)
+
+
 def _line(line: Line, x: Axis, y: Axis) -> Markup:
     steps, values = np.asarray(line.steps, dtype=float), np.asarray(line.values, dtype=float)
     parts = Markup("")
     if line.shown == "both":
         parts += _format('<path class="raw {}" d="{}"/>', line.tone, _path(steps, values, x, y))
-    drawn = values if line.shown == "values" else smooth(values)
-    parts += _format('<path class="main {}" d="{}"/>', line.tone, _path(steps, drawn, x, y))
+    main = values if line.shown == "values" else smooth(values)
+    parts += _format('<path class="main {}" d="{}"/>', line.tone, _path(steps, main, x, y))
     broken = sorted({round(x(step)) for step in steps[~np.isfinite(values)]})
     for at in broken:
         parts += _format('<path class="broken" d="M{},{}V{}"/>', at, TOP, BOTTOM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -58,7 +59,7 @@ def length_figure(data: Data) -> Figure | None:
         if name in data.lengths:
             summary = f"{words.number(float(np.mean(data.lengths[name])))} tokens on average"
             chart = charts.histogram(f"{what} lengths: {summary}", {"chosen": data.lengths[name]})
-            return Figure(f"{what} lengths", summary, "Rows by tokens.", chart)
+            return Figure(f"{what} lengths", summary, "", chart)
     return None
 
 
@@ -82,8 +83,9 @@ def _curve_figure(stage: Stage, name: str) -> Figure:
 
 def _overlay(name: str, having: Sequence[tuple[int, Stage]], names: Sequence[str]) -> Figure:
     known = metric(name, having[0][1].settings)
+    shown: Literal["values", "average"] = "values" if known.shown == "values" else "average"
     lines = [
-        Line(names[number], f"run{number}", stage.curves[name].steps, stage.curves[name].values, shown="average")
+        Line(names[number], f"run{number}", stage.curves[name].steps, stage.curves[name].values, shown)
         for number, stage in having
     ]
     ends = "; ".join(f"{names[number]} {_summary(stage.curves[name])}" for number, stage in having)

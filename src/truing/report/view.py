@@ -31,9 +31,9 @@ class Curve:
 
     @property
     def end(self) -> float:
-        """The mean of the last tenth of the values, those that are finite."""
-        last = [value for value in self.values[-max(1, len(self.values) // 10) :] if math.isfinite(value)]
-        return sum(last) / len(last) if last else math.nan
+        """The mean of the last tenth of the values; one of them that is not finite spoils it, and shall."""
+        last = self.values[-max(1, len(self.values) // 10) :]
+        return sum(last) / len(last)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def view(folder: Path) -> View:
     """Reads a run folder. What is damaged raises StorageError; what is missing is only missing."""
     run = Run.read(folder)
     info = _mapping(_json(folder / "run.json"))
-    artifacts = run.artifacts()
+    artifacts = [artifact for artifact in run.artifacts() if not artifact.meta.get("part")]
     return View(
         path=folder,
         name=str(info.get("name") or folder.resolve().name),

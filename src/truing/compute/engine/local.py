@@ -103,7 +103,11 @@ class LocalEngine:
     def save_model(self, folder: Path) -> None:
         """A `save_pretrained` folder, or a PEFT adapter folder, with master weights and tokenizer."""
         state = {name: weight.detach() for name, weight in self.model.state_dict().items()}
-        state.update({name: master.detach() for name, master in self._masters.items() if name in state})
+        masters = {weight: self._masters[name].detach() for name, weight in self._weights.items()}
+        # tied weights have several names, and each must get the master, or they would be read back untied
+        for name, weight in self.model.named_parameters(remove_duplicate=False):
+            if weight in masters:
+                state[name] = masters[weight]
         with quiet_libraries():
             self.model.save_pretrained(folder, state_dict=state)
             if not self._reference_is_base:  # save_pretrained wrote the compute dtype, and the masters are wider

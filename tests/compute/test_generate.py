@@ -1,0 +1,156 @@
+"""The generator against transformers, against the engine, and against itself in another order."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+
+from truing.compute import Sampling
+from truing.compute.engine.local import LocalEngine
+from truing.compute.generate.native import NativeGenerator
+from truing.models import Loaded, add_lora
+from truing.packing import forest
+from truing.records import Group, text, user
+from truing.rendering import Answer, Row
+
+PROMPTS = tuple(Group((user(words),)) for words in ("Hi", "What is the colour of the sea?", "x", "中文好", "and then"))
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return tiny.loaded_model()
+
+
+def tokens_of(answers):
+    return [[completion.sampled.tokens for completion in some] for some in answers]
+
+
+def rows_of(loaded, prompts, answers):
+    prompt_ids = [loaded.renderer.prompt(group.prompt) for group in prompts]
+    return [
+        Row(ids, tuple(Answer(c.sampled.tokens, (True,) * len(c.sampled.tokens)) for c in some), place)
+        for place, (ids, some) in enumerate(zip(prompt_ids, answers, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_greedy_is_transformers_own(window):
+    from transformers import MistralConfig
+
+    made = tiny.config() if window is None else MistralConfig(**_shape(), sliding_window=window)
+    loaded = tiny.loaded_model(of=made)
+    plain = tiny.plain_model(of=tiny.config() if window is None else MistralConfig(**_shape(), sliding_window=window))
+    got = NativeGenerator(loaded, policy="p").generate(PROMPTS, Sampling(temperature=0, max_new_tokens=12))
+    for group, (answer,) in zip(PROMPTS, got, strict=True):
+        ids = torch.tensor([loaded.renderer.prompt(group.prompt)])
+        expected = plain.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=12,
+            eos_token_id=tiny.VOCABULARY - 1,
+            pad_token_id=0,
+        )
+        assert list(answer.sampled.tokens) == expected[0, ids.shape[1] :].tolist()
+        assert answer.sampled.logprobs == (0.0,) * len(answer.sampled.tokens)
+
+
+def _shape():
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    names += ("num_key_value_heads", "tie_word_embeddings", "initializer_range", "eos_token_id", "bos_token_id")
+    return {name: getattr(tiny.config(), name) for name in names}
+
+
+def test_does_not_depend_on_order_or_rows_at_a_time(loaded):
+    sampling = Sampling(max_new_tokens=9)
+    usual = NativeGenerator(loaded, policy="p").generate(PROMPTS, sampling, answers=3, seed=4)
+    backwards = NativeGenerator(loaded, policy="p").generate(PROMPTS[::-1], sampling, answers=3, seed=4)
+    narrow = NativeGenerator(loaded, policy="p", max_rows=1).generate(PROMPTS, sampling, answers=3, seed=4)
+    alone = [NativeGenerator(loaded, policy="p").generate([g], sampling, answers=3, seed=4)[0] for g in PROMPTS]
+    assert tokens_of(usual) == tokens_of(backwards[::-1]) == tokens_of(narrow) == tokens_of(alone)
+    assert len({some for answers in tokens_of(usual) for some in answers}) == 15, "every answer has numbers of its own"
+    more = NativeGenerator(loaded, policy="p").generate(PROMPTS, sampling, answers=4, seed=4)
+    assert [some[:3] for some in tokens_of(more)] == tokens_of(usual)
+
+
+def test_seed_and_repeats(loaded):
+    generator = NativeGenerator(loaded, policy="p")
+    sampling = Sampling(max_new_tokens=8)
+    first, second = (tokens_of(generator.generate(PROMPTS[:1] * 2, sampling, seed=seed)) for seed in (1, 2))
+    assert first == tokens_of(generator.generate(PROMPTS[:1] * 2, sampling, seed=1))
+    assert first != second
+    assert first[0] != first[1], "a prompt that stands twice gets two answers"
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_are_the_engines(loaded, temperature):
+    answers = NativeGenerator(loaded, policy="p").generate(
+        PROMPTS, Sampling(temperature=temperature, max_new_tokens=10), answers=2, seed=1
+    )
+    engine = LocalEngine(loaded, trainable=False)
+    got = engine.logprobs(forest(rows_of(loaded, PROMPTS, answers)), temperature=temperature).token
+    behaviour = torch.tensor([x for some in answers for c in some for x in c.sampled.logprobs])
+    torch.testing.assert_close(got, behaviour, rtol=0, atol=1e-4)
+
+
+def test_with_an_adapter():
+    loaded = tiny.loaded_model()
+    adapted = Loaded(add_lora(loaded.model, rank=2, alpha=8.0, targets="all-linear"), loaded.renderer, "")
+    engine = LocalEngine(adapted)
+    engine.backward(-engine.logprobs(forest(tiny.random_rows(0, [(4, (5,))]))).token.mean())
+    engine.step(0.05, 1.0)
+    answers = NativeGenerator(adapted, policy="p").generate(PROMPTS, Sampling(max_new_tokens=6), seed=1)
+    made = forest(rows_of(adapted, PROMPTS, answers))
+    behaviour = torch.tensor([x for some in answers for c in some for x in c.sampled.logprobs])
+    with torch.no_grad():
+        torch.testing.assert_close(engine.logprobs(made).token, behaviour, rtol=0, atol=1e-4)
+        assert not torch.allclose(engine.logprobs(made, of="reference").token, behaviour, atol=1e-2)
+
+
+def test_finish_reasons_and_what_is_kept():
+    loaded = tiny.loaded_model()
+    many = NativeGenerator(loaded, policy="abc").generate(PROMPTS, Sampling(max_new_tokens=60), answers=8, seed=0)
+    reasons = set()
+    for completion in (c for some in many for c in some):
+        sampled = completion.sampled
+        stop = tiny.VOCABULARY - 1
+        reasons.add(sampled.finish_reason)
+        assert stop not in sampled.tokens[:-1]
+        assert (sampled.tokens[-1] == stop) == (sampled.finish_reason == "stop") == completion.finished
+        assert len(sampled.tokens) == len(sampled.logprobs)
+        assert sampled.finish_reason == "stop" or len(sampled.tokens) == 60
+        assert completion.messages[0].role == "assistant"
+        kept = sampled.tokens[:-1] if completion.finished else sampled.tokens
+        assert completion.text == loaded.renderer.decode(kept)
+        assert (sampled.policy, sampled.tokenizer) == ("abc", loaded.renderer.fingerprint)
+    assert reasons == {"stop", "length"}
+
+
+def test_plain_text_goes_on_as_plain_text(loaded):
+    ((answer,),) = NativeGenerator(loaded, policy="p").generate([Group((text("Once"),))], Sampling(max_new_tokens=4))
+    assert answer.messages[0].role == "text"
+
+
+def test_stream_says_what_generate_says(loaded):
+    generator = NativeGenerator(loaded, policy="p")
+    for group in PROMPTS:
+        for seed in range(3):
+            sampling = Sampling(max_new_tokens=20)
+            ((answer,),) = generator.generate([group], sampling, seed=seed)
+            pieces = list(generator.stream(group.prompt, sampling, seed=seed))
+            assert "".join(pieces) == answer.text
+            assert len(pieces) > 1
+
+
+def test_progress_is_told(loaded):
+    told = []
+    NativeGenerator(loaded, policy="p", max_rows=2).generate(
+        PROMPTS, Sampling(max_new_tokens=3), answers=2, on_finished=told.append
+    )
+    assert told == sorted(told)
+    assert told[-1] == 10
+
+
+def test_no_prompts(loaded):
+    assert NativeGenerator(loaded, policy="p").generate([], Sampling()) == []
