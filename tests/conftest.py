@@ -22,9 +22,9 @@ install_import_hook(
     "beartype.beartype",
 )
 
-import hypothesis
-import pytest
-import torch
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 hypothesis.settings.register_profile("truing", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("truing")

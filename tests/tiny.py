@@ -78,9 +78,7 @@ def config(**changes: Any) -> LlamaConfig:
     return LlamaConfig(**(settings | changes))
 
 
-def plain_model(
-    dtype: torch.dtype = torch.float32, *, seed: int = 0, of: Any = None, attention: str = "sdpa"
-) -> Any:
+def plain_model(dtype: torch.dtype = torch.float32, *, seed: int = 0, of: Any = None, attention: str = "sdpa") -> Any:
     """An ordinary transformers model with random weights, the same for the same seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

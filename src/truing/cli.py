@@ -275,7 +275,10 @@ def main() -> None:
     # Threads that spin while they wait make a step many times slower as soon as another program wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app(exit_on_error=False, print_error=True)
+        try:
+            app(exit_on_error=False, print_error=True)
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:  # `truing ... | head`: nobody is listening any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

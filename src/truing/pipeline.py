@@ -73,8 +73,10 @@ class Recipe(Settings):
     stage: tuple[StageSpec, ...]
 
     def resolved(self) -> str:
-        """The recipe with every default spelled out, as TOML."""
-        return tomli_w.dumps(_without_none(self.model_dump(mode="json")))
+        """The recipe with every default spelled out, as TOML: a recipe itself, which means the same."""
+        table = self.model_dump(mode="json")
+        table["stage"] = [{"use": s.use, "name": s.name, **s.inputs, **s.settings} for s in self.stage]
+        return tomli_w.dumps(_without_none(table))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,10 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def make_recipe(table: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from a table as TOML gives it."""
-    stages = [_with_name(dict(entry)) for entry in table.get("stage", [])]
+    entries = table.get("stage", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError("stages are written [[stage]], with two brackets each, one after the other")
+    stages = [_with_name(dict(entry)) for entry in entries]
     if not stages:
         raise ConfigError('the recipe has no [[stage]]: add at least one, such as use = "sft"')
     names = [entry["name"] for entry in stages]
@@ -156,8 +161,12 @@ def run_recipe(
     with Run.open(folder, recipe=recipe_text or resolved, resolved=resolved, info=_info(recipe, device)) as run:
         with _stoppable(reporter) as stop:
             for place in range(len(recipe.stage)):
-                planned = plan(recipe, run)[place]
-                _run_stage(planned, recipe, run, device, reporter, stop)
+                planned = plan(recipe, run)
+                if place == 0:
+                    _read_held_out(planned)
+                done = [run.artifact(earlier.key) for earlier in planned[:place]]
+                first_step = sum(int(artifact.meta.get("steps", 0)) for artifact in done if artifact)
+                _run_stage(planned[place], first_step, recipe, run, device, reporter, stop)
         _write_cards(run)
     from truing import report
 
@@ -184,12 +193,26 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
     if data is not None and not data.description.startswith("made by"):
         rows = [renderer.render(group, index) for index, group in enumerate(data.read())]
         facts |= {"data": data.description, "rows": len(rows), "tokens": sum(len(row) for row in rows)}
+    _read_held_out(planned)
     facts |= _estimates(facts, planned, recipe)
     return facts
 
 
+def _read_held_out(planned: Sequence[Planned]) -> None:
+    """Held-out rows that cannot be used, such as those that are trained on, are told before anything trains."""
+    for stage_plan in planned:
+        if "held_out" in stage_plan.inputs:
+            stage_plan.inputs["held_out"].read()
+
+
 def _run_stage(
-    planned: Planned, recipe: Recipe, run: Run, device: torch.device, reporter: Reporter, stop: Stop
+    planned: Planned,
+    first_step: int,
+    recipe: Recipe,
+    run: Run,
+    device: torch.device,
+    reporter: Reporter,
+    stop: Stop,
 ) -> None:
     """One stage, unless its artifact is there already."""
     if planned.done:
@@ -203,7 +226,7 @@ def _run_stage(
         device=device,
         precision=recipe.precision,
         reporter=reporter,
-        first_step=sum(int(artifact.meta.get("steps", 0)) for artifact in run.artifacts()),
+        first_step=first_step,
         chat_template=Path(recipe.chat_template) if recipe.chat_template else None,
         stop=stop,
     )
@@ -249,12 +272,13 @@ def _data_inputs(data: DataSettings) -> dict[str, Groups]:
 
 
 def _is_held_out(group: Group, share: float) -> bool:
-    """Decided by the prompt alone, so it does not depend on order, and equal prompts stay together."""
+    """Decided by the prompt, or the text where there is none: order plays no part, and equals stay together."""
     return int.from_bytes(_prompt_hash(group)[:8], "big") < share * 2**64
 
 
 def _prompt_hash(group: Group) -> bytes:
-    text = "\x00".join(f"{message.role}\x01{message.content}" for message in group.prompt)
+    messages = group.prompt or [message for answer in group.completions for message in answer.messages]
+    text = "\x00".join(f"{message.role}\x01{message.content}" for message in messages)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -362,6 +386,8 @@ def _override(table: dict[str, Any], override: str) -> None:
         )
     for key in keys[:-1]:
         value = target.get(key)
+        if value is not None and not isinstance(value, str | dict):
+            raise ConfigError(f"'{override}': '{key}' is {value!r} and has no settings of its own")
         target[key] = {"name": value} if isinstance(value, str) else dict(value or {})
         target = target[key]
     target[keys[-1]] = _toml_value(text)
@@ -379,6 +405,10 @@ def _make_absolute(table: dict[str, Any], folder: Path) -> None:
     places = [(table, "chat_template"), (table, "model")]
     if isinstance(table.get("data"), dict):
         places += [(table["data"], "path"), (table["data"], "held_out")]
+    stages = table.get("stage")
+    for entry in stages if isinstance(stages, list) else []:
+        if isinstance(entry, dict):
+            places += [(entry, key) for key in INPUT_NAMES]
     for owner, key in places:
         value = owner.get(key)
         if isinstance(value, str) and (folder / value).exists():

@@ -64,7 +64,7 @@ class Renderer:
         """The Group as token ids. Raises DataError, naming the row, where an answer has nothing to score."""
         everything = (*group.prompt, *(m for completion in group.completions for m in completion.messages))
         if _is_text(everything, group.place):
-            prompt = (*self._leading, *self._ids(_joined(group.prompt)))
+            prompt = self._checked((*self._leading, *self._ids(_joined(group.prompt))), group.place)
         else:
             prompt = self.prompt(group.prompt, place=group.place)
         answers = tuple(self._answer(group, completion) for completion in group.completions)
@@ -78,7 +78,7 @@ class Renderer:
     def prompt(self, messages: tuple[Message, ...], *, place: str = "the prompt") -> tuple[int, ...]:
         """Ids that an answer follows: the template with the assistant's header, or the verbatim text after BOS."""
         if _is_text(messages, place):
-            return (*self._leading, *self._ids(_joined(messages)))
+            return self._checked((*self._leading, *self._ids(_joined(messages))), place)
         return self._checked(self._ids(self._apply(messages, place, answer_next=True)), place)
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from truing.errors import DataError
 
@@ -137,9 +137,8 @@ def ratio_of_means(
 
 def sign_test(wins: int, losses: int) -> float:
     """The chance that a fair coin falls at least this unevenly: exact, two-sided. Ties say nothing and are left out."""
-    if wins + losses == 0:
-        return 1.0
-    return float(stats.binomtest(wins, wins + losses, 0.5).pvalue)
+    one_side = float(special.bdtr(min(wins, losses), wins + losses, 0.5))
+    return min(1.0, 2 * one_side)
 
 
 def comparisons_needed(rate: float, *, power: float = 0.8, confidence: float = CONFIDENCE) -> int:
@@ -147,7 +146,7 @@ def comparisons_needed(rate: float, *, power: float = 0.8, confidence: float = C
     if not 0 <= rate <= 1 or rate == 0.5:
         raise DataError(f"a win rate of {rate} cannot be told from 0.5: give another one between 0 and 1")
     by_chance = _quantile(confidence) * 0.5
-    by_sampling = float(stats.norm.ppf(power)) * math.sqrt(rate * (1 - rate))
+    by_sampling = float(special.ndtri(power)) * math.sqrt(rate * (1 - rate))
     return math.ceil(((by_chance + by_sampling) / (rate - 0.5)) ** 2)
 
 
@@ -188,7 +187,7 @@ def _half_width(values: Array, confidence: float) -> float:
     if values.size < 2:
         return math.inf
     error = float(values.std(ddof=1)) / math.sqrt(values.size)
-    return float(stats.t.ppf(0.5 + confidence / 2, values.size - 1)) * error
+    return float(special.stdtrit(values.size - 1, 0.5 + confidence / 2)) * error
 
 
 def _per_prompt(values: Sequence[float], prompts: Sequence[Hashable] | None) -> Array:
@@ -209,7 +208,7 @@ def _same_length(first: Sequence[object], second: Sequence[object]) -> None:
 
 def _quantile(confidence: float) -> float:
     """How many standard errors a two-sided interval reaches."""
-    return float(stats.norm.ppf(0.5 + confidence / 2))
+    return float(special.ndtri(0.5 + confidence / 2))
 
 
 def _decimals(width: float) -> int:

@@ -52,7 +52,7 @@ def plain_logprobs(model, row):
 
 def gradients_of(engine, forests, rows, reduction="token_mean"):
     """The gradient of one optimizer step over `forests` as the stages gather it, and the step's reported means."""
-    step = Step(1, rows, forests, engine)
+    step = Step("stage", 1, rows, forests, engine)
     for some in forests:
         loss = nll(engine.logprobs(some))
         step.add(loss, reductions.token_weights(some, rows, reduction), reductions.divisor(rows, reduction))
@@ -237,7 +237,7 @@ class TestCutsOfAStep:
                 reference[row.index] = engine_of(seed=9).logprobs(forest([row])).token
 
         def gather(forests):
-            step = Step(1, self.ROWS, forests, engine)
+            step = Step("stage", 1, self.ROWS, forests, engine)
             for some in forests:
                 old = torch.cat([reference[index] for index in some.rows])
                 loss = compare(dpo, engine.logprobs(some), Logprobs(old, some.completion, len(some.group)), some)
@@ -353,7 +353,7 @@ class TestStep:
         made = forest(tiny.random_rows(0, SHAPES))
         with torch.no_grad():
             engine.model.get_decoder().norm.weight[0] = math.nan
-        step = Step(1, (), (), engine)
+        step = Step("stage", 1, (), (), engine)
         with pytest.raises(GuardError, match="the loss is nan"):
             step.add(nll(engine.logprobs(made)), torch.ones(len(made.target)), 1.0)
         assert engine.gradients() == {}
@@ -400,7 +400,8 @@ class TestSaving:
         )
         fresh = self.engine(kind)
         trained(fresh, self.ROWS, 2)
-        assert not all(torch.equal(a, b) for a, b in zip(fresh._masters.values(), resumed._masters.values(), strict=True))
+        pairs = zip(fresh._masters.values(), resumed._masters.values(), strict=True)
+        assert not all(torch.equal(one, other) for one, other in pairs)
 
     @pytest.mark.parametrize("kind", ["full", "bf16"])
     def test_model_folder_is_transformers_own(self, kind, tmp_path):

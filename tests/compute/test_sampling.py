@@ -21,7 +21,7 @@ SETTINGS = [
     Sampling(top_k=3),
     Sampling(top_k=99),
     Sampling(top_p=0.8),
-    Sampling(top_p=0.35),
+    Sampling(top_p=0.5),
     Sampling(temperature=1.7, top_p=0.9),
     Sampling(temperature=0.7, top_k=4, top_p=0.9),
 ]
@@ -73,7 +73,10 @@ def test_nucleus_wider_than_the_first_guess(monkeypatch):
 
 
 @given(
-    seed=st.integers(0, 1000), temperature=st.sampled_from([0.3, 1.0, 3.0]), top_k=st.integers(0, 12), top_p=st.floats(0.05, 1)
+    seed=st.integers(0, 1000),
+    temperature=st.sampled_from([0.3, 1.0, 3.0]),
+    top_k=st.integers(0, 12),
+    top_p=st.floats(0.05, 1),
 )
 def test_rows_are_independent(seed, temperature, top_k, top_p):
     generator = torch.Generator().manual_seed(seed)
@@ -84,7 +87,7 @@ def test_rows_are_independent(seed, temperature, top_k, top_p):
         alone, alone_logprob = draw(logits[row : row + 1], sampling, uniform[row : row + 1])
         assert alone[0] == token[row]
         assert alone_logprob[0] == logprob[row]
-    expected = np.array([by_hand(l, sampling)[t] for l, t in zip(logits.tolist(), token.tolist(), strict=True)])
+    expected = np.array([by_hand(row, sampling)[t] for row, t in zip(logits.tolist(), token.tolist(), strict=True)])
     np.testing.assert_allclose(logprob.exp().numpy(), expected, atol=1e-5)
 
 

@@ -57,10 +57,15 @@ def test_a_spoiled_row_is_refused_by_place_or_kept_whole(name: str, data: st.Dat
     row = data.draw(ROWS[name].flatmap(spoiled))
     try:
         group = FORMATS[name].read(row, "a.jsonl", 7)
-    except RowError as error:
-        assert str(error) == f"a.jsonl:7: {error.problem}"
+    except RowError as refused:
+        problem = refused
+    else:
+        again = FORMATS[name].write(group)
+        # Truing's own format leaves out what is at its default; the others give the row back as it was.
+        assert FORMATS[name].read(again).id == group.id
+        assert name == "group" or difference(row, again) is None
         return
-    assert difference(row, FORMATS[name].write(group)) is None
+    assert str(problem) == f"a.jsonl:7: {problem.problem}"
 
 
 @st.composite
@@ -173,5 +178,5 @@ def test_tools_reach_the_chat_template_in_one_shape(tools: Any) -> None:
 
 @pytest.mark.parametrize("tools", ["[", 3, [3], '{"a": 1}'])
 def test_tools_that_are_none_are_refused(tools: Any) -> None:
-    with pytest.raises(RowError, match="^tools"):
+    with pytest.raises(RowError, match=r"^tools"):
         FORMATS["prompt_only"].read({"prompt": "Hi", "tools": tools})

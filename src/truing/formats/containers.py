@@ -161,7 +161,7 @@ def _parsed(pieces: Iterable[tuple[int, bytes | RowError]]) -> Iterator[Line]:
             yield line, RowError(f"longer than {MAX_ROW >> 20} MiB; end each row with a line break, or drop this one")
         elif piece and not piece.isspace():
             try:
-                yield line, parse(piece)
+                yield line, parse(piece.lstrip(b"\r\n"))
             except RowError as found:
                 yield line, found
 

@@ -15,7 +15,7 @@ import orjson
 
 from truing.errors import DataError
 from truing.formats.checks import Json, RowError, difference, expect_object, shown
-from truing.formats.strict_json import parse
+from truing.formats.strict_json import parse, parse_text
 from truing.records import Group, to_json
 
 AS_READ = "as_read"
@@ -198,7 +198,7 @@ def _read_tools(row: Row) -> None:
         return
     given = row.columns["tools"]
     try:
-        tools = parse(given.encode()) if isinstance(given, str) else given
+        tools = parse_text(given) if isinstance(given, str) else given
     except RowError as found:
         raise RowError(found.what, "tools") from None
     if not isinstance(tools, list):

@@ -50,6 +50,8 @@ def _column(row: Row, name: str, count: int) -> list[Json]:
     values = expect_list(row.take(name), name)
     if len(values) != count:
         raise RowError(f"expected {count} values, one for each answer; found {len(values)}; fix the list", name)
+    if values.count(None) == count:
+        row.note("nulls", name, values)
     return values
 
 
@@ -77,7 +79,7 @@ def write_ranked(group: Group, notes: Notes) -> dict[str, Json]:
         "sources": [answer.source for answer in group.completions],
     }
     told = {name: values for name, values in columns.items() if any(value is not None for value in values)}
-    return {"prompt": prompt, "completions": completions, **told}
+    return {"prompt": prompt, "completions": completions, **notes.get("nulls", {}), **told}
 
 
 RANKED = Format(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from truing.formats.checks import Json, RowError, expect_bool, expect_list, expect_object, expect_text, holds, shown
 from truing.formats.format import Format, Notes, Row
-from truing.formats.strict_json import parse
+from truing.formats.strict_json import parse_text
 from truing.formats.turns import (
     Turns,
     check_answer,
@@ -85,7 +85,7 @@ def _read_turn(row: Row, value: Json, path: str) -> Message:
 def _read_calls(row: Row, said: str, others: dict[str, Json], path: str) -> Message:
     """Tool calls stand as JSON in the text; chat templates want them as objects."""
     try:
-        value = parse(said.encode())
+        value = parse_text(said)
     except RowError as found:
         raise RowError(f"a function_call must be JSON: {found.what}", f"{path}.value") from None
     calls = value if isinstance(value, list) and value else [value]

@@ -43,10 +43,13 @@ def elements(blocks: Iterable[bytes]) -> Iterator[Piece]:
         for block in blocks:
             yield from array.feed(block)
             if len(array.rest) > MAX_ROW:
-                yield array.line, RowError(f"longer than {MAX_ROW >> 20} MiB; a bracket may be missing here")
+                yield (
+                    array.first_line(array.rest),
+                    RowError(f"longer than {MAX_ROW >> 20} MiB; a bracket may be missing here"),
+                )
                 return
     except RowError as damage:
-        yield array.line, damage
+        yield array.first_line(array.rest), damage
     else:
         yield from array.end()
 
@@ -97,12 +100,13 @@ class _Array:
 
     def _cut(self, element: bytes, mark: bytes) -> Iterator[Piece]:
         if element.strip():
-            yield self._first_line(element), element
+            yield self.first_line(element), element
         elif mark == b",":
-            yield self.line, RowError("nothing stands before this comma; remove it")
+            yield self.first_line(element), RowError("nothing stands before this comma; remove it")
         self.line += element.count(b"\n")
 
-    def _first_line(self, element: bytes) -> int:
+    def first_line(self, element: bytes) -> int:
+        """The line of an element's first sign."""
         blank = len(element) - len(element.lstrip())
         return self.line + element.count(b"\n", 0, blank)
 
@@ -113,6 +117,6 @@ class _Array:
         if self.closed:
             return
         if self.depth == 1 and self.rest.strip():
-            yield self._first_line(self.rest), self.rest
+            yield self.first_line(self.rest), self.rest
         advice = "complete the file, or close the bracket that is open here"
-        yield self._first_line(self.rest), RowError(f"the array does not end: {advice}")
+        yield self.first_line(self.rest), RowError(f"the array does not end: {advice}")

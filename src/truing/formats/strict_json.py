@@ -48,6 +48,11 @@ def parse(raw: bytes) -> Json:
     return value
 
 
+def parse_text(content: str) -> Json:
+    """The value of a JSON text that stands inside another value."""
+    return parse(content.encode("utf-8", "surrogatepass"))
+
+
 def _count_keys(value: Json, depth: int) -> int:
     if depth > MAX_DEPTH:
         raise RowError(_TOO_DEEP)

@@ -14,7 +14,7 @@ from typing import Any
 from truing.errors import DataError
 from truing.formats.checks import Json, RowError, holds, is_number
 from truing.formats.splitting import MAX_ROW, Piece
-from truing.formats.strict_json import MAX_DEPTH, parse
+from truing.formats.strict_json import MAX_DEPTH, parse_text
 
 # Cells of these columns are text, whatever they look like; in any other column 7 is a number and [7] a list.
 CSV_TEXTS = {
@@ -97,7 +97,7 @@ def read_cell(name: str, cell: str) -> Json:
 
 def _json_or(cell: str, otherwise: str) -> Json:
     try:
-        return parse(cell.encode())
+        return parse_text(cell)
     except RowError:
         return otherwise
 

@@ -242,9 +242,9 @@ def _start(stage: Stage, event: Mapping[str, Any]) -> None:
 def _step(stage: Stage, event: Mapping[str, Any]) -> None:
     stage.step, stage.steps = int(event["step"]), event.get("steps")
     for metric, value in _mapping(event.get("metrics")).items():
-        curve = stage.curves.setdefault(metric, Curve())
         number = _float(value)
         if number is not None:
+            curve = stage.curves.setdefault(metric, Curve())
             curve.steps.append(stage.step)
             curve.values.append(number)
 

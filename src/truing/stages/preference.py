@@ -22,10 +22,10 @@ from truing.stages.reference import Reference
 from truing.stages.training import (
     Training,
     describe_data,
+    finish,
     make_engine,
     optimizer_steps,
     render_rows,
-    save_checkpoint,
     step_count,
 )
 from truing.tensors import Forest, Logprobs, Loss, Pair
@@ -35,7 +35,9 @@ class Preference(Training):
     """Settings of `preference`."""
 
     learning_rate: float = Field(5e-6, gt=0, description="peak learning rate of AdamW")
-    objective: dict[str, Any] = Field({"name": "dpo"}, description="name of the objective, or a table with settings")
+    objective: dict[str, Any] = Field(
+        {"name": "dpo"}, description="name of the objective, or a table with settings", validate_default=True
+    )
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -72,10 +74,7 @@ def preference(
             step.add(loss, reductions.pair_weights(forest, rows), divisor)
     steps = step_count(len(rows), settings)
     result = _watch(context, engine, objective, watched, step=steps)
-    name = save_checkpoint(context, engine, steps, settings, finished=True)
-    meta = {"model": name, "steps": steps, "base": model.source, "rows": len(rows), "held_out": result}
-    with context.output(meta):
-        pass
+    finish(context, engine, model, rows, settings, held_out=result)
 
 
 def compare(objective: Objective, policy: Logprobs, reference: Logprobs, forest: Forest) -> Loss:
@@ -118,6 +117,7 @@ def _watch(
     if watched is None:
         return None
     rows, reference = watched
+    seen = {event["step"] for event in context.run.events(context.stage, "held_out")}
     losses: list[float] = []
     right: list[float] = []
     with torch.no_grad():
@@ -130,5 +130,6 @@ def _watch(
         "accuracy": {"value": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n},
         "loss": sum(losses) / len(losses),
     }
-    context.event("held_out", step=context.first_step + step, **result)
+    if context.first_step + step not in seen:  # after an interruption the start is measured once more
+        context.event("held_out", step=context.first_step + step, **result)
     return result

@@ -13,11 +13,10 @@ from truing.stages.context import Context, Groups, Model
 from truing.stages.training import (
     Training,
     describe_data,
+    finish,
     make_engine,
     optimizer_steps,
     render_rows,
-    save_checkpoint,
-    step_count,
 )
 
 
@@ -40,10 +39,7 @@ def sft(context: Context, settings: Sft, model: Model, data: Groups) -> None:
         for forest in step.forests:
             loss = nll(engine.logprobs(forest))
             step.add(loss, reductions.token_weights(forest, rows, settings.reduction), divisor)
-    steps = step_count(len(rows), settings)
-    name = save_checkpoint(context, engine, steps, settings, finished=True)
-    with context.output({"model": name, "steps": steps, "base": model.source, "rows": len(rows)}):
-        pass
+    finish(context, engine, model, rows, settings)
 
 
 def pretrain(context: Context, settings: Sft, model: Model, data: Groups) -> None:

@@ -61,11 +61,12 @@ class Training(Settings):
 
 @dataclass(slots=True)
 class Step:
-    """One optimizer step under way: its forests, and the sums of what they report.
+    """One optimizer step of a stage under way: its forests, and the sums of what they report.
 
     rows: the rows that form it; their weights and lengths fix the divisor before the first forward pass.
     """
 
+    stage: str
     number: int
     rows: Sequence[Row]
     forests: Sequence[Forest]
@@ -77,7 +78,7 @@ class Step:
         weights = weights.to(loss.value)
         total = (loss.value * weights).sum() / divisor
         if not torch.isfinite(total):
-            raise GuardError(f"the loss is {float(total.detach())}")
+            raise self.refusal(f"the loss is {float(total.detach())}")
         self.engine.backward(total)
         # the divisor is the whole step's, so it counts once however many forests there are
         self.sums.setdefault("loss", [0.0, divisor])[0] += float(total.detach()) * divisor
@@ -89,6 +90,14 @@ class Step:
         kept = self.sums.setdefault(name, [0.0, 0.0])
         kept[0] += amount
         kept[1] += of
+
+    def refusal(self, problem: str) -> GuardError:
+        """The error that stops training here, with the rows that led to it."""
+        rows = ", ".join(str(row.index) for row in self.rows)
+        return GuardError(
+            f"stage '{self.stage}', step {self.number}: {problem}; nothing was changed. Rows of the step: {rows}. "
+            "Lower learning_rate, or look at these rows"
+        )
 
     def means(self) -> dict[str, float]:
         """The means over the step."""
@@ -162,13 +171,13 @@ def optimizer_steps(context: Context, engine: LocalEngine, rows: Sequence[Row], 
         for number in range(done + 1, total + 1):
             began = time.monotonic()
             members = [rows[index] for index in step_rows(len(rows), number, settings, context.seed)]
-            step = Step(number, members, pack(members, settings.forest_tokens), engine)
+            step = Step(context.stage, number, members, pack(members, settings.forest_tokens), engine)
             rate = learning_rate(number, total, settings)
+            yield step
             try:
-                yield step
                 norm = engine.step(rate, settings.max_gradient_norm)
             except GuardError as error:
-                raise _named(error, context, step) from error
+                raise step.refusal(str(error)) from error
             tokens = sum(len(forest) for forest in step.forests)
             metrics = step.means() | {
                 "gradient_norm": norm,
@@ -201,8 +210,20 @@ def save_checkpoint(context: Context, engine: LocalEngine, number: int, settings
         if not finished:
             (folder / "trainer").mkdir()
             engine.save_state(folder / "trainer")
-    context.run.prune(context.key, 1 if finished else settings.keep_checkpoints)
+    if not finished:
+        context.run.prune(context.key, settings.keep_checkpoints)
     return f"checkpoint-{step}"
+
+
+def finish(
+    context: Context, engine: LocalEngine, model: Model, rows: Sequence[Row], settings: Training, **meta: Any
+) -> None:
+    """The trained model as the stage's artifact. The checkpoints it came from go last, when nothing needs them."""
+    steps = step_count(len(rows), settings)
+    name = save_checkpoint(context, engine, steps, settings, finished=True)
+    with context.output({"model": name, "steps": steps, "base": model.source, "rows": len(rows), **meta}):
+        pass
+    context.run.prune(context.key, 1)
 
 
 def step_count(rows: int, settings: Training) -> int:
@@ -242,7 +263,7 @@ def peak_memory() -> int:
 
 def _go_on(context: Context, engine: LocalEngine) -> int:
     """Steps of this stage that are done already: those of its last sound checkpoint."""
-    checkpoint = context.run.latest_checkpoint(context.key)
+    checkpoint = context.run.latest_checkpoint(context.key, finished=False)
     if checkpoint is None:
         context.run.rewind(context.stage, context.first_step)
         return 0
@@ -257,14 +278,6 @@ def _go_on(context: Context, engine: LocalEngine) -> int:
         )
     context.run.rewind(context.stage, checkpoint.step)
     return int(checkpoint.meta["step"])
-
-
-def _named(error: GuardError, context: Context, step: Step) -> GuardError:
-    rows = ", ".join(str(row.index) for row in step.rows)
-    return GuardError(
-        f"stage '{context.stage}', step {step.number}: {error}; nothing was changed. Rows of the step: {rows}. "
-        "Lower learning_rate, or look at these rows"
-    )
 
 
 def _note(metrics: Mapping[str, Any]) -> str:

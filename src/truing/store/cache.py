@@ -10,7 +10,7 @@ from typing import Any
 import platformdirs
 
 from truing.errors import StorageError
-from truing.store.files import make_folders, remove_tree, staged_folder, verify_folder
+from truing.store.files import make_folders, recover, remove_tree, staged_folder, verify_folder
 
 
 def cache_folder(*parts: str) -> Path:
@@ -27,6 +27,7 @@ def cached(target: Path, *, kind: str, meta: Mapping[str, Any], make: Callable[[
         if not verify_folder(target):
             return target
         remove_tree(target)
+    recover(target.parent)
     try:
         with staged_folder(target, kind=kind, meta=meta) as folder:
             make(folder)

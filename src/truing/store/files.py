@@ -91,18 +91,24 @@ def staged_folder(target: Path, *, kind: str, meta: Mapping[str, Any], replace: 
     if target.exists() and not replace:
         raise StorageError(f"{target}: it exists already and is never overwritten: remove it first")
     staging = _temporary(target)
+    old = target.with_name(f"{_REPLACED}{os.getpid()}-{target.name}")
     _staging.add(staging)
     try:
         disk.make_folder(staging)
         yield staging
         _seal(staging, kind, meta)
-        old = target.with_name(f"{_REPLACED}{os.getpid()}-{target.name}")
-        if target.exists():
+        if replace and target.exists():
             disk.rename(target, old)
-        disk.rename(staging, target)
+        try:
+            disk.rename(staging, target)  # fails on a folder that another process made meanwhile
+        except StorageError:
+            if old.exists():
+                disk.rename(old, target)
+            raise
         disk.sync(target.parent)
-        remove_tree(old)
     finally:
+        if target.exists():
+            remove_tree(old)
         _staging.discard(staging)
         remove_tree(staging)
 

@@ -154,13 +154,20 @@ class Run:
         yield from _rows(self.path / SAMPLES)
 
     def artifact(self, key: str) -> Artifact | None:
-        """The artifact of this key. A damaged one is set aside with a warning, so that it is made again."""
+        """The artifact of this key. A damaged one is set aside with a warning, so that it is made again.
+
+        An artifact that only names a checkpoint as its model is as sound as that checkpoint.
+        """
         path = self.path / "artifacts" / key
         if not path.exists():
             return None
-        problems = _verified(path, path.stat().st_mtime_ns)
+        problems = _verified(path, _changed(path))
         if not problems:
-            return _artifact(path)
+            artifact = _artifact(path)
+            model = self.path / str(artifact.meta.get("model") or path.relative_to(self.path))
+            problems = _verified(model, _changed(model))
+            if not problems:
+                return artifact
         aside = _free_name(path.with_name(f"{key}.damaged"))
         warnings.warn(f"{problems[0]}; it is set aside as {aside.name} and made again", StoreWarning, stacklevel=2)
         disk.rename(path, aside)
@@ -172,8 +179,14 @@ class Run:
 
     def artifacts(self) -> list[Artifact]:
         """All artifacts, oldest first."""
-        paths = [p for p in (self.path / "artifacts").glob("*") if p.is_dir() and "." not in p.name]
-        return sorted((_artifact(path) for path in paths), key=lambda artifact: artifact.created)
+        found = []
+        for path in (self.path / "artifacts").glob("*"):
+            if path.is_dir() and "." not in path.name:
+                try:
+                    found.append(_artifact(path))
+                except StorageError as error:
+                    warnings.warn(f"{error}; this artifact is left out", StoreWarning, stacklevel=2)
+        return sorted(found, key=lambda artifact: artifact.created)
 
     def checkpoints(self, stage_key: str | None = None) -> list[Checkpoint]:
         """A stage's committed checkpoints, or all, by step."""
@@ -195,9 +208,14 @@ class Run:
         target = self.path / f"checkpoint-{step}"
         return staged_folder(target, kind="checkpoint", meta={**meta, "stage_key": stage_key}, replace=True)
 
-    def latest_checkpoint(self, stage_key: str) -> Checkpoint | None:
-        """The newest checkpoint that verifies by SHA-256; a damaged one is named in a warning and passed over."""
+    def latest_checkpoint(self, stage_key: str, *, finished: bool = True) -> Checkpoint | None:
+        """The newest checkpoint that verifies by SHA-256; a damaged one is named in a warning and passed over.
+
+        finished: False passes over those of which nothing is left to do, and which hold no training state.
+        """
         for checkpoint in reversed(self.checkpoints(stage_key)):
+            if not finished and checkpoint.meta.get("finished"):
+                continue
             problems = verify_folder(checkpoint.path)
             if not problems:
                 return checkpoint
@@ -254,9 +272,13 @@ def _artifact(path: Path) -> Artifact:
 
 
 @lru_cache(maxsize=1024)
-def _verified(path: Path, _changed: int) -> tuple[str, ...]:
+def _verified(path: Path, _when: int) -> tuple[str, ...]:
     """Hashing a large artifact takes a while, so each is verified once in a process unless its folder changes."""
     return tuple(verify_folder(path))
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _free_name(path: Path) -> Path:

@@ -89,10 +89,11 @@ class NativeGenerator:
         row, said = batch.rows[0], ""
         while True:
             text = self.loaded.renderer.decode(row.tokens)
-            if not text.endswith("\ufffd"):  # half a character: its other bytes are still to come
+            over = bool(list(batch.leave()))
+            if over or not text.endswith("\ufffd"):  # half a character: its other bytes are still to come
                 yield text[len(said) :]
                 said = text
-            if list(batch.leave()):
+            if over:
                 return
             batch.write_one()
 

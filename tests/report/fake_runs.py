@@ -1,6 +1,6 @@
 """Run folders as the stages write them, without a model: made through the store, from seeded noise and kept texts.
 
-To look at one: `python -c "from fake import *; write(Path('/tmp/fake')); from truing import report;
+To look at one: `python -c "from fake_runs import *; write(Path('/tmp/fake')); from truing import report;
 report.build(Path('/tmp/fake'))"` in this folder.
 """
 

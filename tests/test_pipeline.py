@@ -1,0 +1,545 @@
+"""Recipes: what is refused and how, what is reused, and that stopping changes nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_model
+import torch
+
+from truing import pipeline
+from truing.errors import ConfigError, DataError, GuardError, Interrupted, MissingError
+from truing.pipeline import make_recipe, plan, read_recipe, run_recipe
+from truing.stages import STAGES, inputs_of, settings_type
+from truing.stages.context import Stop
+from truing.store import Run, StoreWarning
+
+PRINCIPLE = {"text": "brief", "positive": ["Be brief."], "negative": ["Be long."]}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model.save(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return tiny_model.write_pairs(tmp_path / "pairs.jsonl", 10)
+
+
+def table(model: Path, file: Path, *stages: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "t",
+        "model": str(model),
+        "device": "cpu",
+        "precision": "fp32",
+        "data": {"path": str(file)},
+        "stage": list(stages),
+        **changes,
+    }
+
+
+def short(use: str = "preference", **settings: Any) -> dict[str, Any]:
+    return {"use": use, "batch_size": 2, "learning_rate": 1e-3, **settings}
+
+
+def go(recipe: pipeline.Recipe, out: Path) -> Run:
+    run_recipe(recipe, out=out, reporter=tiny_model.quiet())
+    return Run.read(out)
+
+
+CHAIN = (short("sft", epochs=1), short("preference", epochs=2))
+
+
+def test_a_run_leaves_all_that_its_docstring_promises_and_is_reused_whole(
+    model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(table(model, pairs, *CHAIN))
+    run = go(recipe, tmp_path / "run")
+    assert {p.name for p in run.path.iterdir() if not p.name.startswith(".")} == {
+        "recipe.toml", "recipe.resolved.toml", "run.json", "events.jsonl", "artifacts", "checkpoint-5", "checkpoint-15",
+        "report.html",
+    }  # fmt: skip
+    assert [e["step"] for e in tiny_model.step_events(run)] == list(range(1, 16))
+    assert run.info["versions"]["torch"] == torch.__version__
+    before = (run.path / "events.jsonl").read_bytes()
+
+    monkeypatch.setattr(pipeline, "_run_stage", _only_done)
+    go(recipe, tmp_path / "run")
+    assert (run.path / "events.jsonl").read_bytes() == before
+
+
+def _only_done(planned: pipeline.Planned, *_: object) -> None:
+    assert planned.done, f"{planned.name} would run again"
+
+
+def test_a_changed_later_stage_keeps_the_keys_of_earlier_ones(model: Path, pairs: Path) -> None:
+    """And whatever a stage depends on is in its key."""
+    base = table(model, pairs, *CHAIN)
+
+    def keys(*overrides: str, **changes: Any) -> list[str]:
+        return [planned.key for planned in plan(make_recipe({**base, **changes}, overrides))]
+
+    first = keys()
+    assert keys() == first
+    second = keys("preference.objective.beta=0.5")
+    assert (second[0], second[1] != first[1]) == (first[0], True)
+    for changed in (keys("sft.epochs=2"), keys(seed=1), keys(precision="bf16"), keys("data.limit=9")):
+        assert set(changed).isdisjoint(first)
+    assert keys(name="other") == first
+    assert keys("preference.objective=dpo") == first, "a default spelled out is the same setting"
+
+
+@pytest.mark.parametrize(
+    ("entry", "overrides", "words"),
+    [
+        ({"use": "preferense"}, [], "did you mean 'preference'"),
+        ({"use": "preference", "objective": "dppo"}, [], "did you mean 'dpo'"),
+        ({"use": "preference", "learning_rat": 1}, [], "preference.learning_rat: .*did you mean 'learning_rate'"),
+        ({"use": "preference", "objective": {"name": "dpo", "betta": 1}}, [], "objective.betta.*did you mean 'beta'"),
+        ({"use": "preference", "lora": {"rnk": 1}}, [], "preference.lora.rnk.*did you mean 'rank'"),
+        ({"use": "preference", "base": "x"}, [], "preference.base: there is no such setting"),
+        ({"use": "sft", "epochs": 0}, [], "sft.epochs.*found 0"),
+        ({"use": "sft", "learning_rate": float("nan")}, [], "sft.learning_rate"),
+        ({"use": "sft", "schedule": "lineer"}, [], "sft.schedule.*linear"),
+        ({"name": "x"}, [], 'use = "..."'),
+        ({"use": "sft"}, ["sft.epoch=1"], "did you mean 'epochs'"),
+        ({"use": "sft"}, ["stf.epochs=1"], "did you mean 'sft'"),
+        ({"use": "sft"}, ["data.pth=x"], "data.pth: .*did you mean 'path'"),
+        ({"use": "sft"}, ["epochs"], "write key=value"),
+        ({"use": "sft"}, ["seed=-1"], "seed"),
+        ({"use": "sft", "epochs": 2}, ["sft.epochs.x=1"], "no settings of its own"),
+        ({"use": "sft"}, ["precision=fp8"], "precision"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_with_the_nearest_name(
+    model: Path, pairs: Path, entry: dict[str, Any], overrides: list[str], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        make_recipe(table(model, pairs, entry), overrides)
+    assert caught.value.exit_code == 2
+
+
+def test_recipes_that_are_no_recipes_are_refused(model: Path, pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no \[\[stage\]\]"):
+        make_recipe(table(model, pairs))
+    with pytest.raises(ConfigError, match="two brackets"):
+        make_recipe({**table(model, pairs), "stage": {"use": "sft"}})
+    with pytest.raises(ConfigError, match="two stages are named 'sft'"):
+        make_recipe(table(model, pairs, {"use": "sft"}, {"use": "sft"}))
+    with pytest.raises(ConfigError, match="modle.*did you mean 'model'"):
+        make_recipe(table(model, pairs, {"use": "sft"}, modle="x"))
+    with pytest.raises(ConfigError, match="same number of instructions"):
+        make_recipe(table(model, pairs, {"use": "sft"}, principle={**PRINCIPLE, "negative": []}))
+    (tmp_path / "bad.toml").write_text("model = ")
+    with pytest.raises(ConfigError, match=r"bad\.toml: not valid TOML"):
+        read_recipe(tmp_path / "bad.toml")
+    with pytest.raises(ConfigError, match=r"no such recipe; did you mean '.*bad\.toml'"):
+        read_recipe(tmp_path / "bda.toml")
+
+
+def test_a_stage_without_its_inputs_says_how_to_get_them(model: Path, pairs: Path) -> None:
+    def planned(*stages: dict[str, Any], **changes: Any) -> list[pipeline.Planned]:
+        return plan(make_recipe(table(model, pairs, *stages, **changes)))
+
+    with pytest.raises(ConfigError, match=r"'sft' needs 'data': set data\.path"):
+        planned({"use": "sft"}, data=None)
+    with pytest.raises(ConfigError, match=r"needs 'held_out': set data\.held_out"):
+        planned({"use": "evaluate"})
+    with pytest.raises(ConfigError, match=r"needs 'principle': add a \[principle\]"):
+        planned({"use": "contrast"})
+    with pytest.raises(ConfigError, match="neither an earlier stage nor a file"):
+        planned({"use": "sft", "data": "nowhere"})
+    with pytest.raises(MissingError, match="device 'cuda:99' is not here"):
+        run_recipe(make_recipe(table(model, pairs, {"use": "sft"}, device="cuda:99")), reporter=tiny_model.quiet())
+
+
+def test_inputs_are_the_latest_of_their_kind_or_those_named(model: Path, pairs: Path, tmp_path: Path) -> None:
+    other = tiny_model.write_pairs(tmp_path / "other.jsonl", 3, start=50)
+    recipe = make_recipe(
+        table(
+            model,
+            pairs,
+            {"use": "sft", "name": "a"},
+            {"use": "sft", "name": "b", "data": str(other)},
+            {"use": "sample", "name": "drawn", "model": "a"},
+            {"use": "sft", "name": "c"},
+            {"use": "preference", "name": "d", "model": str(model), "data": str(other)},
+            {"use": "evaluate", "base": "a", "held_out": str(other)},
+        )
+    )
+    a, b, drawn, c, d, e = plan(recipe)
+    assert a.inputs["data"].key != b.inputs["data"].key == d.inputs["data"].key
+    assert b.inputs["model"].key == a.key
+    assert drawn.inputs["model"].key == a.key
+    assert (c.inputs["model"].key, c.inputs["data"].key) == (b.key, drawn.key)
+    assert d.inputs["model"].key == a.inputs["model"].key
+    assert (e.inputs["model"].key, e.inputs["base"].key) == (d.key, a.key)
+    assert [group.prompt for group in b.inputs["data"].read()] == [g.prompt for g in tiny_model.pairs(3, start=50)]
+
+
+def test_the_held_out_share_is_disjoint_whole_and_does_not_depend_on_order(
+    model: Path, pairs: Path, tmp_path: Path
+) -> None:
+    lines = tiny_model.write_pairs(tmp_path / "many.jsonl", 300).read_text().splitlines()
+    random.Random(0).shuffle(lines)
+    (tmp_path / "shuffled.jsonl").write_text("\n".join([*lines, lines[0]]) + "\n")
+
+    def split(name: str, share: float) -> tuple[set[str], set[str]]:
+        recipe = make_recipe(
+            table(model, tmp_path / name, {"use": "preference"}, data={"path": str(tmp_path / name), "held_out": share})
+        )
+        inputs = plan(recipe)[0].inputs
+        return tuple({g.prompt[0].content for g in inputs[kind].read()} for kind in ("data", "held_out"))  # type: ignore[return-value]
+
+    train, kept = split("many.jsonl", 0.2)
+    assert not train & kept
+    assert len(train) + len(kept) == 300
+    assert 35 < len(kept) < 85
+    assert split("shuffled.jsonl", 0.2) == (train, kept)
+    assert split("many.jsonl", 0.4)[1] > kept, "a larger share keeps what was held out"
+
+
+def test_rows_without_a_prompt_are_held_out_one_by_one(model: Path, tmp_path: Path) -> None:
+    """All of them share the empty prompt, and yet they are different rows."""
+    path = tiny_model.write_rows(tmp_path / "text.jsonl", ({"text": f"line {i}"} for i in range(100)))
+    for share in (0.3, 0.95):
+        recipe = make_recipe(
+            table(model, path, {"use": "preference"}, data={"path": str(path), "held_out": share})
+        )
+        kept = plan(recipe)[0].inputs["held_out"].read()
+        assert abs(len(kept) - 100 * share) < 20
+    other = tiny_model.write_rows(tmp_path / "other.jsonl", ({"text": f"line {i}"} for i in range(200, 210)))
+    recipe = make_recipe(
+        table(model, path, {"use": "preference"}, data={"path": str(path), "held_out": str(other)})
+    )
+    assert len(plan(recipe)[0].inputs["held_out"].read()) == 10
+
+
+def test_a_prompt_in_training_and_held_out_is_an_error_before_anything_trains(
+    model: Path, pairs: Path, tmp_path: Path
+) -> None:
+    leaky = tiny_model.write_pairs(tmp_path / "held.jsonl", 4, start=9)
+    recipe = make_recipe(
+        table(model, pairs, short("sft"), {"use": "evaluate"}, data={"path": str(pairs), "held_out": str(leaky)})
+    )
+    with pytest.raises(DataError, match=r"held\.jsonl:1: this held-out prompt is also in the training data") as caught:
+        go(recipe, tmp_path / "run")
+    assert caught.value.exit_code == 65
+    assert tiny_model.step_events(Run.read(tmp_path / "run")) == []
+    with pytest.raises(DataError, match="also in the training data"):
+        pipeline.check(recipe, plan(recipe))
+
+
+def test_bad_rows_are_tolerated_as_far_as_told(model: Path, pairs: Path, tmp_path: Path) -> None:
+    with open(pairs, "a") as file:
+        file.write('{"prompt": 3}\n')
+    recipe = make_recipe(table(model, pairs, short("sft")))
+    with pytest.raises(DataError, match="1 bad rows, 0 allowed"):
+        go(recipe, tmp_path / "a")
+    run = go(make_recipe(table(model, pairs, short("sft")), ["data.max_bad=1"]), tmp_path / "b")
+    (event,) = run.events(kind="data")
+    assert (event["rows"], event["used"], event["refused"]) == (11, 10, {"could not be read": 1})
+    assert "pairs.jsonl:11" in next(run.events(kind="warning"))["message"]
+
+
+def test_paths_in_a_recipe_are_relative_to_it_and_in_overrides_to_here(
+    model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "tiny").symlink_to(model)
+    tiny_model.write_pairs(tmp_path / "there" / "d.jsonl", 3)
+    tiny_model.write_pairs(tmp_path / "there" / "h.jsonl", 3, start=100)
+    (tmp_path / "there" / "r.toml").write_text(
+        'model = "tiny"\n[data]\npath = "d.jsonl"\nheld_out = "h.jsonl"\n'
+        '[[stage]]\nuse = "sft"\ndata = "h.jsonl"\n[[stage]]\nuse = "evaluate"\nbase = "tiny"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    recipe = read_recipe(Path("there/r.toml"))
+    assert recipe.name == "r"
+    assert (recipe.model, recipe.data.path) == (str(model), str(tmp_path / "there" / "d.jsonl"))  # type: ignore[union-attr]
+    assert recipe.stage[0].inputs == {"data": str(tmp_path / "there" / "h.jsonl")}
+    assert recipe.stage[1].inputs == {"base": str(model)}
+    assert len(plan(recipe)) == 2
+    assert read_recipe(Path("there/r.toml"), ["data.path=pairs.jsonl"]).data.path == "pairs.jsonl"  # type: ignore[union-attr]
+
+
+OVERRIDES = [
+    "seed=3",
+    "data.limit=7",
+    "preference.learning_rate=1e-6",
+    "preference.objective.beta=0.25",
+    "preference.lora.rank=2",
+    "sft.max_length=99",
+    "data.format=preference",
+]
+
+
+def test_the_resolved_recipe_is_a_recipe_and_does_not_depend_on_the_order_of_overrides(
+    model: Path, pairs: Path, tmp_path: Path
+) -> None:
+    base = table(model, pairs, {"use": "sft"}, {"use": "preference", "model": str(model)}, principle=PRINCIPLE)
+    recipe = make_recipe(base, OVERRIDES)
+    for seed in range(4):
+        assert make_recipe(base, random.Random(seed).sample(OVERRIDES, len(OVERRIDES))).resolved() == recipe.resolved()
+    (tmp_path / "again.toml").write_text(recipe.resolved())
+    again = read_recipe(tmp_path / "again.toml")
+    assert again == recipe
+    assert again.resolved() == recipe.resolved()
+    assert "beta = 0.25" in recipe.resolved()
+    assert "label_smoothing = 0.0" in make_recipe(table(model, pairs, {"use": "preference"})).resolved()
+
+
+def test_every_stage_of_every_recipe_in_the_house_is_valid() -> None:
+    found = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
+    assert found
+    for path in found:
+        assert read_recipe(path).stage
+
+
+def test_every_stage_has_described_settings_and_known_inputs() -> None:
+    assert {"sft", "pretrain", "preference", "sample", "contrast", "evaluate", "merge"} <= set(STAGES)
+    for name, function in STAGES.items():
+        assert set(inputs_of(function)) <= {*pipeline.INPUT_NAMES, "principle"}, name
+        for setting, field in settings_type(function).model_fields.items():
+            assert field.description, f"{name}.{setting} says nothing of itself"
+
+
+def _stop_after(step: int) -> Callable[[], None]:
+    """Asks to stop, as Ctrl-C does, once the run's events hold this step. Returns what takes the wish back."""
+    event = Run.event
+    made: list[Stop] = []
+    real = Stop.__init__
+
+    def init(self: Stop, requested: bool = False) -> None:
+        real(self, requested)
+        made.append(self)
+
+    def watched(self: Run, stage: str, kind: str, **values: Any) -> None:
+        event(self, stage, kind, **values)
+        if kind == "step" and values["step"] == step:
+            made[-1].requested = True
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Stop, "__init__", init)
+    patch.setattr(Run, "event", watched)
+    return patch.undo
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_stopped_anywhere_and_gone_on_with_equals_uninterrupted_to_the_bit(
+    model: Path, pairs: Path, tmp_path: Path, lora: dict[str, Any] | None
+) -> None:
+    """Checkpoints are written at other places than in the run that is not stopped, and that changes nothing."""
+    stages = (short("sft", lora=lora), short("preference", lora=lora, epochs=2, save_every=3))
+    stages = tuple({k: v for k, v in stage.items() if v is not None} for stage in stages)
+    recipe = make_recipe(
+        table(model, pairs, *stages, data={"path": str(pairs), "held_out": 0.2, "limit": 10}),
+    )
+    whole = go(recipe, tmp_path / "whole")
+    total = len(tiny_model.step_events(whole))
+    assert total >= 10
+    for step in (1, 4, total - 2, total - 1):
+        undo = _stop_after(step)
+        try:
+            with pytest.raises(Interrupted, match="run the same command again to go on") as caught:
+                go(recipe, tmp_path / "parts")
+        finally:
+            undo()
+        assert caught.value.exit_code == 75
+        parts = Run.read(tmp_path / "parts")
+        assert [e["step"] for e in tiny_model.step_events(parts)] == list(range(1, step + 1))
+    parts = go(recipe, tmp_path / "parts")
+    assert tiny_model.step_events(parts) == tiny_model.step_events(whole)
+    assert [e["step"] for e in parts.events(kind="held_out")] == [e["step"] for e in whole.events(kind="held_out")]
+    assert [c.step for c in parts.checkpoints()] == [c.step for c in whole.checkpoints()]
+    for checkpoint in whole.checkpoints():
+        twin = parts.path / checkpoint.path.name
+        assert tiny_model.weights_hash(checkpoint.path) == tiny_model.weights_hash(twin)
+    assert [(a.key, a.meta) for a in parts.artifacts()] == [(a.key, a.meta) for a in whole.artifacts()]
+
+
+def test_a_stop_at_the_very_last_step_finishes(model: Path, pairs: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(table(model, pairs, short("sft")))
+    undo = _stop_after(5)
+    try:
+        run = go(recipe, tmp_path / "run")
+    finally:
+        undo()
+    assert [a.stage for a in run.artifacts()] == ["sft"]
+
+
+def test_a_crash_between_the_last_checkpoint_and_its_artifact_loses_nothing(
+    model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(table(model, pairs, short("preference", save_every=2)))
+    whole = go(recipe, tmp_path / "whole")
+
+    def crash(*_: object, **__: object) -> None:
+        raise RuntimeError("crash")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "new_artifact", crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            go(recipe, tmp_path / "run")
+    run = go(recipe, tmp_path / "run")
+    assert tiny_model.step_events(run) == tiny_model.step_events(whole)
+    assert [c.step for c in run.checkpoints()] == [5]
+    assert tiny_model.weights_hash(run.path / "checkpoint-5") == tiny_model.weights_hash(whole.path / "checkpoint-5")
+
+
+def test_a_damaged_checkpoint_of_an_earlier_stage_is_made_again_to_the_same_bits(
+    model: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """And the checkpoints of later stages are left as they are."""
+    recipe = make_recipe(table(model, pairs, *CHAIN))
+    run = go(recipe, tmp_path / "run")
+    first, last = run.path / "checkpoint-5", run.path / "checkpoint-15"
+    hashes = tiny_model.weights_hash(first), tiny_model.weights_hash(last)
+    content = bytearray((first / "model.safetensors").read_bytes())
+    content[-5] ^= 4
+    (first / "model.safetensors").write_bytes(content)
+    (first / "touched").write_text("")  # this process has seen the folder whole; a new one would look again
+    with pytest.warns(StoreWarning, match=r"checkpoint-5/model\.safetensors"):
+        go(recipe, tmp_path / "run")
+    assert (tiny_model.weights_hash(first), tiny_model.weights_hash(last)) == hashes
+    assert [e["step"] for e in tiny_model.step_events(run, "sft")] == list(range(1, 6))
+    assert [c.step for c in run.checkpoints()] == [5, 15]
+
+
+def test_killed_and_started_again_until_it_ends_equals_uninterrupted(model: Path, pairs: Path, tmp_path: Path) -> None:
+    """SIGKILL at random moments of a process of its own, forked after its imports."""
+    recipe = make_recipe(table(model, pairs, short("sft", epochs=4, save_every=1), short("preference", save_every=2)))
+    (tmp_path / "r.toml").write_text(recipe.resolved())
+    code = f"""
+import os, random, signal, sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import tiny_model, torch
+from pathlib import Path
+from truing.pipeline import read_recipe, run_recipe
+torch.set_num_threads(1)
+rng = random.Random(0)
+kills = 0
+while True:
+    child = os.fork()
+    if child == 0:
+        try:
+            run_recipe(read_recipe(Path({str(tmp_path / "r.toml")!r})), out=Path({str(tmp_path / "killed")!r}),
+                       reporter=tiny_model.quiet())
+        except BaseException as error:
+            print(repr(error), flush=True)
+            os._exit(1)
+        os._exit(0)
+    until = time.monotonic() + rng.uniform(0.05, 0.5) * (1 + kills / 5)
+    while time.monotonic() < until:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            print("kills", kills)
+            sys.exit(os.waitstatus_to_exitcode(status))
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    kills += 1
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert int(done.stdout.split()[-1]) >= 1, "it was never killed"
+    run, whole = Run.read(tmp_path / "killed"), go(recipe, tmp_path / "whole")
+    assert tiny_model.step_events(run) == tiny_model.step_events(whole)
+    for checkpoint in whole.checkpoints():
+        assert tiny_model.weights_hash(run.path / checkpoint.path.name) == tiny_model.weights_hash(checkpoint.path)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_rows_and_changes_nothing(
+    model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from truing.objectives import pairwise
+
+    calls = iter(range(1000))
+    real = pairwise.logistic
+
+    def poisoned(margin: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+        value = real(margin, label_smoothing)
+        return value * float("nan") if next(calls) == 3 else value
+
+    monkeypatch.setattr(pairwise, "logistic", poisoned)
+    recipe = make_recipe(table(model, pairs, short("preference", save_every=1, keep_checkpoints=9)))
+    with pytest.raises(GuardError, match=r"stage 'preference', step 4: the loss is nan; nothing was changed") as caught:
+        go(recipe, tmp_path / "run")
+    assert caught.value.exit_code == 70
+    rows = str(caught.value).split("Rows of the step: ")[1].split(".")[0].split(", ")
+    assert len(rows) == 2
+    assert all(row.isdigit() and int(row) < 10 for row in rows)
+    run = Run.read(tmp_path / "run")
+    assert [c.step for c in run.checkpoints()] == [1, 2, 3]
+    assert [e["step"] for e in tiny_model.step_events(run)] == [1, 2, 3]
+    assert run.artifacts() == []
+
+
+def test_a_gradient_that_is_no_number_stops_with_the_rows(model: Path, pairs: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    poisoned = tiny_model.save(tmp_path / "poisoned")
+    weights = load_file(poisoned / "model.safetensors")
+    name = next(n for n in weights if "down_proj" in n)
+    weights[name][0, 0] = float("inf")
+    save_file(weights, poisoned / "model.safetensors", {"format": "pt"})
+    recipe = make_recipe(table(poisoned, pairs, short("sft")))
+    with pytest.raises(GuardError, match=r"stage 'sft', step 1: .*nan.*Rows of the step: \d+, \d+\."):
+        go(recipe, tmp_path / "run")
+    assert Run.read(tmp_path / "run").checkpoints() == []
+
+
+def test_plan_counts_rows_tokens_and_weights_without_loading_any(
+    model: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were loaded"))
+    recipe = make_recipe(table(model, pairs, short("sft")))
+    facts = pipeline.check(recipe, plan(recipe))
+    assert facts["rows"] == 10
+    renderer = pipeline.models.read_renderer(str(model))
+    assert facts["tokens"] == sum(len(renderer.render(group)) for group in tiny_model.pairs(10))
+    tensors = json.loads(_safetensors_header(model / "model.safetensors"))
+    assert facts["parameters"] == sum(
+        _size(t["shape"]) for n, t in tensors.items() if n != "__metadata__"
+    )
+    assert facts["memory_bytes"] > 16 * facts["parameters"]
+    more = make_recipe(table(model, pairs, short("sft", epochs=50)))
+    assert pipeline.check(more, plan(more))["seconds"] > 5 * facts["seconds"]
+
+
+def _safetensors_header(path: Path) -> bytes:
+    content = path.read_bytes()
+    return content[8 : 8 + int.from_bytes(content[:8], "little")]
+
+
+def _size(shape: list[int]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def test_ctrl_c_asks_once_and_insists_twice() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pipeline._stoppable(tiny_model.quiet()) as stop:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.01)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert pipeline.describe_error(KeyboardInterrupt())[1] == 75
+    assert pipeline.describe_error(OSError(28, "No space left on device", "f")) == ("f: No space left on device", 74)
+    assert pipeline.describe_error(ValueError("x"))[1] == 1
