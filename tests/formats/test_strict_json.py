@@ -49,6 +49,7 @@ def test_what_json_writes_is_read(value: object) -> None:
         (b'{"a": "b', "column 9: the row breaks off here; complete it or drop the line"),
         (b'{"a": 1} {"a": 2}', "column 10: something follows the end of the row; put one row on a line"),
         (b'{"a": 007}', "column 7: a number with a leading zero is not JSON; write it as text"),
+        (b'{\n  "a": 1\n  "b": 2}', "line 3 of the row, column 3: not JSON:"),
         (b"{'a': 1}", "column 2: not JSON:"),
         (b'{"a": 1,}', "column 8: not JSON:"),
     ],

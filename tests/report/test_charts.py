@@ -64,6 +64,11 @@ def test_a_value_between_gaps_stays_visible():
     assert svg.count('class="broken"') == 2
 
 
+def test_a_gap_is_not_bridged():
+    svg = line_chart("t", [Line("l", "policy", [1, 2, 3, 4, 5], [1.0, 2.0, math.nan, 3.0, 4.0])])
+    assert re.search(r'class="raw policy" d="([^"]*)"', svg)[1].count("M") == 2
+
+
 def test_points_carry_their_interval():
     svg = line_chart(
         "t", [], [Points("held out", "base", [0, 10], [Interval(0.5, 0.4, 0.6, 9), Interval(0.8, 0.7, 0.9, 9)])]

@@ -39,6 +39,14 @@ def test_intervals_stand_on_one_axis(page, runs):
     assert all(f"{100 * rate:.0f} % [" in page.section("verdict") for rate in rates)
 
 
+def test_counts_are_spelled_right(tmp_path):
+    for name in ("a", "b"):
+        with fake_runs.opened(tmp_path / name, name=name) as run:
+            fake_runs.evaluate(run, fake_runs.evaluation() | {"wins": 59, "ties": 0, "losses": 1})
+    verdict = Page(report.compare([tmp_path / "a", tmp_path / "b"], tmp_path / "c.html")).section("verdict")
+    assert verdict.count("59 wins, 0 ties, 1 loss ") == 2
+
+
 def test_only_what_differs_is_listed(page, runs):
     assert differing_settings([view(run) for run in runs]) == {
         "seed": ["0", "1"],

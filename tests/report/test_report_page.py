@@ -187,6 +187,11 @@ class TestHonesty:
         verdict = self.with_evaluation(tmp_path, model={"name": "m", "mean_tokens": 128.0, "finished": finished})
         assert "forgotten how to stop" in verdict
 
+    def test_a_difference_within_the_intervals_is_none(self, tmp_path):
+        finished = fake_runs.interval(0.8, 0.7, 0.87, 60)
+        verdict = self.with_evaluation(tmp_path, model={"name": "m", "mean_tokens": 128.0, "finished": finished})
+        assert "forgotten how to stop" not in verdict
+
     def test_an_open_verdict_is_not_coloured_as_a_win(self, tmp_path):
         with fake_runs.opened(tmp_path / "run") as run:
             fake_runs.evaluate(run, fake_runs.evaluation() | {"win_rate": fake_runs.interval(0.52, 0.4, 0.64, 60)})

@@ -81,7 +81,7 @@ class Format:
         try:
             group = self._read(row, names)
         except RowError as found:
-            path = _renamed(found.path, {canonical: name for name, canonical in names.items()})
+            path = _renamed(found.path, {known: name for name, known in names.items()})
             raise RowError(found.what, path, f"{file}:{line}" if file else "") from None
         return replace(group, file=file, line=line)
 
@@ -121,7 +121,7 @@ class Format:
             return group
         _read_tools(row)
         if names:
-            row.notes["names"] = {canonical: name for name, canonical in names.items()}
+            row.notes["names"] = {known: name for name, known in names.items()}
         if blank:
             row.notes["blank"] = blank
         notes = {AS_READ: {"format": self.name, **row.notes}} if row.notes else {}
@@ -164,10 +164,10 @@ _BLANK: tuple[Json, ...] = (None, "", [], {})
 def other_names(row: Mapping[str, Json], aliases: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     """The row's other names of columns, each with the name that the reader knows."""
     names = {}
-    for canonical, others in aliases.items():
+    for known, others in aliases.items():
         name = next((other for other in others if other in row), None)
-        if canonical not in row and name is not None:
-            names[name] = canonical
+        if known not in row and name is not None:
+            names[name] = known
     return names
 
 
@@ -179,9 +179,9 @@ def canonical(row: Mapping[str, Json], aliases: Mapping[str, tuple[str, ...]]) -
 
 def _renamed(path: str, names: Mapping[str, str]) -> str:
     """The path under the name that the file uses for its column."""
-    for canonical, name in names.items():
-        if path == canonical or path.startswith((f"{canonical}[", f"{canonical}.")):
-            return name + path[len(canonical) :]
+    for known, name in names.items():
+        if path == known or path.startswith((f"{known}[", f"{known}.")):
+            return name + path[len(known) :]
     return path
 
 

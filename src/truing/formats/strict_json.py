@@ -90,10 +90,12 @@ def _explained(raw: bytes, error: orjson.JSONDecodeError) -> RowError:
         return RowError(f"a NUL byte at column {content.index(chr(0)) + 1}; the file is damaged here, drop the line")
     if "depth limit" in error.msg:
         return RowError(_TOO_DEEP)
+    # A row of an array may run over lines; the column alone would not find the place then.
+    place = f"line {error.lineno} of the row, " * (error.lineno > 1) + f"column {error.colno}"
     for name in ("NaN", "Infinity"):
         if content[error.pos :].lstrip("-").startswith(name):
-            return RowError(f"column {error.colno}: {name} is not JSON; write null or a number")
+            return RowError(f"{place}: {name} is not JSON; write null or a number")
     for sign, advice in _ADVICE.items():
         if sign in error.msg:
-            return RowError(f"column {error.colno}: {advice}")
-    return RowError(f"column {error.colno}: not JSON: {error.msg.split(':')[0]}; fix it or drop the line")
+            return RowError(f"{place}: {advice}")
+    return RowError(f"{place}: not JSON: {error.msg.split(':')[0]}; fix it or drop the line")

@@ -99,7 +99,7 @@ def _write_csv(rows: Rows, stream: BinaryIO, path: Path) -> int:
 
 
 def _write_cell(name: str, value: Json) -> str:
-    if isinstance(value, str) and (name in CSV_TEXTS or read_cell(name, value) == value):
+    if isinstance(value, str) and (name in CSV_TEXTS or _read_back(name, value) == value):
         return value
     return orjson.dumps(value).decode()
 

@@ -40,6 +40,11 @@ METRICS = {
         "Reward of the chosen", "May fall a little. A steep fall takes good answers down too.", 0.0
     ),
     "reward/rejected": Metric("Reward of the rejected", "Falls, faster than that of the chosen.", 0.0),
+    "logprob/chosen": Metric(
+        "Log-probability of the chosen",
+        "In nats an answer. Sinking with the rejected ones is common; sinking as fast is not.",
+    ),
+    "logprob/rejected": Metric("Log-probability of the rejected", "In nats an answer. It sinks as training goes on."),
     "gradient_norm": Metric(
         "Gradient norm", "Stays within a factor of a few. Growing spikes ask for a lower learning rate."
     ),
