@@ -179,6 +179,21 @@ def test_a_cut_array_in_a_cut_file(tmp_path: Path) -> None:
     assert told.startswith(f"a.json.gz:{len(prompts) + 1}: the compressed file ends too early")
 
 
+def test_a_cut_table_in_a_cut_file(tmp_path: Path) -> None:
+    table = b"prompt,noise\n" + b"".join(b"%d,%s\n" % (i, NOISE.randbytes(40).hex().encode()) for i in range(3000))
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(table)[:-2000])
+    prompts, [told] = found(tmp_path / "a.csv.gz")
+    assert prompts == [str(i) for i in range(len(prompts))]
+    assert told.startswith(f"a.csv.gz:{len(prompts) + 2}: the compressed file ends too early")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])
+def test_a_file_that_is_damaged_from_the_start(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(b"[]")[:12])
+    with pytest.raises(DataError, match=r":1: the compressed file ends too early; .*; none of the first 1 rows can be"):
+        open_data(tmp_path / name)
+
+
 # Files that hold nothing, or are none
 
 

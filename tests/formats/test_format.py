@@ -14,7 +14,7 @@ from made_rows import ROWS, SETTINGS, Row, json_values
 from truing.errors import DataError
 from truing.formats import AS_READ, FORMATS
 from truing.formats.checks import RowError, difference
-from truing.records import Completion, Group, Sampled, assistant, comparison, text, user
+from truing.records import Completion, Group, Message, Sampled, assistant, comparison, text, user
 
 every_format = pytest.mark.parametrize("name", FORMATS)
 
@@ -127,6 +127,16 @@ SAMPLED = Sampled((1,), (-0.5,), "stop", "t", "p")
         ("unpaired", Group((user("Hi"),), (Completion((assistant("a"),)),)), "label: expected true or false"),
         ("alpaca", Group((user("Hi"),), (Completion((assistant("a"),), source="me"),)), "source ('me') would be lost"),
         ("sharegpt", Group((text("Hi"),), (Completion((text("a"),)),)), "a text turn has no place"),
+        (
+            "hh_rlhf",
+            replace(PAIR, prompt=(Message("system", "x"), user("Hi"))),
+            "chosen[0]: a system turn has no place",
+        ),
+        ("alpaca", replace(PAIR, prompt=(user("Hi"), user("Ho"))), "expected pairs of user and assistant turns"),
+        ("alpaca", Group((user("Hi"),), (Completion((assistant("a"), user("b"), assistant("c"))),)), "has 3"),
+        ("prompt_completion", Group((text("Hi"),), (Completion((assistant("a"),)),)), "verbatim text and turns stand"),
+        ("prompt_completion", Group((user("Hi"),), (Completion((text("a"),)),)), "verbatim text has no place"),
+        ("prompt_completion", Group((user("Hi"),)), "it holds one answer; the row has 0"),
         ("hh_rlhf", replace(PAIR, strength=float("nan")), "strength"),
         ("hh_rlhf", replace(PAIR, prompt=(user("a\n\nHuman: b"),)), "expected assistant after user; found user"),
         ("ranked", Group((user("Hi"),), (Completion((assistant("a"),), label=True),)), "label (true) would be lost"),

@@ -142,6 +142,12 @@ def test_the_format_may_be_set(tmp_path: Path) -> None:
     assert [message.role for message in group.prompt] == ["text"]
 
 
+def test_a_format_that_fits_no_row_is_described_by_its_name_alone(tmp_path: Path) -> None:
+    data = open_data(write(tmp_path / "a.jsonl", {"prompt": "a"}), format="preference")
+    assert data.description == "TRL preference, explicit prompt"
+    assert [str(row) for row in data] == [f"{data.source}:1: chosen: this column is missing; add it or drop the line"]
+
+
 def test_an_unknown_format_is_named_with_its_neighbour(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="unknown format 'preferences'; did you mean 'preference'"):
         open_data(write(tmp_path / "a.jsonl", {"prompt": "a"}), format="preferences")

@@ -109,6 +109,10 @@ def test_what_a_turn_carries_is_kept() -> None:
             {"conversations": [HI, {"from": "function_call", "value": "[]"}, RESULT, HELLO]},
             "conversations[1].value: a function_call must be JSON with a name and arguments;",
         ),
+        (
+            {"conversations": [HI, CALL | {"tool_calls": []}, RESULT, HELLO]},
+            "conversations[1]: a function_call that has",
+        ),
         ({"conversations": [HI, HELLO], "tools": "[{"}, "tools: column"),
     ],
 )

@@ -134,7 +134,7 @@ class LocalEngine:
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 kind, name = key.removeprefix("optimizer.").split(".", 1)
-                self._optimizer.state[self._masters[name]][kind] = value.to(self.device if kind != "step" else "cpu")
+                self._optimizer.state[self._masters[name]][kind] = value.to(self.device)
         self._renew_compute_weights()
 
     def _decoder(self) -> Any:

@@ -1,0 +1,348 @@
+"""The command line: exit codes, what goes to stdout, and that stopping and going on is the same as not stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from truing import cli
+from truing.store import Run
+
+TRUING = [sys.executable, "-m", "truing.cli"]
+ANSI = "\x1b["
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model.save(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def here(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with data and a recipe."""
+    tiny_model.write_pairs(tmp_path / "pairs.jsonl", 12)
+    tiny_model.write_demonstrations(tmp_path / "demos.jsonl", 8)
+    (tmp_path / "recipe.toml").write_text(
+        f'model = "{model}"\nprecision = "fp32"\ndevice = "cpu"\n[data]\npath = "pairs.jsonl"\nheld_out = 0.3\n'
+        '[[stage]]\nuse = "preference"\nbatch_size = 4\nlearning_rate = 1e-3\n'
+        '[[stage]]\nuse = "evaluate"\nmax_new_tokens = 4\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def truing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command in this process: as a user types it, with its exit code, stdout and stderr."""
+
+    def call(*words: object, stdin: str | None = None) -> Result:
+        monkeypatch.setattr(sys, "argv", ["truing", *map(str, words)])
+        if stdin is not None:
+            import io
+
+            monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as end:
+            code = end.code or 0
+        seen = capsys.readouterr()
+        return Result(code, seen.out, seen.err)
+
+    return call
+
+
+def process(*words: object, **named: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*TRUING, *map(str, words)], capture_output=True, text=True, timeout=120, **named)
+
+
+def test_run_says_the_verdict_and_the_folder_and_nothing_else_on_stdout(here: Path, truing: Any) -> None:
+    done = truing("run", "recipe.toml", "--out", "out")
+    assert done.code == 0, done.err
+    first, second = done.out.splitlines()
+    assert re.match(r"wins \d+ % \[\d+, \d+\] against the base on \d+ held-out prompts; KL ", first)
+    assert second == "run: out"
+    assert "preference" in done.err
+    assert ANSI not in done.out + done.err
+    assert (here / "out" / "recipe.toml").read_text() == (here / "recipe.toml").read_text()
+    again = truing("run", "recipe.toml", "--out", "out", "--json")
+    assert again.code == 0
+    assert json.loads(again.out) == {"run": "out", "report": "out/report.html", "verdict": first}
+    assert "preference: done before" in again.err
+
+
+def test_a_run_names_its_folder_by_its_settings(here: Path, truing: Any) -> None:
+    for overrides in ([], ["seed=1"], []):
+        assert truing("run", "recipe.toml", "preference.max_steps=1", *overrides).code == 0
+    names = sorted(p.name for p in (here / "runs").iterdir())
+    assert len(names) == 2
+    assert all(re.fullmatch(r"recipe-[0-9a-f]{6}", name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "say"),
+    [
+        (["run", "recipe.toml", "preference.learning_rat=1"], 2, "did you mean 'learning_rate'"),
+        (["run", "recipe.toml", "preference.objective=dppo"], 2, "did you mean 'dpo'"),
+        (["run", "recipee.toml"], 2, "did you mean 'recipe.toml'"),
+        (["run"], 2, "recipe"),
+        (["rnu", "recipe.toml"], 2, "rnu"),
+        (["run", "recipe.toml", "--nonsense"], 2, "nonsense"),
+        (["run", "recipe.toml", "model=./nowhere"], 2, "no model there"),
+        (["run", "recipe.toml", "model=nobody/nothing"], 69, "nobody/nothing"),
+        (["run", "recipe.toml", "device=cuda:77"], 69, "cuda:77"),
+        (["run", "recipe.toml", "data.path=bad.jsonl"], 65, "bad.jsonl:2"),
+        (["run", "recipe.toml", "data.path=none.jsonl"], 65, "none.jsonl"),
+        (["plan", "recipe.toml", "data.path=bad.jsonl"], 65, "bad.jsonl:2"),
+        (["data", "bad.toml"], 65, "bad.toml"),
+        (["data", "pairs.jsonl", "--format", "sharegtp"], 65, "did you mean 'sharegpt'"),
+        (["data", "pairs.jsonl", "--to", "preference"], 2, "--to needs --out"),
+        (["train", "dppo", "--model", "m", "--data", "pairs.jsonl"], 2, "did you mean 'dpo'"),
+        (["compare", "out"], 2, "at least two"),
+        (["report", "pairs.jsonl"], 2, "not a run folder"),
+        (["chat", "./nowhere"], 2, "no model there"),
+    ],
+)
+def test_every_mistake_has_its_exit_code_and_says_what_to_do(
+    here: Path, truing: Any, words: list[str], code: int, say: str
+) -> None:
+    good = (here / "pairs.jsonl").read_text().splitlines()
+    (here / "bad.jsonl").write_text("\n".join([good[0], '{"prompt": 1, "chosen": 2}', *good[1:]]))
+    done = truing(*words)
+    flat = " ".join((done.out + done.err).split())
+    assert done.code == code, flat
+    assert say in flat
+    assert "Traceback" not in flat
+    assert done.out == "" or code == 2
+    assert not (here / "runs").exists() or not list((here / "runs").rglob("checkpoint-*"))
+
+
+def test_a_nan_ends_with_70_and_leaves_no_checkpoint(here: Path, truing: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    poisoned = tiny_model.save(tmp_path / "poisoned")
+    weights = load_file(poisoned / "model.safetensors")
+    weights["model.layers.0.mlp.down_proj.weight"][:] = float("nan")
+    save_file(weights, poisoned / "model.safetensors", {"format": "pt"})
+    done = truing("train", "sft", "--model", poisoned, "--data", "demos.jsonl", "--out", "out")
+    assert done.code == 70, done.err
+    assert "Rows of the step: " in done.err
+    assert not list((here / "out").glob("checkpoint-*"))
+
+
+def test_train_sft_makes_a_model_with_a_card_that_transformers_loads(here: Path, truing: Any, model: Path) -> None:
+    done = truing("train", "sft", "epochs=2", "batch_size=4", "--model", model, "--data", "demos.jsonl", "--out", "o")
+    assert done.code == 0, done.err
+    assert done.out.splitlines() == ["done; the recipe has no stage 'evaluate', so there is no verdict", "run: o"]
+    run = Run.read(here / "o")
+    (checkpoint,) = run.checkpoints()
+    loaded = AutoModelForCausalLM.from_pretrained(checkpoint.path)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], return_tensors="pt", return_dict=True)
+    assert loaded.generate(**ids, max_new_tokens=2, do_sample=False).shape[1] > ids["input_ids"].shape[1]
+    card = (checkpoint.path / "README.md").read_text()
+    assert card.startswith("---\n")
+    (start,) = run.events(kind="start")
+    for needed in (f"base_model: {json.dumps(str(model))}", start["inputs"]["data"], '"epochs": 2', "library_name"):
+        assert needed in card
+    assert (here / "o" / "report.html").stat().st_size > 1000
+
+
+def test_train_dpo_takes_settings_of_the_objective(here: Path, truing: Any, model: Path) -> None:
+    words = ["train", "dpo", "objective.beta=0.05", "max_steps=1", "seed=4", "--model", model, "--data", "pairs.jsonl"]
+    done = truing(*words, "--out", "o", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["run"] == "o"
+    run = Run.read(here / "o")
+    (start,) = run.events(kind="start")
+    assert start["settings"]["objective"] == {"name": "dpo", "beta": 0.05, "label_smoothing": 0.0}
+    assert run.info["seed"] == 4
+    assert truing(*words, "objective.beta=0.06", "--out", "o").code == 2, "the folder belongs to other settings"
+
+
+def test_a_second_process_in_a_run_folder_ends_with_2(here: Path, truing: Any) -> None:
+    assert truing("run", "recipe.toml", "--out", "o").code == 0
+    resolved = (here / "o" / "recipe.resolved.toml").read_text()
+    with Run.open(here / "o", recipe="", resolved=resolved, info={}):
+        done = truing("run", "recipe.toml", "--out", "o")
+    assert done.code == 2
+    assert f"process {os.getpid()} is working in this run folder" in " ".join(done.err.split())
+
+
+def test_plan_tells_stages_and_sizes_and_changes_nothing(here: Path, truing: Any) -> None:
+    done = truing("plan", "recipe.toml", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert [stage["use"] for stage in found["stages"]] == ["preference", "evaluate"]
+    assert found["stages"][0]["settings"]["objective"]["beta"] == 0.1
+    assert 0 < found["rows"] < 12
+    assert found["tokens"] > 100
+    shown = truing("plan", "recipe.toml")
+    assert shown.code == 0
+    assert "memory to train" in shown.out
+    assert f"{found['tokens']:,} tokens" in shown.out
+    assert not (here / "runs").exists()
+
+
+def test_data_tells_what_a_file_is(here: Path, truing: Any, model: Path) -> None:
+    done = truing("data", "pairs.jsonl")
+    assert done.code == 0, done.err
+    assert re.search(r"preference.*; 12 rows; 0 rejected", done.out.splitlines()[0])
+    assert "sun 0?" in done.out
+    assert "answer 2 rank=1: nope" in done.out
+    found = json.loads(truing("data", "pairs.jsonl", "--json").out)
+    assert (found["format"], found["rows"], found["rejected"]) == ("preference", 12, [])
+    assert truing("data", "pairs.jsonl", "--rows", "0").out.count("\n") == 1
+    shown = truing("data", "pairs.jsonl", "--model", model, "--rows", "1").out
+    assert "<|im_start|>assistant" in shown
+    assert "nope" not in shown, "of a pair the preferred answer is shown"
+
+
+def test_data_converts_there_and_back(here: Path, truing: Any) -> None:
+    there = truing("data", "pairs.jsonl", "--to", "group", "--out", "g.jsonl.gz")
+    assert there.code == 0, there.err
+    assert "wrote 12 rows to g.jsonl.gz" in there.out
+    assert truing("data", "g.jsonl.gz", "--to", "preference", "--out", "back.jsonl").code == 0
+    rows = [[json.loads(line) for line in Path(name).read_text().splitlines()] for name in ("pairs.jsonl", "back.jsonl")]
+    assert rows[0] == rows[1]
+
+
+def test_bad_rows_are_named_and_counted(here: Path, truing: Any) -> None:
+    with open(here / "pairs.jsonl", "a") as file:
+        file.write('{"prompt": 1}\n')
+    done = truing("data", "pairs.jsonl")
+    assert done.code == 0
+    assert "12 rows; 1 rejected" in done.out
+    assert "pairs.jsonl:13" in done.out
+    assert truing("data", "pairs.jsonl", "--to", "group", "--out", "g.jsonl").code == 65
+    assert not (here / "g.jsonl").exists()
+    assert truing("data", "pairs.jsonl", "--to", "group", "--out", "g.jsonl", "--max-bad", "1").code == 0
+
+
+def test_report_and_compare_make_pages(here: Path, truing: Any) -> None:
+    for seed in (0, 1):
+        words = ["preference.max_steps=1", f"seed={seed}", "--out", f"o{seed}"]
+        assert truing("run", "recipe.toml", *words).code == 0
+    page = here / "o0" / "report.html"
+    page.unlink()
+    done = truing("report", "o0")
+    assert (done.code, done.out) == (0, "o0/report.html\n"), done.err
+    assert "<html" in page.read_text()
+    done = truing("compare", "o0", "o1", "--out", "both.html")
+    assert (done.code, done.out) == (0, "both.html\n"), done.err
+    assert "seed" in (here / "both.html").read_text()
+
+
+def test_a_run_folder_is_a_model(here: Path, truing: Any) -> None:
+    assert truing("run", "recipe.toml", "--out", "o").code == 0
+    words = ["--max-new-tokens", "5", "--temperature", "0.5", "--seed", "2"]
+    done = truing("chat", "o", *words, stdin="hello\nand you?\n\nnever read\n")
+    assert done.code == 0, done.err
+    assert truing("chat", "o", *words, stdin="hello\nand you?\n\n").out == done.out
+    assert truing("chat", "o", *words, stdin="").out.strip() == ""
+    assert done.out != truing("chat", "o", *words, "--system", "Be kind.", stdin="hello\nand you?\n\n").out
+    assert truing("train", "sft", "max_steps=1", "--model", "o", "--data", "demos.jsonl", "--out", "p").code == 0
+
+
+def test_objectives_and_doctor(here: Path, truing: Any) -> None:
+    listed = truing("objectives")
+    assert listed.code == 0
+    assert "dpo  Direct preference optimisation" in listed.out
+    assert "    beta = 0.1  inverse temperature" in listed.out
+    assert re.search(r"^nll .*\(no reference\)$", listed.out, re.M)
+    assert json.loads(truing("objectives", "--json").out)["dpo"]["properties"]["beta"]["default"] == 0.1
+    facts = json.loads(truing("doctor", "--json").out)
+    assert facts["cache"].startswith(os.environ["TRUING_CACHE"])
+    assert "python" in truing("doctor").out
+
+
+def test_help_starts_at_once_and_without_torch() -> None:
+    """The best of three, less what it takes Python itself to start: the machine may be busy."""
+    code = "import sys; sys.argv = ['truing', '--help']; from truing import cli\ntry: cli.main()\nfinally: "
+    code += "print([m for m in ('torch', 'transformers', 'numpy', 'pydantic') if m in sys.modules], file=sys.stderr)"
+    taken = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        taken.append(time.perf_counter() - began)
+        assert done.returncode == 0
+        assert "[]" in done.stderr, "what is slow to import is imported"
+        for command in ("run", "plan", "train", "data", "chat", "report", "compare", "objectives", "doctor"):
+            assert re.search(rf"^\W*{command}\b", done.stdout, re.M), command
+        if taken[-1] < 0.5:
+            break
+    assert min(taken) < 1.0
+
+
+def test_report_needs_no_torch(here: Path, truing: Any) -> None:
+    assert truing("run", "recipe.toml", "preference.max_steps=1", "--out", "o").code == 0
+    code = "import sys; from pathlib import Path; from truing import report; report.build(Path('o'))\n"
+    code += "assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{' '.join(TRUING)} objectives | head -1; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[0].startswith("dpo")
+    assert done.stderr == ""
+    read, write = os.pipe()
+    os.close(read)  # nobody listens from the start: what is written fails for certain
+    with os.fdopen(write, "wb") as closed:
+        ended = subprocess.run([*TRUING, "objectives"], stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_no_color_is_kept(here: Path, model: Path) -> None:
+    words = ["data", "pairs.jsonl", "--model", model, "--rows", "1"]
+    coloured = process(*words, env={**os.environ, "FORCE_COLOR": "1"}, cwd=here)
+    assert ANSI in coloured.stdout, "else this test could not fail"
+    plain = process(*words, env={**os.environ, "NO_COLOR": "1", "FORCE_COLOR": "1"}, cwd=here)
+    assert not re.search(r"\x1b\[[0-9;]*3\d|\x1b\[[0-9;]*4\d", plain.stdout), "no colour of text or ground"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_a_signal_it_ends_with_75_and_the_same_command_goes_on(here: Path, number: signal.Signals) -> None:
+    (here / "long.toml").write_text((here / "recipe.toml").read_text().replace("batch_size = 4", "batch_size = 1"))
+    words = [*TRUING, "run", "long.toml", "preference.epochs=6", "preference.keep_checkpoints=3"]
+    with subprocess.Popen([*words, "--out", "stopped"], cwd=here, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            for _ in range(6000):
+                events = here / "stopped" / "events.jsonl"
+                if events.exists() and events.read_text().count('"kind": "step"') >= 3:
+                    break
+                time.sleep(0.005)
+            running.send_signal(number)
+            _, said = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert running.returncode == 75, said
+    assert "stopped in stage 'preference': run the same command again to go on" in said
+    done = subprocess.run([*words, "--out", "stopped"], cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    whole = subprocess.run([*words, "--out", "whole"], cwd=here, capture_output=True, text=True)
+    assert whole.stdout.replace("whole", "stopped") == done.stdout
+    stopped, expected = Run.read(here / "stopped"), Run.read(here / "whole")
+    assert tiny_model.step_events(stopped) == tiny_model.step_events(expected)
+    last = expected.checkpoints()[-1].path.name
+    assert tiny_model.weights_hash(stopped.path / last) == tiny_model.weights_hash(expected.path / last)
