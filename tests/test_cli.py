@@ -21,6 +21,7 @@ from truing.store import Run
 
 TRUING = [sys.executable, "-m", "truing.cli"]
 ANSI = "\x1b["
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +68,6 @@ def truing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         return Result(code, seen.out, seen.err)
 
     return call
-
-
-def process(*words: object, **named: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*TRUING, *map(str, words)], capture_output=True, text=True, timeout=120, **named)
 
 
 def test_run_says_the_verdict_and_the_folder_and_nothing_else_on_stdout(here: Path, truing: Any) -> None:
@@ -220,7 +217,9 @@ def test_data_converts_there_and_back(here: Path, truing: Any) -> None:
     assert there.code == 0, there.err
     assert "wrote 12 rows to g.jsonl.gz" in there.out
     assert truing("data", "g.jsonl.gz", "--to", "preference", "--out", "back.jsonl").code == 0
-    rows = [[json.loads(line) for line in Path(name).read_text().splitlines()] for name in ("pairs.jsonl", "back.jsonl")]
+    rows = [
+        [json.loads(line) for line in Path(name).read_text().splitlines()] for name in ("pairs.jsonl", "back.jsonl")
+    ]
     assert rows[0] == rows[1]
 
 
@@ -274,21 +273,20 @@ def test_objectives_and_doctor(here: Path, truing: Any) -> None:
 
 
 def test_help_starts_at_once_and_without_torch() -> None:
-    """The best of three, less what it takes Python itself to start: the machine may be busy."""
+    """Processor time counts and the best of three, for the machine may be busy."""
     code = "import sys; sys.argv = ['truing', '--help']; from truing import cli\ntry: cli.main()\nfinally: "
     code += "print([m for m in ('torch', 'transformers', 'numpy', 'pydantic') if m in sys.modules], file=sys.stderr)"
     taken = []
     for _ in range(3):
-        began = time.perf_counter()
+        before = os.times()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        taken.append(time.perf_counter() - began)
+        after = os.times()
+        taken.append(after.children_user + after.children_system - before.children_user - before.children_system)
         assert done.returncode == 0
         assert "[]" in done.stderr, "what is slow to import is imported"
         for command in ("run", "plan", "train", "data", "chat", "report", "compare", "objectives", "doctor"):
             assert re.search(rf"^\W*{command}\b", done.stdout, re.M), command
-        if taken[-1] < 0.5:
-            break
-    assert min(taken) < 1.0
+    assert min(taken) < 0.5
 
 
 def test_report_needs_no_torch(here: Path, truing: Any) -> None:
@@ -298,14 +296,10 @@ def test_report_needs_no_torch(here: Path, truing: Any) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
 
 
-def test_a_closed_pipe_ends_quietly() -> None:
-    done = subprocess.run(
-        ["bash", "-c", f"{' '.join(TRUING)} objectives | head -1; echo ${{PIPESTATUS[0]}}"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.splitlines()[0].startswith("dpo")
-    assert done.stderr == ""
+def test_a_closed_pipe_ends_quietly(here: Path) -> None:
+    command = f"{' '.join(TRUING)} data pairs.jsonl | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=here)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
     read, write = os.pipe()
     os.close(read)  # nobody listens from the start: what is written fails for certain
     with os.fdopen(write, "wb") as closed:
@@ -313,35 +307,48 @@ def test_a_closed_pipe_ends_quietly() -> None:
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
-def test_no_color_is_kept(here: Path, model: Path) -> None:
-    words = ["data", "pairs.jsonl", "--model", model, "--rows", "1"]
-    coloured = process(*words, env={**os.environ, "FORCE_COLOR": "1"}, cwd=here)
-    assert ANSI in coloured.stdout, "else this test could not fail"
-    plain = process(*words, env={**os.environ, "NO_COLOR": "1", "FORCE_COLOR": "1"}, cwd=here)
-    assert not re.search(r"\x1b\[[0-9;]*3\d|\x1b\[[0-9;]*4\d", plain.stdout), "no colour of text or ground"
+def test_no_color_is_kept(here: Path) -> None:
+    found = [
+        subprocess.run(
+            [*TRUING, "data", "pairs.jsonl"],
+            env={**os.environ, "FORCE_COLOR": "1", **more},
+            cwd=here,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for more in ({}, {"NO_COLOR": "1"})
+    ]
+    coloured, plain = (re.findall(r"\x1b\[(?:[0-9;]*;)?[34]\d", text) for text in found)
+    assert coloured, "else this test could not fail"
+    assert not plain
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_by_a_signal_it_ends_with_75_and_the_same_command_goes_on(here: Path, number: signal.Signals) -> None:
+def test_stopped_by_ctrl_c_it_ends_with_75_and_the_same_command_goes_on(here: Path, truing: Any) -> None:
     (here / "long.toml").write_text((here / "recipe.toml").read_text().replace("batch_size = 4", "batch_size = 1"))
-    words = [*TRUING, "run", "long.toml", "preference.epochs=6", "preference.keep_checkpoints=3"]
-    with subprocess.Popen([*words, "--out", "stopped"], cwd=here, stderr=subprocess.PIPE, text=True) as running:
+    words = ["run", "long.toml", "preference.epochs=6", "preference.keep_checkpoints=3", "--out"]
+    with subprocess.Popen(
+        [*TRUING, *words, "stopped"],
+        cwd=here,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as running:
         try:
-            for _ in range(6000):
-                events = here / "stopped" / "events.jsonl"
+            events = here / "stopped" / "events.jsonl"
+            until = time.monotonic() + 60
+            while time.monotonic() < until and running.poll() is None:
                 if events.exists() and events.read_text().count('"kind": "step"') >= 3:
                     break
-                time.sleep(0.005)
-            running.send_signal(number)
+                time.sleep(0.002)
+            running.send_signal(signal.SIGINT)
             _, said = running.communicate(timeout=60)
         finally:
             running.kill()
     assert running.returncode == 75, said
     assert "stopped in stage 'preference': run the same command again to go on" in said
-    done = subprocess.run([*words, "--out", "stopped"], cwd=here, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    whole = subprocess.run([*words, "--out", "whole"], cwd=here, capture_output=True, text=True)
-    assert whole.stdout.replace("whole", "stopped") == done.stdout
+    done, whole = truing(*words, "stopped"), truing(*words, "whole")
+    assert done.code == 0, done.err
+    assert whole.out.replace("whole", "stopped") == done.out
     stopped, expected = Run.read(here / "stopped"), Run.read(here / "whole")
     assert tiny_model.step_events(stopped) == tiny_model.step_events(expected)
     last = expected.checkpoints()[-1].path.name

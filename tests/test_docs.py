@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_model import save_tiny_model
+from tiny import save_tiny_model
 
 ROOT = Path(__file__).parent.parent
 SMALL = {

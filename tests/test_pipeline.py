@@ -213,15 +213,11 @@ def test_rows_without_a_prompt_are_held_out_one_by_one(model: Path, tmp_path: Pa
     """All of them share the empty prompt, and yet they are different rows."""
     path = tiny_model.write_rows(tmp_path / "text.jsonl", ({"text": f"line {i}"} for i in range(100)))
     for share in (0.3, 0.95):
-        recipe = make_recipe(
-            table(model, path, {"use": "preference"}, data={"path": str(path), "held_out": share})
-        )
+        recipe = make_recipe(table(model, path, {"use": "preference"}, data={"path": str(path), "held_out": share}))
         kept = plan(recipe)[0].inputs["held_out"].read()
         assert abs(len(kept) - 100 * share) < 20
     other = tiny_model.write_rows(tmp_path / "other.jsonl", ({"text": f"line {i}"} for i in range(200, 210)))
-    recipe = make_recipe(
-        table(model, path, {"use": "preference"}, data={"path": str(path), "held_out": str(other)})
-    )
+    recipe = make_recipe(table(model, path, {"use": "preference"}, data={"path": str(path), "held_out": str(other)}))
     assert len(plan(recipe)[0].inputs["held_out"].read()) == 10
 
 
@@ -516,9 +512,7 @@ def test_plan_counts_rows_tokens_and_weights_without_loading_any(
     renderer = pipeline.models.read_renderer(str(model))
     assert facts["tokens"] == sum(len(renderer.render(group)) for group in tiny_model.pairs(10))
     tensors = json.loads(_safetensors_header(model / "model.safetensors"))
-    assert facts["parameters"] == sum(
-        _size(t["shape"]) for n, t in tensors.items() if n != "__metadata__"
-    )
+    assert facts["parameters"] == sum(_size(t["shape"]) for n, t in tensors.items() if n != "__metadata__")
     assert facts["memory_bytes"] > 16 * facts["parameters"]
     more = make_recipe(table(model, pairs, short("sft", epochs=50)))
     assert pipeline.check(more, plan(more))["seconds"] > 5 * facts["seconds"]

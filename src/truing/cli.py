@@ -83,7 +83,7 @@ def train(
     method
         sft, pretrain or the name of an objective.
     settings
-        Settings as key=value, such as learning_rate=1e-6, epochs=2 or objective.beta=0.05.
+        Settings as key=value, such as learning_rate=1e-6, epochs=2 or beta=0.05.
     model
         smollm2, a model folder, a run folder, or a hub id.
     data
@@ -100,8 +100,7 @@ def train(
         "data": {"path": data, "held_out": held_out},
         "stage": [entry],
     }
-    top = ("data", "seed", "device", "precision", "name", "chat_template")
-    named = [s if s.partition("=")[0].split(".")[0] in top else f"{entry['use']}.{s}" for s in settings]
+    named = [_qualified(setting, method) for setting in settings]
     _print_run(pipeline.run_recipe(pipeline.make_recipe(table, named), out=out), json)
 
 
@@ -306,6 +305,20 @@ def _preference(method: str) -> dict[str, Any]:
 
     objective(method)
     return {"use": "preference", "objective": method}
+
+
+def _qualified(setting: str, method: str) -> str:
+    """A setting of `train` by its full name: the recipe's, the objective's, or else the stage's."""
+    from truing.objectives import OBJECTIVES
+    from truing.signatures import settings_of
+
+    first = setting.partition("=")[0].split(".")[0]
+    if first in ("data", "seed", "device", "precision", "name", "chat_template"):
+        return setting
+    if method not in OBJECTIVES or method in ("sft", "pretrain"):
+        return f"{method}.{setting}"
+    inner = "objective." if first in settings_of(OBJECTIVES[method]).model_fields else ""
+    return f"preference.{inner}{setting}"
 
 
 def _print_run(folder: Path, as_json: bool) -> None:

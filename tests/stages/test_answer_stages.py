@@ -96,9 +96,7 @@ def test_every_setting_of_sample_changes_what_is_drawn(
     assert words(drawn(runs(), folder, **change)) != words(drawn(runs(), folder))
 
 
-def test_sampling_is_decided_by_the_seed_and_not_by_how_many_run_at_once(
-    folder: Path, runs: Callable[[], Run]
-) -> None:
+def test_sampling_is_decided_by_the_seed_and_not_by_how_many_run_at_once(folder: Path, runs: Callable[[], Run]) -> None:
     base = words(drawn(runs(), folder))
     assert words(drawn(runs(), folder)) == base
     assert words(drawn(runs(), folder, live_answers=1)) == base

@@ -321,9 +321,7 @@ def _refuses(code: int) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "rename", "mkdir"])
-def test_on_a_full_disk_the_old_state_is_the_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_on_a_full_disk_the_old_state_is_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """Whichever call of a commit is refused: the error says what to do, and the old checkpoint and events load."""
     with opened(tmp_path) as run:
         checkpoint(run, 1)
@@ -433,7 +431,7 @@ def test_what_a_killed_process_of_the_same_number_left_in_the_cache_is_swept(tmp
     assert not litter(tmp_path)
 
 
-KILLED = '''
+KILLED = """
 import os, sys
 from pathlib import Path
 from truing.store import Run
@@ -508,7 +506,7 @@ for trial in range(int(sys.argv[2])):
         sys.exit(f"trial {trial}: left {left}")
     run.close()
 print("progress", progress)
-'''
+"""
 
 
 def test_killed_at_any_moment_there_is_the_old_state_or_the_new_one(tmp_path: Path) -> None:

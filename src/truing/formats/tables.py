@@ -1,6 +1,7 @@
 """Rows out of columns: CSV, Parquet and the hub, and the values that a table can hold.
 
-In a table every row has every column, so null and absent are one thing here: nulls are dropped, inside structs too.
+In a table every row has every column, so a null column is an absent one: it is dropped. Parquet does the same to every
+struct, so its structs lose their nulls as well; a CSV cell holds them as JSON.
 """
 
 from __future__ import annotations

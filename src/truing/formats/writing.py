@@ -85,14 +85,15 @@ def _write_json(rows: Rows, stream: BinaryIO, path: Path) -> int:
 
 
 def _write_csv(rows: Rows, stream: BinaryIO, path: Path) -> int:
-    table = [_without_nulls(row) for row in rows]
+    table = [_without_absent(row) for row in rows]
     names = _column_names(table)
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
     writer = csv.writer(text)
     writer.writerow(names)
     for i, row in enumerate(table):
         cells = [_write_cell(name, row[name]) if name in row else "" for name in names]
-        _check_row(i, row, dict(zip(names, map(_read_back, names, cells), strict=True)), path)
+        again = {name: _read_back(name, cell) for name, cell in zip(names, cells, strict=True)}
+        _check_row(i, row, _without_absent(again), path)
         writer.writerow(cells)
     text.detach()
     return len(table)
@@ -119,18 +120,28 @@ def _write_parquet(rows: Rows, stream: BinaryIO, path: Path) -> int:
     for name in _column_names(table):
         try:
             columns[name] = pyarrow.array([row.get(name) for row in table])
-        except (ArithmeticError, TypeError, ValueError, NotImplementedError) as error:
+        except _ARROW_REFUSES as error:
             advice = "give the column one type, or write .jsonl"
             raise DataError(f"{path}: Parquet cannot hold the column '{name}': {error}; {advice}") from None
     arrow = pyarrow.table(columns)
     for i, (row, again) in enumerate(zip(table, arrow.to_pylist(), strict=True)):
-        _check_row(i, row, again, path)
-    parquet.write_table(arrow, stream, row_group_size=10_000)
+        _check_row(i, row, _without_nulls(again), path)
+    try:
+        parquet.write_table(arrow, stream, row_group_size=10_000)
+    except _ARROW_REFUSES as error:
+        raise DataError(f"{path}: Parquet cannot hold the rows: {error}; write .jsonl") from None
     return len(table)
+
+
+_ARROW_REFUSES = (ArithmeticError, NotImplementedError, TypeError, ValueError)
 
 
 def _column_names(table: list[dict[str, Json]]) -> list[str]:
     return list(dict.fromkeys(name for row in table for name in row))
+
+
+def _without_absent(row: dict[str, Json]) -> dict[str, Json]:
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def _without_nulls(row: dict[str, Json]) -> dict[str, Json]:
@@ -139,7 +150,7 @@ def _without_nulls(row: dict[str, Json]) -> dict[str, Json]:
 
 
 def _check_row(index: int, row: dict[str, Json], again: dict[str, Json], path: Path) -> None:
-    lost = difference(row, _without_nulls(again))
+    lost = difference(row, again)
     if lost is not None:
         raise DataError(f"{path}: row {index + 1}: {path.suffix} cannot hold it: {lost}; write .jsonl")
 
