@@ -302,8 +302,9 @@ def test_a_closed_pipe_ends_quietly(here: Path) -> None:
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
     read, write = os.pipe()
     os.close(read)  # nobody listens from the start: what is written fails for certain
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with os.fdopen(write, "wb") as closed:
-        ended = subprocess.run([*TRUING, "objectives"], stdout=closed, stderr=subprocess.PIPE, text=True)
+        ended = subprocess.run([*TRUING, "objectives"], stdout=closed, stderr=subprocess.PIPE, text=True, env=buffered)
     assert (ended.returncode, ended.stderr) == (141, "")
 
 

@@ -136,7 +136,7 @@ def test_recipes_that_are_no_recipes_are_refused(model: Path, pairs: Path, tmp_p
         make_recipe({**table(model, pairs), "stage": {"use": "sft"}})
     with pytest.raises(ConfigError, match="two stages are named 'sft'"):
         make_recipe(table(model, pairs, {"use": "sft"}, {"use": "sft"}))
-    with pytest.raises(ConfigError, match="modle.*did you mean 'model'"):
+    with pytest.raises(ConfigError, match=r"modle.*did you mean 'model'"):
         make_recipe(table(model, pairs, {"use": "sft"}, modle="x"))
     with pytest.raises(ConfigError, match="same number of instructions"):
         make_recipe(table(model, pairs, {"use": "sft"}, principle={**PRINCIPLE, "negative": []}))
@@ -440,7 +440,7 @@ while True:
             print(repr(error), flush=True)
             os._exit(1)
         os._exit(0)
-    until = time.monotonic() + rng.uniform(0.05, 0.5) + 60 * (kills == 6)
+    until = time.monotonic() + rng.uniform(0.05, 0.5) + 60 * (kills == 4)
     while time.monotonic() < until:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:

@@ -54,7 +54,7 @@ def test_silence_is_broken_by_a_heartbeat_and_the_thread_ends(monkeypatch: pytes
 
 def test_a_task_that_fails_ends_its_line_and_lets_the_error_through() -> None:
     reporter, heard = lines()
-    with pytest.raises(KeyError), reporter.task("t", 3) as task:
+    with pytest.raises(KeyError), reporter.task("t", 3) as task:  # noqa: PT012
         task.advance(1)
         raise KeyError
     assert heard.getvalue().splitlines()[-1].startswith("t: 1/3 after")

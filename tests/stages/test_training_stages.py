@@ -337,7 +337,7 @@ def test_every_row_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
     for epoch in range(3):
         steps = [step_rows(10, 3 * epoch + place + 1, settings, seed=5) for place in range(3)]
         assert [len(step) for step in steps] == [4, 4, 2]
-        epochs.append(sum(steps, []))
+        epochs.append([row for step in steps for row in step])
         assert sorted(epochs[-1]) == list(range(10))
     assert epochs[0] != epochs[1] != epochs[2]
     assert step_rows(10, 1, settings, seed=6) != step_rows(10, 1, settings, seed=5)

@@ -9,8 +9,16 @@ from typing import Any
 
 import platformdirs
 
-from truing.errors import StorageError
-from truing.store.files import make_folders, recover, remove_tree, staged_folder, verify_folder
+from truing.store.files import (
+    clean_stale,
+    discard,
+    make_folders,
+    publish_first,
+    staged_folder,
+    verify_folder,
+)
+
+_DAY = 24 * 3600.0
 
 
 def cache_folder(*parts: str) -> Path:
@@ -26,12 +34,9 @@ def cached(target: Path, *, kind: str, meta: Mapping[str, Any], make: Callable[[
     if target.exists():
         if not verify_folder(target):
             return target
-        remove_tree(target)
-    recover(target.parent)
-    try:
-        with staged_folder(target, kind=kind, meta=meta) as folder:
-            make(folder)
-    except StorageError:
-        if not target.exists() or verify_folder(target):
-            raise
+        discard(target)
+    # Containers and machines may share a cache, where a process number that is dead here lives elsewhere.
+    clean_stale(target.parent, older_than=_DAY)
+    with staged_folder(target, kind=kind, meta=meta, commit=publish_first) as folder:
+        make(folder)
     return target

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from truing.errors import StorageError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -29,7 +29,7 @@ def append(path: Path, data: bytes) -> None:
         size = os.fstat(handle).st_size
         try:
             _write_all(handle, data)
-        except OSError:
+        except BaseException:
             # A disk that fills up takes the first part of a line; the next line must not be glued to it.
             os.ftruncate(handle, size)
             raise
@@ -73,16 +73,18 @@ def storage_errors(path: Path, needed: int = 0) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror or error}{_advice(error, needed)}") from error
+        raise refused(path, error, needed) from error
 
 
-def _advice(error: OSError, needed: int) -> str:
-    if error.errno in _FULL:
+def refused(path: Path, error: OSError, needed: int = 0) -> StorageError:
+    """The StorageError that says what the system refused, where, and what to do."""
+    told = f"{path}: {error.strerror or error}"
+    if error.errno in FULL:
         amount = f" ({needed:,} bytes needed)" if needed else ""
-        return f"{amount}: free some space, and the same command goes on from here"
+        return StorageError(f"{told}{amount}: free some space, and the same command goes on from here")
     if error.errno in _FORBIDDEN:
-        return ": make the folder writable, or choose another one"
-    return ""
+        return StorageError(f"{told}: make the folder writable, or choose another one")
+    return StorageError(told)
 
 
 @contextmanager

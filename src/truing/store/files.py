@@ -13,19 +13,22 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from truing.errors import StorageError
+from truing.errors import ConfigError, StorageError
 from truing.store import disk
 from truing.store.values import plain
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+
+# The model card is written when all is done, and people edit it; nothing is loaded from it.
+_UNSEALED = (MANIFEST, "README.md")
 
 _TEMPORARY = ".tmp-"
 _REPLACED = ".old-"
@@ -78,54 +81,151 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         with suppress(StorageError):
             disk.remove(temporary)
         raise
-    disk.sync(path.parent)
+    _settle(path)
+
+
+# Committing a folder
+
+
+def publish(staged: Path, target: Path) -> None:
+    """Gives the staged folder its name, which must be free: what is committed is never overwritten."""
+    _demand_free(target)
+    disk.rename(staged, target)
+    _settle(target)
+
+
+def publish_first(staged: Path, target: Path) -> None:
+    """As `publish`, for what several processes may make alike: whoever comes second leaves the first one's in place."""
+    try:
+        publish(staged, target)
+    except StorageError:
+        if not staged.exists() or not target.is_dir():
+            raise
+
+
+def replace(staged: Path, target: Path) -> None:
+    """As `publish`, but what has the name gives way, and is removed only once the new one is durable in its place."""
+    if not target.exists():
+        publish(staged, target)
+        return
+    old = target.with_name(f"{_REPLACED}{target.name}")
+    disk.rename(target, old)
+    try:
+        disk.rename(staged, target)
+    except StorageError:
+        disk.rename(old, target)
+        raise
+    _settle(target)
+    discard(old)
+
+
+def discard(folder: Path) -> None:
+    """Removes a committed folder. It is hidden first, so that no crash leaves half of it under its name."""
+    hidden = _temporary(folder.with_name(f"discarded-{folder.name}"))
+    remove_tree(hidden)
+    disk.rename(folder, hidden)
+    disk.sync(folder.parent)
+    remove_tree(hidden)
 
 
 @contextmanager
-def staged_folder(target: Path, *, kind: str, meta: Mapping[str, Any], replace: bool = False) -> Iterator[Path]:
+def staged_folder(
+    target: Path,
+    *,
+    kind: str,
+    meta: Mapping[str, Any],
+    commit: Callable[[Path, Path], None] = publish,
+) -> Iterator[Path]:
     """A folder to be filled, which becomes `target` with a manifest when the block ends well, and vanishes otherwise.
 
-    replace: take the place of an existing `target`, which is removed only once the new one is durable.
+    commit: what gives it the name: `publish`, or `publish_first` or `replace` where `target` may be there already.
     """
+    if commit is publish:
+        _demand_free(target)  # said before the work is done, not only after it
+    staged = _temporary(target)
+    if staged in _staging:
+        raise StorageError(f"{target}: this process is writing it already")
     make_folders(target.parent)
-    if target.exists() and not replace:
-        raise StorageError(f"{target}: it exists already and is never overwritten: remove it first")
-    staging = _temporary(target)
-    old = target.with_name(f"{_REPLACED}{os.getpid()}-{target.name}")
-    _staging.add(staging)
+    remove_tree(staged)  # left by a dead process that had our number
+    _staging.add(staged)
     try:
-        disk.make_folder(staging)
-        yield staging
-        _seal(staging, kind, meta)
-        if replace and target.exists():
-            disk.rename(target, old)
-        try:
-            disk.rename(staging, target)  # fails on a folder that another process made meanwhile
-        except StorageError:
-            if old.exists():
-                disk.rename(old, target)
-            raise
-        disk.sync(target.parent)
+        disk.make_folder(staged)
+        with _full_disk_told(staged):
+            yield staged
+        write_manifest(staged, kind=kind, meta=meta)
+        commit(staged, target)
     finally:
+        _staging.discard(staged)
+        # What cannot be removed now is swept later; it must not hide why the block ended.
+        with suppress(StorageError):
+            remove_tree(staged)
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder and what it holds, or a file; one that is not there is fine."""
+    if not folder.exists():
+        return
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
+        if path.is_dir() and not path.is_symlink():
+            disk.remove_folder(path)
+        else:
+            disk.remove(path)
+
+
+def recover(folder: Path) -> None:
+    """Puts right what a crash left in a folder of committed folders. To be called by who has the folder alone."""
+    for old in sorted(folder.glob(f"{_REPLACED}*")):
+        target = old.with_name(old.name.removeprefix(_REPLACED))
         if target.exists():
-            remove_tree(old)
-        _staging.discard(staging)
-        remove_tree(staging)
+            discard(old)
+        else:
+            disk.rename(old, target)
+    clean_stale(folder)
+
+
+def clean_stale(folder: Path, *, older_than: float = 0.0) -> None:
+    """Removes what dead processes left half made, if it has not been touched for `older_than` seconds."""
+    for path in sorted(folder.glob(f"{_TEMPORARY}*")):
+        # Two processes may sweep the same folder, and what cannot be removed now is swept another time.
+        with suppress(OSError):
+            if _is_abandoned(path) and time.time() - path.stat().st_mtime >= older_than:
+                remove_tree(path)
+
+
+# The manifest
+
+
+def write_manifest(folder: Path, *, kind: str, meta: Mapping[str, Any]) -> None:
+    """Syncs all that lies in a folder and writes its hashes down, with `meta`, in manifest.json."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        disk.sync(path)
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in _UNSEALED:
+            files[name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    content = {"format": FORMAT, "kind": kind, "created": time.time(), "files": files, "meta": plain(meta)}
+    write_atomic(folder / MANIFEST, _sealed(content))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a committed folder says of itself: kind, meta and the hash of each file."""
+    """What a committed folder says of itself: kind, time, meta and the hash of each file."""
+    path = folder / MANIFEST
+    raw = read_bytes(path)
     try:
-        manifest = json.loads(read_bytes(folder / MANIFEST))
-    except ValueError as error:
-        raise StorageError(f"{folder / MANIFEST}: damaged: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise StorageError(f"{folder / MANIFEST}: written by another version of Truing, or damaged")
-    return manifest
+        content = json.loads(raw)
+        # The seal covers what is said; comparing bytes covers how, so that no flipped bit whatever goes unseen.
+        intact = isinstance(content, dict) and _sealed(content) == raw
+    except ValueError:
+        intact = False
+    if not intact:
+        raise StorageError(f"{path}: damaged: it is not what was written")
+    if content["format"] != FORMAT:
+        raise ConfigError(f"{path}: has format {content['format']}, not {FORMAT}: use the Truing that wrote it")
+    return dict(content)
 
 
-def verify_folder(folder: Path) -> list[str]:
-    """What is wrong with a committed folder: files that are missing, too short or of another content."""
+def verify_sizes(folder: Path) -> list[str]:
+    """What is wrong with a committed folder as far as names and sizes tell. Files it does not list are no matter."""
     try:
         files = read_manifest(folder)["files"]
     except StorageError as error:
@@ -137,54 +237,69 @@ def verify_folder(folder: Path) -> list[str]:
             problems.append(f"{path}: missing")
         elif path.stat().st_size != expected["bytes"]:
             problems.append(f"{path}: {path.stat().st_size:,} bytes instead of {expected['bytes']:,}")
-        elif sha256_file(path) != expected["sha256"]:
-            problems.append(f"{path}: its content is not what was written")
     return problems
 
 
-def remove_tree(folder: Path) -> None:
-    """Removes a folder and what it holds; one that is not there is fine."""
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.rglob("*"), key=lambda p: -len(p.parts)):
-        if path.is_dir() and not path.is_symlink():
-            disk.remove_folder(path)
-        else:
-            disk.remove(path)
-    disk.remove_folder(folder)
+def verify_folder(folder: Path) -> list[str]:
+    """What is wrong with a committed folder: files that are missing, of another size or of another content."""
+    problems = verify_sizes(folder)
+    if problems:
+        return problems
+    for name, expected in read_manifest(folder)["files"].items():
+        path = folder / name
+        try:
+            if sha256_file(path) != expected["sha256"]:
+                problems.append(f"{path}: its content is not what was written")
+        except StorageError as error:
+            problems.append(str(error))
+    return problems
 
 
-def recover(folder: Path) -> None:
-    """Puts right what a crash left: a folder that was being replaced is put back, half-made ones are removed."""
-    for path in folder.glob(f"{_REPLACED}*"):
-        target = folder / path.name.removeprefix(_REPLACED).partition("-")[2]
-        if target.exists():
-            remove_tree(path)
-        else:
-            disk.rename(path, target)
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        owner = path.name.removeprefix(_TEMPORARY).partition("-")[0]
-        if path in _staging or (owner != str(os.getpid()) and owner.isdigit() and psutil.pid_exists(int(owner))):
-            continue
-        if path.is_dir():
-            remove_tree(path)
-        else:
-            disk.remove(path)
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    body = {name: value for name, value in content.items() if name != "sha256"}
+    seal = hashlib.sha256(json.dumps(body).encode()).hexdigest()
+    return json.dumps({**body, "sha256": seal}, indent=1).encode()
 
 
-def _seal(staging: Path, kind: str, meta: Mapping[str, Any]) -> None:
-    """Makes every file durable and writes the manifest, last."""
-    files = {}
-    for path in sorted(staging.rglob("*")):
-        disk.sync(path)
-        if path.is_file():
-            name = path.relative_to(staging).as_posix()
-            files[name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-    manifest = {"format": FORMAT, "kind": kind, "created": time.time(), "files": files, "meta": plain(meta)}
-    disk.write(staging / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-    disk.sync(staging / MANIFEST)
-    disk.sync(staging)
+# Names and refusals
 
 
-def _temporary(target: Path) -> Path:
-    return target.with_name(f"{_TEMPORARY}{os.getpid()}-{target.name}")
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+
+
+def _is_abandoned(path: Path) -> bool:
+    number = path.name.removeprefix(_TEMPORARY).partition("-")[0]
+    if not number.isdecimal():
+        return False
+    # In a container every process may be number 1, so a leftover with our own number can be a dead one's.
+    if int(number) == os.getpid():
+        return path not in _staging
+    return not psutil.pid_exists(int(number))
+
+
+def _demand_free(target: Path) -> None:
+    if target.exists():
+        raise StorageError(f"{target}: it exists already and is never overwritten: remove it first")
+
+
+def _settle(target: Path) -> None:
+    try:
+        disk.sync(target.parent)
+    except StorageError as error:
+        # The new name can be seen, yet a loss of power may undo it: neither "done" nor "undone" would be true.
+        raise StorageError(f"{target}: in place, but perhaps not durable, so read it anew: {error}") from error
+
+
+@contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """Libraries that write weights have exceptions of their own for a full disk; only their words are the system's."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        for code in disk.FULL:
+            if os.strerror(code) in str(error):
+                raise disk.refused(folder, OSError(code, os.strerror(code))) from error
+        raise

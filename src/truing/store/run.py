@@ -1,13 +1,15 @@
 """A run is a folder: recipe, events, samples, artifacts, checkpoints, report.
 
-recipe.toml            as it was given
-recipe.resolved.toml   with every default spelled out
-run.json               versions, machine, seed
-events.jsonl           what happened, one line each
-samples.jsonl          answers worth looking at
-artifacts/<key>/       what stages made, named by the hash of stage, settings and inputs
-checkpoint-<N>/        weights after N optimizer steps of the run; while a stage runs, its training state too
-report.html
+    recipe.toml            as it was given
+    recipe.resolved.toml   with every default spelled out
+    run.json               versions, machine, seed
+    events.jsonl           what happened, one line each
+    samples.jsonl          answers worth looking at
+    artifacts/<key>/       what stages made, named by the hash of stage, settings and inputs
+    checkpoint-<N>/        weights after N optimizer steps of the run; while a stage runs, its training state too
+    report.html
+
+Whatever else knows of a run, such as an index, can be made again from its folder.
 """
 
 from __future__ import annotations
@@ -15,40 +17,42 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from truing.errors import ConfigError, StorageError
 from truing.store import disk
 from truing.store.files import (
+    FORMAT,
     StoreWarning,
+    discard,
     make_folders,
     read_bytes,
     read_manifest,
     recover,
-    remove_tree,
+    replace,
     staged_folder,
     verify_folder,
+    verify_sizes,
     write_atomic,
 )
-from truing.store.values import canonical, line, plain
+from truing.store.journal import Journal
+from truing.store.values import canonical, plain
 
-EVENTS, SAMPLES, RECIPE, RESOLVED, INFO = (
-    "events.jsonl",
-    "samples.jsonl",
-    "recipe.toml",
-    "recipe.resolved.toml",
-    "run.json",
-)
+Stored = TypeVar("Stored")
+
+RECIPE, RESOLVED, INFO = "recipe.toml", "recipe.resolved.toml", "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,12 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Weights after `step` optimizer steps of the run."""
+    """Weights after `step` optimizer steps of the run, made by the stage of that key."""
 
     step: int
     path: Path
     meta: Mapping[str, Any]
+    stage_key: str
 
 
 def hash_of(*parts: object) -> str:
@@ -82,6 +87,9 @@ class Run:
     def __init__(self, path: Path, lock: FileLock | None = None) -> None:
         self.path = path
         self._lock = lock
+        self._events = Journal(path / "events.jsonl")
+        self._samples = Journal(path / "samples.jsonl")
+        self._verified: set[tuple[Any, ...]] = set()
 
     @classmethod
     def open(cls, path: Path, *, recipe: str, resolved: str, info: Mapping[str, Any]) -> Run:
@@ -89,16 +97,9 @@ class Run:
         make_folders(path / "artifacts")
         run = cls(path, _locked(path))
         try:
-            known = path / RESOLVED
-            if known.exists() and read_bytes(known).decode() != resolved:
-                raise ConfigError(f"{path}: this folder belongs to a run with other settings: choose another out")
-            recover(path)
-            recover(path / "artifacts")
-            write_atomic(path / RECIPE, recipe)
-            write_atomic(path / RESOLVED, resolved)
-            write_atomic(path / INFO, json.dumps(plain(info), indent=1, ensure_ascii=False))
-            _mend_last_line(path / EVENTS)
-            _mend_last_line(path / SAMPLES)
+            _demand_format(path)
+            _demand_same(path, resolved)
+            run._begin(recipe, resolved, info)
         except BaseException:
             run.close()
             raise
@@ -109,6 +110,7 @@ class Run:
         """An existing run folder, to look at."""
         if not (path / RESOLVED).is_file():
             raise ConfigError(f"{path}: not a run folder: it holds no {RESOLVED}")
+        _demand_format(path)
         return cls(path)
 
     def close(self) -> None:
@@ -128,161 +130,268 @@ class Run:
     @property
     def info(self) -> dict[str, Any]:
         """What run.json says."""
-        return dict(json.loads(read_bytes(self.path / INFO)))
+        return _info(self.path)
 
     def event(self, stage: str, kind: str, **values: Any) -> None:
         """Appends one line to events.jsonl."""
-        disk.append(self.path / EVENTS, line({"time": time.time(), "stage": stage, "kind": kind, **values}))
+        self._demand_open()
+        self._events.append({"time": time.time(), "stage": stage, "kind": kind, **values})
 
     def events(self, stage: str | None = None, kind: str | None = None) -> Iterator[dict[str, Any]]:
         """The events, in order; a last line torn by a crash is left out."""
-        for event in _rows(self.path / EVENTS):
+        for event in self._events.rows():
             if stage in (None, event["stage"]) and kind in (None, event["kind"]):
                 yield event
 
-    def rewind(self, stage: str, step: int) -> None:
-        """Drops a stage's events beyond a step, so that after going on no step stands twice."""
-        kept = [e for e in _rows(self.path / EVENTS) if e["stage"] != stage or e.get("step", 0) <= step]
-        write_atomic(self.path / EVENTS, b"".join(line(event) for event in kept))
-
     def sample(self, row: Mapping[str, Any]) -> None:
         """Appends one line to samples.jsonl."""
-        disk.append(self.path / SAMPLES, line(row))
+        self._demand_open()
+        self._samples.append(row)
 
     def samples(self) -> Iterator[dict[str, Any]]:
-        """The samples, in order."""
-        yield from _rows(self.path / SAMPLES)
+        """The samples, in order; a last line torn by a crash is left out."""
+        return self._samples.rows()
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drops a stage's events and samples beyond a step, so that after going on no step stands twice."""
+        self._demand_open()
+        for journal in (self._events, self._samples):
+            journal.drop(lambda row: row.get("stage") == stage and row.get("step", step) > step)
 
     def artifact(self, key: str) -> Artifact | None:
         """The artifact of this key. A damaged one is set aside with a warning, so that it is made again.
 
-        An artifact that only names a checkpoint as its model is as sound as that checkpoint.
+        One that names a checkpoint as its model is as sound as that checkpoint.
         """
-        path = self.path / "artifacts" / key
+        path = self.path / "artifacts" / _folder_name(key)
         if not path.exists():
             return None
-        problems = _verified(path, _changed(path))
-        if not problems:
+        try:
+            self.verify(path)
             artifact = _artifact(path)
-            model = self.path / str(artifact.meta.get("model") or path.relative_to(self.path))
-            problems = _verified(model, _changed(model))
-            if not problems:
-                return artifact
-        aside = _free_name(path.with_name(f"{key}.damaged"))
-        warnings.warn(f"{problems[0]}; it is set aside as {aside.name} and made again", StoreWarning, stacklevel=2)
-        disk.rename(path, aside)
-        return None
-
-    def new_artifact(self, key: str, *, stage: str, meta: Mapping[str, Any]) -> AbstractContextManager[Path]:
-        """A folder to fill, which becomes artifacts/<key> when the block ends well."""
-        return staged_folder(self.path / "artifacts" / key, kind="artifact", meta={**meta, "stage": stage})
+            if "model" in artifact.meta:
+                self.verify(self.path / artifact.meta["model"])
+            return artifact
+        except StorageError as error:
+            self._set_aside(path, error)
+            return None
 
     def artifacts(self) -> list[Artifact]:
-        """All artifacts, oldest first."""
-        found = []
-        for path in (self.path / "artifacts").glob("*"):
-            if path.is_dir() and "." not in path.name:
-                try:
-                    found.append(_artifact(path))
-                except StorageError as error:
-                    warnings.warn(f"{error}; this artifact is left out", StoreWarning, stacklevel=2)
-        return sorted(found, key=lambda artifact: artifact.created)
+        """All artifacts, oldest first, by their manifests; what else they hold is checked by `artifact`."""
+        paths = [path for path in (self.path / "artifacts").glob("*") if _is_key(path.name)]
+        found = _readable(paths, _artifact)
+        return sorted(found, key=lambda artifact: (artifact.created, artifact.key))
+
+    @contextmanager
+    def new_artifact(self, key: str, *, stage: str, meta: Mapping[str, Any]) -> Iterator[Path]:
+        """A folder to fill, which becomes artifacts/<key> when the block ends well."""
+        self._demand_open()
+        path = self.path / "artifacts" / _folder_name(key)
+        about = {"key": key, "stage": stage, "meta": meta}
+        with staged_folder(path, kind="artifact", meta=about) as folder:
+            yield folder
+            self._sync()
+        self._trust(path)
 
     def checkpoints(self, stage_key: str | None = None) -> list[Checkpoint]:
-        """A stage's committed checkpoints, or all, by step."""
-        found = []
-        for path in self.path.glob("checkpoint-*"):
-            number = path.name.removeprefix("checkpoint-")
-            if number.isdigit() and (path / "manifest.json").exists():
-                try:
-                    meta = read_manifest(path)["meta"]
-                except StorageError as error:
-                    warnings.warn(f"{error}; this checkpoint is left out", StoreWarning, stacklevel=2)
-                    continue
-                if stage_key in (None, meta["stage_key"]):
-                    found.append(Checkpoint(int(number), path, meta))
-        return sorted(found, key=lambda checkpoint: checkpoint.step)
+        """A stage's checkpoints, or all, by step. What is half there is left out with a warning; nothing is hashed."""
+        found = _readable(self._checkpoint_folders(), _whole_checkpoint)
+        return [checkpoint for checkpoint in found if stage_key in (None, checkpoint.stage_key)]
 
-    def new_checkpoint(self, step: int, *, stage_key: str, meta: Mapping[str, Any]) -> AbstractContextManager[Path]:
-        """A folder to fill, which becomes checkpoint-<step> when the block ends well."""
-        target = self.path / f"checkpoint-{step}"
-        return staged_folder(target, kind="checkpoint", meta={**meta, "stage_key": stage_key}, replace=True)
+    @contextmanager
+    def new_checkpoint(self, step: int, *, stage_key: str, meta: Mapping[str, Any]) -> Iterator[Path]:
+        """A folder to fill, which becomes checkpoint-<step> when the block ends well.
+
+        It takes the place of an earlier one of the same stage, which is removed only once the new one is durable.
+        """
+        self._demand_open()
+        path = self.path / f"checkpoint-{step}"
+        self._demand_own(path, stage_key)
+        about = {"step": step, "stage_key": stage_key, "meta": meta}
+        with staged_folder(path, kind="checkpoint", meta=about, commit=replace) as folder:
+            yield folder
+            self._sync()
+        self._trust(path)
 
     def latest_checkpoint(self, stage_key: str, *, finished: bool = True) -> Checkpoint | None:
         """The newest checkpoint that verifies by SHA-256; a damaged one is named in a warning and passed over.
 
         finished: False passes over those of which nothing is left to do, and which hold no training state.
         """
-        for checkpoint in reversed(self.checkpoints(stage_key)):
-            if not finished and checkpoint.meta.get("finished"):
+        for path in reversed(self._checkpoint_folders()):
+            try:
+                checkpoint = _checkpoint(path)
+                if checkpoint.stage_key != stage_key or (checkpoint.meta.get("finished") and not finished):
+                    continue
+                _demand_sound(verify_folder(path))
+            except StorageError as error:
+                warnings.warn(f"{error}; the checkpoint before it is taken", StoreWarning, stacklevel=2)
                 continue
-            problems = verify_folder(checkpoint.path)
-            if not problems:
-                return checkpoint
-            warnings.warn(f"{problems[0]}; the checkpoint before it is taken", StoreWarning, stacklevel=2)
+            self._trust(path)
+            return checkpoint
         return None
 
-    def prune(self, stage_key: str, keep: int) -> None:
-        """Removes all but the last `keep` checkpoints of a stage, never one of another stage."""
-        for checkpoint in self.checkpoints(stage_key)[: -max(keep, 1)]:
-            remove_tree(checkpoint.path)
+    def prune(self, stage_key: str, keep: int, pinned: Set[int] = frozenset()) -> None:
+        """Removes a stage's checkpoints save the last `keep`, those at pinned steps, and the newest that verifies."""
+        self._demand_open()
+        newest_first = self.checkpoints(stage_key)[::-1]
+        sound = next((checkpoint for checkpoint in newest_first if self._is_sound(checkpoint.path)), None)
+        for checkpoint in newest_first[keep:]:
+            if checkpoint != sound and checkpoint.step not in pinned:
+                discard(checkpoint.path)
+
+    def verify(self, folder: Path) -> None:
+        """Raises StorageError if a committed folder of this run is damaged. Unchanged files are hashed only once."""
+        _demand_sound(verify_sizes(folder))
+        state = _state(folder)
+        if state not in self._verified:
+            _demand_sound(verify_folder(folder))
+            self._verified.add(state)
+
+    def _begin(self, recipe: str, resolved: str, info: Mapping[str, Any]) -> None:
+        recover(self.path)
+        recover(self.path / "artifacts")
+        self._events.mend()
+        self._samples.mend()
+        about = {"format": FORMAT, **plain(info)}
+        write_atomic(self.path / INFO, json.dumps(about, indent=1, ensure_ascii=False))
+        write_atomic(self.path / RECIPE, recipe)
+        # Last: a folder is a run once this file is there.
+        write_atomic(self.path / RESOLVED, resolved)
+
+    def _sync(self) -> None:
+        # Or else, after a loss of power, a run would go on from a step whose events are gone.
+        self._events.sync()
+        self._samples.sync()
+
+    def _trust(self, folder: Path) -> None:
+        self._verified.add(_state(folder))
+
+    def _is_sound(self, folder: Path) -> bool:
+        try:
+            self.verify(folder)
+        except StorageError:
+            return False
+        return True
+
+    def _set_aside(self, path: Path, error: StorageError) -> None:
+        if self._lock is None:
+            warnings.warn(f"{error}; it is left out", StoreWarning, stacklevel=3)
+            return
+        number = 1
+        while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+            number += 1
+        disk.rename(path, aside)
+        warnings.warn(f"{error}; it is set aside as {aside.name} and made again", StoreWarning, stacklevel=3)
+
+    def _checkpoint_folders(self) -> list[Path]:
+        paths = [path for path in self.path.glob("checkpoint-*") if re.fullmatch("checkpoint-[0-9]+", path.name)]
+        return sorted(paths, key=_step_of)
+
+    def _demand_open(self) -> None:
+        if self._lock is None:
+            raise ConfigError(f"{self.path}: this run is not open for writing: use Run.open")
+
+    def _demand_own(self, path: Path, stage_key: str) -> None:
+        # Artifacts name the checkpoint they stand for: in its place, another stage's would be the wrong model.
+        for checkpoint in _readable([path] if path.exists() else [], _whole_checkpoint):
+            if checkpoint.stage_key != stage_key:
+                raise StorageError(f"{path}: a stage of other settings or data made it: choose another --out")
 
 
 def _locked(path: Path) -> FileLock:
     """The folder's lock. The system frees it when its holder dies, however it dies."""
-    lock = FileLock(path / ".lock")
+    lock = FileLock(path / ".lock", thread_local=False)
     holder = path / ".holder"
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        pid = holder.read_text() if holder.exists() else "unknown"
-        raise ConfigError(
-            f"{path}: process {pid} is working in this run folder: wait for it, or choose another out"
-        ) from None
-    write_atomic(holder, str(os.getpid()))
+    with disk.storage_errors(path):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            who = holder.read_text() if holder.exists() else "unknown"
+            raise ConfigError(f"{path}: in use by process {who}: wait for it, or choose another --out") from None
+        try:
+            write_atomic(holder, f"{os.getpid()} on {platform.node()}")
+        except BaseException:
+            lock.release()
+            raise
     return lock
 
 
-def _mend_last_line(path: Path) -> None:
-    """Cuts off a line that a crash left unfinished, so that the next one is not glued to it."""
-    if path.exists():
-        content = read_bytes(path)
-        if content and not content.endswith(b"\n"):
-            write_atomic(path, content[: content.rfind(b"\n") + 1])
+def _info(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(read_bytes(path / INFO)))
+    except (ValueError, TypeError):
+        raise StorageError(f"{path / INFO}: damaged: it is no JSON object") from None
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
+def _demand_format(path: Path) -> None:
+    found = _info(path).get("format") if (path / INFO).exists() else FORMAT
+    if found != FORMAT:
+        raise ConfigError(f"{path}: has format {found}, not {FORMAT}: use the Truing that wrote it")
+
+
+def _demand_same(path: Path, resolved: str) -> None:
+    if not (path / RESOLVED).exists():
         return
-    with open(path, "rb") as file:
-        for number, text in enumerate(file, 1):
-            try:
-                row = json.loads(text)
-            except ValueError:
-                if not text.endswith(b"\n"):
-                    return
-                raise StorageError(f"{path}:{number}: damaged line: remove it, or restore the file") from None
-            yield row
+    old, new = read_bytes(path / RESOLVED).decode().splitlines(), resolved.splitlines()
+    for number, (was, now) in enumerate(zip_longest(old, new, fillvalue=""), 1):
+        if was != now:
+            raise ConfigError(
+                f"{path}: belongs to a run with other settings: {RESOLVED}:{number}: '{was}' has become '{now}': "
+                "choose another --out"
+            )
+
+
+def _demand_sound(problems: list[str]) -> None:
+    if problems:
+        raise StorageError("; ".join(problems))
+
+
+def _state(folder: Path) -> tuple[Any, ...]:
+    manifest = read_manifest(folder)
+    return (folder, manifest["sha256"], *((folder / name).stat().st_mtime_ns for name in manifest["files"]))
+
+
+def _is_key(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) is not None
+
+
+def _folder_name(key: str) -> str:
+    if not _is_key(key):
+        raise ConfigError(f"'{key}' cannot name an artifact: use letters, digits, '-' and '_'")
+    return key
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("checkpoint-"))
+
+
+def _readable(paths: Iterable[Path], read: Callable[[Path], Stored]) -> list[Stored]:
+    found = []
+    for path in paths:
+        try:
+            found.append(read(path))
+        except StorageError as error:
+            warnings.warn(f"{error}; it is left out", StoreWarning, stacklevel=3)
+    return found
 
 
 def _artifact(path: Path) -> Artifact:
     manifest = read_manifest(path)
-    meta = dict(manifest["meta"])
-    return Artifact(path.name, path, meta.pop("stage"), meta, manifest["created"])
+    about = manifest["meta"]
+    if manifest["kind"] != "artifact" or about["key"] != path.name:
+        raise StorageError(f"{path}: its manifest is another folder's")
+    return Artifact(path.name, path, about["stage"], about["meta"], manifest["created"])
 
 
-@lru_cache(maxsize=1024)
-def _verified(path: Path, _when: int) -> tuple[str, ...]:
-    """Hashing a large artifact takes a while, so each is verified once in a process unless its folder changes."""
-    return tuple(verify_folder(path))
+def _checkpoint(path: Path) -> Checkpoint:
+    manifest = read_manifest(path)
+    about = manifest["meta"]
+    if manifest["kind"] != "checkpoint" or about["step"] != _step_of(path):
+        raise StorageError(f"{path}: its manifest is another folder's")
+    return Checkpoint(about["step"], path, about["meta"], about["stage_key"])
 
 
-def _changed(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    while path.with_name(f"{path.name}-{number}").exists():
-        number += 1
-    return path.with_name(f"{path.name}-{number}")
+def _whole_checkpoint(path: Path) -> Checkpoint:
+    _demand_sound(verify_sizes(path))
+    return _checkpoint(path)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from store.test_disk import largest_file
+from truing.errors import StorageError
+from truing.store.journal import Journal
+
+ROWS = [{"step": 1, "text": "one\nline"}, {"step": 2, "text": "é"}, {"step": 3}]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    journal = Journal(tmp_path / "events.jsonl")
+    for row in ROWS:
+        journal.append(row)
+    return journal
+
+
+def test_rows_come_back_in_order(journal: Journal) -> None:
+    assert list(journal.rows()) == ROWS
+
+
+def test_a_row_is_in_the_file_at_once(journal: Journal) -> None:
+    assert journal.path.read_bytes().endswith(b'{"step": 3}\n')
+
+
+def test_a_journal_without_a_file_has_no_rows_and_makes_none(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "none")
+    journal.mend()
+    journal.sync()
+    journal.drop(lambda row: True)
+    assert list(journal.rows()) == []
+    assert not journal.path.exists()
+
+
+def test_cut_anywhere_the_whole_rows_are_read_and_gone_on_from(journal: Journal) -> None:
+    content = journal.path.read_bytes()
+    for size in range(len(content)):
+        journal.path.write_bytes(content[:size])
+        whole = content[:size].count(b"\n")
+        assert list(journal.rows()) == ROWS[:whole]
+        journal.mend()
+        journal.append({"step": 9})
+        assert list(journal.rows()) == [*ROWS[:whole], {"step": 9}]
+
+
+def test_a_tail_of_zeros_such_as_a_loss_of_power_leaves_is_cut_off(journal: Journal) -> None:
+    content = journal.path.read_bytes()
+    journal.path.write_bytes(content + b'{"step"' + bytes(5) + b"\n" + bytes(50))
+    journal.mend()
+    assert journal.path.read_bytes() == content
+
+
+def test_mend_leaves_a_whole_journal_alone(journal: Journal) -> None:
+    before = journal.path.stat().st_ino
+    journal.mend()
+    assert journal.path.stat().st_ino == before
+
+
+def test_a_damaged_row_in_the_middle_is_named(journal: Journal) -> None:
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(lines[0] + b"\x00garbage\n" + lines[2])
+    with pytest.raises(StorageError, match=r"events\.jsonl:2: damaged line"):
+        list(journal.rows())
+
+
+def test_drop_takes_out_what_is_unwanted_and_nothing_else(journal: Journal) -> None:
+    journal.drop(lambda row: row["step"] == 2)
+    assert list(journal.rows()) == [ROWS[0], ROWS[2]]
+    before = journal.path.stat().st_ino
+    journal.drop(lambda row: False)
+    assert journal.path.stat().st_ino == before
+
+
+def test_a_drop_that_does_not_fit_changes_nothing(journal: Journal) -> None:
+    with largest_file(20), pytest.raises(StorageError, match="bytes needed"):
+        journal.drop(lambda row: row["step"] == 3)
+    assert list(journal.rows()) == ROWS
+    assert [path.name for path in journal.path.parent.iterdir()] == ["events.jsonl"]
