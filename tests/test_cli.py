@@ -180,7 +180,7 @@ def test_a_second_process_in_a_run_folder_ends_with_2(here: Path, truing: Any) -
     with Run.open(here / "o", recipe="", resolved=resolved, info={}):
         done = truing("run", "recipe.toml", "--out", "o")
     assert done.code == 2
-    assert f"process {os.getpid()} is working in this run folder" in " ".join(done.err.split())
+    assert f"in use by process {os.getpid()} on" in " ".join(done.err.split())
 
 
 def test_plan_tells_stages_and_sizes_and_changes_nothing(here: Path, truing: Any) -> None:
@@ -258,6 +258,19 @@ def test_a_run_folder_is_a_model(here: Path, truing: Any) -> None:
     assert truing("chat", "o", *words, stdin="").out.strip() == ""
     assert done.out != truing("chat", "o", *words, "--system", "Be kind.", stdin="hello\nand you?\n\n").out
     assert truing("train", "sft", "max_steps=1", "--model", "o", "--data", "demos.jsonl", "--out", "p").code == 0
+
+
+def test_an_adapter_of_a_model_named_from_here_is_found_from_there(
+    here: Path, truing: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "tiny").symlink_to(model)
+    text = (here / "recipe.toml").read_text().replace(str(model), "tiny").replace("batch_size = 4", "lora.rank = 2")
+    (here / "recipe.toml").write_text(text.replace("[[stage]]", '[[stage]]\nuse = "sft"\nlora.rank = 2\n[[stage]]', 1))
+    assert truing("run", "recipe.toml", "model=./tiny", "--out", "o").code == 0
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    done = truing("chat", "../o", "--max-new-tokens", "2", stdin="hello\n")
+    assert done.code == 0, done.err
 
 
 def test_objectives_and_doctor(here: Path, truing: Any) -> None:

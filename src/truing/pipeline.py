@@ -326,7 +326,9 @@ def _outputs(spec: StageSpec, key: str, artifact: Artifact | None, run: Run | No
     if kind is None:
         return {}
     if kind == "model":
-        source = str(run.path / str(artifact.meta["model"])) if run and artifact else f"(made by {spec.name})"
+        source = (
+            str(run.path.absolute() / str(artifact.meta["model"])) if run and artifact else f"(made by {spec.name})"
+        )
         model = Model(key, source)
         return {"model": model, f"{spec.name}.model": model}
     path = artifact.path / str(artifact.meta["groups"]) if artifact else None

@@ -132,6 +132,20 @@ def test_an_error_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> 
     assert names(tmp_path) == []
 
 
+def test_what_cannot_be_removed_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise StorageError("Input/output error")
+
+    monkeypatch.setattr(disk, "remove", refuse)
+    with pytest.raises(ValueError), staged_folder(tmp_path / "made", kind="test", meta={}) as folder:
+        fail_half_way(folder)
+    clean_stale(tmp_path)
+    assert names(tmp_path) == [f".tmp-{os.getpid()}-made"]
+    monkeypatch.undo()
+    clean_stale(tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_every_file_is_synced_before_the_rename_and_the_parent_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +170,12 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
         commit(tmp_path / "made", b"second")
     assert (tmp_path / "made" / "weights").read_bytes() == b"first"
     assert names(tmp_path) == ["made"]
+
+
+def test_that_is_said_before_the_work_is_done(tmp_path: Path) -> None:
+    commit(tmp_path / "made")
+    with pytest.raises(StorageError), staged_folder(tmp_path / "made", kind="test", meta={}):
+        pytest.fail("it was begun")
 
 
 def test_nor_what_came_meanwhile(tmp_path: Path) -> None:

@@ -191,9 +191,12 @@ def test_nor_may_one_process_open_it_twice(run: Run) -> None:
 
 def test_any_thread_may_close_a_run(tmp_path: Path) -> None:
     run = opened(tmp_path / "run")
+    lock = run._lock
     thread = threading.Thread(target=run.close)
     thread.start()
     thread.join()
+    assert lock is not None
+    assert not lock.is_locked
     opened(tmp_path / "run").close()
 
 

@@ -44,9 +44,9 @@ def locate(name: str) -> str:
         return str(folder) if folder else smollm2.HUB_ID
     path = Path(name)
     if (path / "config.json").exists() or (path / ADAPTER_FILE).exists():
-        return str(path)
+        return str(path.absolute())  # an adapter remembers where its base is, and is used from other folders
     if (path / "events.jsonl").exists():
-        return str(_last_model(path))
+        return str(_last_model(path.absolute()))
     if path.exists() or name.startswith((".", "/")) or name.count("/") > 1:
         raise ConfigError(f"{name}: no model there: a model folder holds config.json, a run folder events.jsonl")
     return name
