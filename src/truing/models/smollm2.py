@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 from truing.errors import MissingError
 from truing.models.quiet import quiet_libraries
-from truing.store.cache import cache_folder
-from truing.store.files import sha256_file, staged_folder, verify_folder
+from truing.store.cache import cache_folder, cached
+from truing.store.files import sha256_file
 
 NAME = "smollm2"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -26,10 +27,8 @@ def embedded() -> Path | None:
     if not gguf.exists():
         return None
     target = cache_folder("models") / f"SmolLM2-135M-Instruct-{GGUF_SHA256[:12]}"
-    if target.exists() and not verify_folder(target):
-        return target
-    _check(gguf)
-    return _convert(gguf, target)
+    meta = {"source": HUB_ID, "gguf_sha256": GGUF_SHA256}
+    return cached(target, kind="model", meta=meta, make=partial(_convert, gguf))
 
 
 def _check(gguf: Path) -> None:
@@ -38,11 +37,12 @@ def _check(gguf: Path) -> None:
         raise MissingError(f"{gguf} is damaged or another version (SHA-256 {found[:12]}...): reinstall it: {INSTALL}")
 
 
-def _convert(gguf: Path, target: Path) -> Path:
+def _convert(gguf: Path, folder: Path) -> None:
     """Dequantises to bf16, the dtype the model was published in. Takes about 20 s."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    _check(gguf)
     with quiet_libraries():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
@@ -51,10 +51,6 @@ def _convert(gguf: Path, target: Path) -> Path:
     model.hf_quantizer = None
     model.is_quantized = False
     model.config._name_or_path = HUB_ID
-    with (
-        quiet_libraries(),
-        staged_folder(target, kind="model", meta={"source": HUB_ID, "gguf_sha256": GGUF_SHA256}) as folder,
-    ):
+    with quiet_libraries():
         model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    return target
