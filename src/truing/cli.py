@@ -271,7 +271,7 @@ def doctor(*, json: Json = False) -> None:
 def main() -> None:
     """Entry point of the `truing` command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that spin while they wait make a step many times slower as soon as another program wants a core.
+    # Threads that spin while they wait keep a core from whoever shares the machine, and then wait for it themselves.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         try:
