@@ -39,12 +39,6 @@ def test_without_a_prompt_the_first_token_has_no_predictor():
     assert made.hidden_row.tolist() == [0, 1, 3]
 
 
-def test_pairs():
-    made = forest([tiny.row([1], [2], [3]), tiny.row([1], [2], [3])])
-    assert made.pairs().chosen.tolist() == [0, 2]
-    assert made.pairs().rejected.tolist() == [1, 3]
-
-
 @given(shapes, st.integers(1, 40))
 def test_every_row_once_within_the_budget(shapes, budget):
     rows = tiny.random_rows(0, shapes)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import tiny
 import torch
 
 from truing import reductions
 from truing.compute.engine.local import LocalEngine
+from truing.objectives import bind
 from truing.objectives.likelihood import nll
-from truing.objectives.pairwise import dpo
 from truing.packing import pack
 from truing.records import Completion, Group, Message, assistant, comparison, text, user
-from truing.stages.preference import compare
+from truing.stages.asking import Case, ask, rows_of
 from truing.stages.training import Step
 from truing.tensors import Logprobs
 
@@ -112,8 +110,9 @@ def test_dpo(tmp_path, kind, beta):
     for forest in step.forests:
         with torch.no_grad():
             reference: Logprobs = old.logprobs(forest)
-        value = compare(partial(dpo, beta=beta), engine.logprobs(forest), reference, forest)
-        step.add(value, reductions.pair_weights(forest, rows), len(rows))
+        objective, judged = bind({"name": "dpo", "beta": beta}), [tiny.compared(row) for row in rows]
+        case = Case(rows_of(forest, judged), engine.logprobs(forest), reference)
+        step.add(ask(objective, case), torch.ones(len(forest.rows)), len(rows))
     assert step.means()["loss"] == pytest.approx(loss, abs=1e-5)
     assert_equal_gradients(engine.gradients(), gradients)
 

@@ -107,7 +107,7 @@ def test_a_changed_later_stage_keeps_the_keys_of_earlier_ones(model: Path, pairs
         ({"use": "preference", "learning_rat": 1}, [], "preference.learning_rat: .*did you mean 'learning_rate'"),
         ({"use": "preference", "objective": {"name": "dpo", "betta": 1}}, [], "objective.betta.*did you mean 'beta'"),
         ({"use": "preference", "lora": {"rnk": 1}}, [], "preference.lora.rnk.*did you mean 'rank'"),
-        ({"use": "preference", "base": "x"}, [], "preference.base: there is no such setting"),
+        ({"use": "sft", "base": "x"}, [], "sft.base: there is no such setting"),
         ({"use": "sft", "epochs": 0}, [], "sft.epochs.*found 0"),
         ({"use": "sft", "learning_rate": float("nan")}, [], "sft.learning_rate"),
         ({"use": "sft", "schedule": "lineer"}, [], "sft.schedule.*linear"),

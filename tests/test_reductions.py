@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truing.packing import forest, pack
-from truing.reductions import divisor, pair_weights, scored_tokens, token_weights
+from truing.reductions import divisor, scored_tokens, token_weights
 from truing.tensors import Logprobs
 
 ROWS = [tiny.row([1], [2, 3], [4, 5, 6, 7], index=0, weight=2.0), tiny.row([1], [2], index=1, weight=0.5)]
@@ -27,11 +27,6 @@ REDUCTIONS = ["token_mean", "sequence_mean", "sequence_sum"]
 def test_by_hand(reduction, weights, of):
     assert token_weights(forest(ROWS), ROWS, reduction).tolist() == weights
     assert divisor(ROWS, reduction) == of
-
-
-def test_pairs_by_hand():
-    rows = [tiny.row([1], [2], [3], index=0, weight=2.0), tiny.row([1], [2], [3], index=1, weight=0.5)]
-    assert pair_weights(forest(rows[::-1]), rows).tolist() == [0.5, 2.0]
 
 
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean"])

@@ -229,15 +229,15 @@ class TestLength:
         assert len(shorten(row, 12).prompt) == 4
 
     def test_drop(self):
-        rows, refused = render_rows(PLAIN, [self.LONG, group("a")], Training(max_length=512))
-        assert (len(rows), list(refused.values())) == (1, [1])
+        rows, kept, refused = render_rows(PLAIN, [self.LONG, group("a")], Training(max_length=512))
+        assert (len(rows), kept, list(refused.values())) == (1, [1], [1])
         assert rows[0].index == 0, "an index is a place among the rows that are kept"
 
     def test_cut_prompt(self):
-        rows, refused = render_rows(PLAIN, [self.LONG], Training(max_length=512, too_long="cut_prompt"))
+        rows, _, refused = render_rows(PLAIN, [self.LONG], Training(max_length=512, too_long="cut_prompt"))
         assert (rows[0].longest, refused) == (512, {})
         answer = group("y" * 600)
-        _, refused = render_rows(PLAIN, [self.LONG, answer], Training(max_length=512, too_long="cut_prompt"))
+        _, _, refused = render_rows(PLAIN, [self.LONG, answer], Training(max_length=512, too_long="cut_prompt"))
         assert sum(refused.values()) == 1
 
     def test_error(self):

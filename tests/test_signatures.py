@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from truing.errors import ConfigError
-from truing.objectives import OBJECTIVES, is_pairwise, likelihood, needs_reference, objective, pairwise
+from truing.objectives import OBJECTIVES, bind, likelihood, objective, pairwise
 from truing.signatures import (
     Fraction,
     Positive,
@@ -96,20 +96,30 @@ def test_settings_are_frozen():
 
 class TestObjectives:
     def test_a_module_is_its_registry(self):
-        assert public_functions(likelihood, "Loss") == {"nll": likelihood.nll}
+        assert set(public_functions(likelihood, "Loss")) == {"nll", "dft", "csft", "chain_of_hindsight"}
         assert "dpo" in public_functions(pairwise, "Loss")
         assert not {"logistic", "better", "logsigmoid"} & set(OBJECTIVES)
 
-    def test_what_they_need_is_in_their_signatures(self):
-        assert needs_reference(pairwise.dpo)
-        assert is_pairwise(pairwise.dpo)
-        assert not needs_reference(likelihood.nll)
-        assert not is_pairwise(likelihood.nll)
+    @pytest.mark.parametrize(
+        ("name", "kind", "reference", "coupled"),
+        [
+            ("dpo", "pair", True, False),
+            ("simpo", "pair", False, False),
+            ("kto", "answer", True, False),
+            ("pro", "ranking", False, False),
+            ("aot", "pair", True, True),
+            ("nll", "token", False, False),
+            ("csft", "token", False, False),
+        ],
+    )
+    def test_what_they_need_is_in_their_signatures(self, name, kind, reference, coupled):
+        bound = bind({"name": name})
+        assert (bound.kind, bound.needs("reference"), bound.is_coupled) == (kind, reference, coupled)
 
     def test_unknown_name(self):
         assert objective("dpo") is OBJECTIVES["dpo"]
-        with pytest.raises(ConfigError, match="did you mean 'dpo'"):
-            objective("dop")
+        with pytest.raises(ConfigError, match="did you mean 'simpo'"):
+            objective("simp")
 
     @pytest.mark.parametrize("name", OBJECTIVES)
     def test_every_setting_has_words(self, name):

@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from truing.compute.attention import ATTENTION
 from truing.models import Loaded
+from truing.records import Group
 from truing.rendering import Answer, Renderer, Row
+from truing.stages.arranging import Judged
 
 BOS, START, END = "<|bos|>", "<|im_start|>", "<|im_end|>"
 
@@ -132,3 +134,8 @@ def random_rows(seed: int, shapes: Sequence[tuple[int, Sequence[int]]]) -> list[
         return torch.randint(VOCABULARY - 1, (count,), generator=generator).tolist()
 
     return [row(some(p), *(some(a) for a in answers), index=i) for i, (p, answers) in enumerate(shapes)]
+
+
+def compared(row):
+    """What was said of a row of (chosen, rejected)."""
+    return Judged(Group((), (), row.weight), ((0, 1),), (1.0,), (True, False), (0.0, -1.0), (0.0, 0.0))

@@ -215,14 +215,14 @@ def compare(*runs: Path, out: Path = Path("compare.html")) -> None:
 @app.command
 def objectives(*, json: Json = False) -> None:
     """List the training objectives and their settings, read from their signatures."""
-    from truing.objectives import OBJECTIVES, needs_reference
-    from truing.signatures import settings_of
+    from truing.objectives import OBJECTIVES
+    from truing.signatures import asks_for, settings_of
 
     if json:
         return _print_json({name: settings_of(f).model_json_schema() for name, f in OBJECTIVES.items()})
     for name, function in sorted(OBJECTIVES.items()):
         first = (function.__doc__ or "").splitlines()[0]
-        print(f"{name}  {first}" + ("" if needs_reference(function) else "  (no reference)"))
+        print(f"{name}  {first}" + ("" if "reference" in asks_for(function) else "  (no reference)"))
         for setting, field in settings_of(function).model_fields.items():
             print(f"    {setting} = {field.default}  {field.description}")
     return None

@@ -35,11 +35,6 @@ def divisor(rows: Sequence[Row], reduction: Reduction) -> float:
     return sum(row.weight * len(row.answers) for row in rows)
 
 
-def pair_weights(forest: Forest, rows: Sequence[Row]) -> Float[Tensor, " P"]:
-    """Weight of each comparison of a forest."""
-    return torch.tensor([rows[index].weight for index in forest.rows])
-
-
 def scored_tokens(row: Row) -> int:
     """Scored tokens of all answers; without a prompt the first token has no predictor and is given."""
     skipped = 0 if row.prompt else 1

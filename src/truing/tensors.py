@@ -1,4 +1,4 @@
-"""What flows between packing, the engine and the objectives: Forest, Logprobs, Pair, Loss.
+"""What flows between packing, the engine and the objectives: Forest, Logprobs, Pair, Ranking, Loss.
 
 Letters of the shapes: S tokens of a forest, N scored tokens, C answers, P pairs.
 """
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 X = TypeVar("X")
+Values = TypeVar("Values", bound="PerToken")
 
 
 class Tree(NamedTuple):
@@ -63,17 +64,12 @@ class Forest:
             self.rows,
         )
 
-    def pairs(self) -> Pair[Int[Tensor, " P"]]:
-        """Places of chosen and rejected among the answers, where every tree holds (chosen, rejected) in this order."""
-        first = torch.arange(0, self.group.shape[0], 2, device=self.group.device)
-        return Pair(first, first + 1)
-
 
 @dataclass(frozen=True, slots=True)
-class Logprobs:
-    """Log-probabilities, in nats, of the scored tokens of C answers.
+class PerToken:
+    """One number for each scored token of C answers.
 
-    token: one for each scored token. completion: the answer it belongs to, ascending. count: C.
+    token: the numbers, ordered by answer. completion: the answer each belongs to, ascending. count: C.
     An answer without a scored token has sum 0 and length 0.
     """
 
@@ -83,30 +79,61 @@ class Logprobs:
 
     @property
     def sum(self) -> Float[Tensor, " C"]:
-        """Log-probability of each whole answer."""
+        """The sum over each whole answer."""
         return self.token.new_zeros(self.count).index_add(0, self.completion, self.token)
 
     @property
     def length(self) -> Float[Tensor, " C"]:
         """Number of scored tokens of each answer."""
-        return torch.bincount(self.completion, minlength=self.count).to(self.token.dtype)
+        return self._lengths().to(self.token.dtype)
 
     @property
     def mean(self) -> Float[Tensor, " C"]:
-        """Log-probability per scored token of each answer."""
+        """The mean over the scored tokens of each answer."""
         return self.sum / self.length.clamp(min=1)
 
-    def select(self, which: Int[Tensor, " K"]) -> Logprobs:
-        """The answers `which`, ascending, renumbered from 0."""
-        place = self.completion.new_full((self.count,), -1)
-        place[which] = torch.arange(which.shape[0], device=which.device)
-        completion = place[self.completion]
-        kept = completion >= 0
-        return Logprobs(self.token[kept], completion[kept], which.shape[0])
+    @property
+    def place(self) -> Int[Tensor, " N"]:
+        """Which scored token of its answer each is, from 0."""
+        lengths = self._lengths()
+        first = lengths.cumsum(0) - lengths
+        return torch.arange(self.token.shape[0], device=first.device) - first[self.completion]
 
-    def detach(self) -> Logprobs:
+    def select(self: Values, which: Int[Tensor, " K"]) -> Values:
+        """The answers `which`, in this order and as often as they are named, numbered from 0."""
+        lengths = self._lengths()
+        first = lengths.cumsum(0) - lengths
+        taken = lengths[which]
+        completion = torch.arange(which.shape[0], device=which.device).repeat_interleave(taken)
+        shift = first[which] - (taken.cumsum(0) - taken)
+        token = self.token[torch.arange(completion.shape[0], device=which.device) + shift[completion]]
+        return type(self)(token, completion, which.shape[0])
+
+    def with_token(self: Values, token: Float[Tensor, " N"]) -> Values:
+        """Other numbers for the same tokens."""
+        return type(self)(token, self.completion, self.count)
+
+    def detach(self: Values) -> Values:
         """The same numbers without their history."""
-        return Logprobs(self.token.detach(), self.completion, self.count)
+        return self.with_token(self.token.detach())
+
+    def _lengths(self) -> Int[Tensor, " C"]:
+        return torch.bincount(self.completion, minlength=self.count)
+
+
+class Logprobs(PerToken):
+    """Log-probabilities, in nats, of the scored tokens of C answers."""
+
+
+class Ranking(Logprobs):
+    """Log-probabilities of the K answers to one prompt, best first."""
+
+
+Conditioned = Logprobs
+"""Log-probabilities of answers to prompts that say whether a good or a bad answer follows."""
+
+Hindsight = Logprobs
+"""Log-probabilities of conversations in which a good and a bad answer follow one another, each announced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +146,18 @@ class Pair(Generic[X]):
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What an objective returns: one value, not reduced, for each pair [P], answer [C] or token [N].
+    """What an objective returns: one value, not reduced, for each pair [P], answer [C] or token [N]; [] for a ranking.
 
-    stats are of the same shape, carry no gradient and are only logged.
+    stats: of the same shape, without gradient, only logged. memory: what the objective is given at the next step.
+    Losses add up and can be scaled; the stats of a sum are those of all its terms, the first one's where names agree.
     """
 
-    value: Float[Tensor, " K"]
-    stats: Mapping[str, Float[Tensor, " K"]] = field(default_factory=dict)
+    value: Float[Tensor, "*K"]
+    stats: Mapping[str, Float[Tensor, "*K"]] = field(default_factory=dict)
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __add__(self, other: Loss) -> Loss:
+        return Loss(self.value + other.value, {**other.stats, **self.stats}, {**other.memory, **self.memory})
+
+    def __rmul__(self, factor: float) -> Loss:
+        return Loss(factor * self.value, self.stats, self.memory)

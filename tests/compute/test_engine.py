@@ -17,11 +17,11 @@ from truing.compute.attention import ATTENTION
 from truing.compute.engine.local import LocalEngine
 from truing.errors import GuardError, MissingError
 from truing.models import Loaded, add_lora, load
+from truing.objectives import bind
 from truing.objectives.likelihood import nll
-from truing.objectives.pairwise import dpo
 from truing.packing import forest, pack
 from truing.rendering import Answer, Row
-from truing.stages.preference import compare
+from truing.stages.asking import Case, ask, weights
 from truing.stages.training import Step
 from truing.tensors import Logprobs
 
@@ -30,6 +30,8 @@ from truing.tensors import Logprobs
 TIGHT = {"rtol": 0, "atol": 1e-10}
 TOLERANCE = {"sdpa": TIGHT, "eager": {"rtol": 0, "atol": 1e-5}}  # eager attention takes its softmax in fp32
 SHAPES = [(5, (4, 7)), (3, (1, 6)), (9, (2, 2)), (1, (5, 3))]
+
+DPO = bind({"name": "dpo"})
 
 
 def engine_of(dtype=torch.float64, **kwargs):
@@ -240,8 +242,9 @@ class TestCutsOfAStep:
             step = Step("stage", 1, self.ROWS, forests, engine)
             for some in forests:
                 old = torch.cat([reference[index] for index in some.rows])
-                loss = compare(dpo, engine.logprobs(some), Logprobs(old, some.completion, len(some.group)), some)
-                step.add(loss, reductions.pair_weights(some, self.ROWS), sum(row.weight for row in self.ROWS))
+                judged = [tiny.compared(self.ROWS[index]) for index in some.rows]
+                case = Case(judged, engine.logprobs(some), Logprobs(old, some.completion, len(some.group)))
+                step.add(ask(DPO, case), torch.tensor(weights(DPO, judged)), sum(row.weight for row in self.ROWS))
             kept = {name: g.clone() for name, g in engine.gradients().items()}
             engine.discard()
             return kept, step.means()

@@ -2,37 +2,123 @@
 
 from __future__ import annotations
 
+import random
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 
-from truing.objectives import OBJECTIVES
-from truing.signatures import asks_for, settings_of
-from truing.tensors import Logprobs, Pair
+from truing import objectives
+from truing.objectives import NEEDS, OBJECTIVES, Bound, bind
+from truing.records import Group
+from truing.signatures import asks_for, setting_words, settings_of
+from truing.stages.arranging import Judged
+from truing.stages.asking import Case, ask, weights
+from truing.tensors import Logprobs, PerToken
 
-LENGTHS = (3, 1, 5, 2)
-OTHER_VALUES = {"beta": 0.37, "label_smoothing": 0.2}
+ROWS = 5
+OTHER_VALUES = {
+    "alpha": 0.3,
+    "beta": 0.37,
+    "decay": 0.5,
+    "delta": 40.0,
+    "desirable_weight": 1.3,
+    "divergence": "forward_kl",
+    "eta": 30.0,
+    "gamma": 0.2,
+    "keep": 0.4,
+    "label_smoothing": 0.2,
+    "length_exponent": 0.5,
+    "length_weight": 0.2,
+    "max_weight": 1.1,
+    "nll_weight": 0.3,
+    "penalty": 3.0,
+    "preference_weight": 0.3,
+    "quality_weight": 0.7,
+    "tail_weight": 0.9,
+    "tau": 0.4,
+    "undesirable_weight": 1.3,
+    "weight": 0.3,
+}
 """A second legal value for each setting; a new setting without one here fails, so that none is forgotten."""
+WITH_SETTINGS = {("f_dpo", "alpha"): {"divergence": "alpha"}}
+"""Settings that count only beside others."""
 
 
-def logprobs(seed, dtype=torch.float32, lengths=LENGTHS):
+def judged(seed, answers):
+    """A row of so many answers, best first, with everything said of them."""
+    source = random.Random(seed)
+    scores = sorted((source.random() for _ in range(answers)), reverse=True)
+    pairs = tuple((i, j) for i in range(answers) for j in range(i + 1, answers))
+    return Judged(
+        Group((), (), weight=0.5 + source.random()),
+        pairs,
+        tuple(2 + source.random() for _ in pairs),
+        tuple(place < answers / 2 for place in range(answers)),
+        tuple(scores),
+        tuple(float(place == 0) for place in range(answers)),
+    )
+
+
+def logprobs(kind, seed, counts, dtype, scale=1.0):
+    """Log-probabilities of as many answers, of lengths that `seed` does not change."""
+    lengths = [random.Random(f"{row}:{answer}").randint(1, 6) for row, count in counts for answer in range(count)]
     completion = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    token = -3 * torch.rand(len(completion), generator=torch.Generator().manual_seed(seed)).to(dtype)
-    return Logprobs(token.requires_grad_(), completion, len(lengths))
+    parts = []
+    place = 0
+    for row, count in counts:
+        size = sum(lengths[place : place + count])
+        generator = torch.Generator().manual_seed(1000 * seed + row)
+        parts.append(-3 * torch.rand(size, generator=generator, dtype=torch.float64))
+        place += count
+    token = (scale * torch.cat(parts)).to(dtype)
+    return kind(token.requires_grad_(seed == 1), completion, len(lengths))
 
 
-def arguments(function, dtype=torch.float32):
-    """One argument for each positional parameter, by its annotation."""
-    made = {}
-    for number, (name, annotation) in enumerate(asks_for(function).items()):
-        chosen, rejected = logprobs(2 * number, dtype), logprobs(2 * number + 1, dtype)
-        kind = Pair(chosen, rejected) if annotation.startswith("Pair") else chosen
-        assert annotation in ("Logprobs", "Pair[Logprobs]"), f"say here how a '{annotation}' is made"
-        made[name] = kind
-    return made
+def uniform(row, count):
+    return [random.Random(f"{row}:{place}").random() for place in range(count)]
 
 
-def leaves(value):
-    return [value.token] if isinstance(value, Logprobs) else [value.chosen.token, value.rejected.token]
+def case_of(function, rows=range(ROWS), dtype=torch.float32, scale=1.0, answers=None):
+    """A case that offers everything. Numbers of a row depend on the row alone."""
+    kind = objectives.kind_of(function)
+    counts = [(row, answers or (2 if kind == "pair" else 3)) for row in rows]
+    said = [judged(row, count) for row, count in counts]
+    divergence = logprobs(PerToken, 3, counts, dtype, scale)
+    return Case(
+        judged=said,
+        policy=logprobs(Logprobs, 1, counts, dtype, scale),
+        reference=logprobs(Logprobs, 2, counts, dtype, scale),
+        divergence=divergence.with_token(-divergence.token.detach()),
+        concentration=logprobs(PerToken, 4, counts, dtype),
+        kl=torch.tensor(0.7, dtype=dtype),
+        uniform=[
+            [random.Random(f"{row}:{k}").random() for k in range(len(j.pairs))]
+            for (row, _), j in zip(counts, said, strict=True)
+        ],
+    )
+
+
+def loss_of(function, case, **settings):
+    bound = bind({"name": function.__name__, **settings})
+    return bound(policy=case.policy) if bound.kind == "token" else ask(bound, case)
+
+
+def unit_rows(function, case):
+    """The row of each loss."""
+    if objectives.kind_of(function) == "token":
+        rows = [row for row, j in enumerate(case.judged) for _ in j.label]
+        return [rows[answer] for answer in case.policy.completion.tolist()]
+    if objectives.kind_of(function) == "ranking":
+        return list(range(len(case.judged)))
+    per_row = "pairs" if objectives.kind_of(function) == "pair" else "label"
+    return [row for row, j in enumerate(case.judged) for _ in getattr(j, per_row)]
+
+
+def token_rows(case):
+    rows = [row for row, j in enumerate(case.judged) for _ in j.label]
+    return torch.tensor([rows[answer] for answer in case.policy.completion.tolist()])
 
 
 @pytest.fixture(params=OBJECTIVES)
@@ -40,62 +126,146 @@ def function(request):
     return OBJECTIVES[request.param]
 
 
+def test_the_signature_asks_for_known_things(function):
+    assert asks_for(function).keys() <= NEEDS.keys()
+    assert "policy" in asks_for(function)
+
+
+def test_the_docstring_says_what_the_page_needs(function):
+    words = function.__doc__
+    assert re.search(r"arXiv:\d{4}\.\d{5}", words) or function.__name__ in ("nll", "weighted_nll")
+    assert re.search(r"\n    Use: ", words), "when to use it"
+    assert re.search(r"\n    Claim: ", words), "what the paper claims"
+    assert len(words.split("\n\n")[1].strip()) > 5, "the equation"
+    assert settings_of(function).model_fields.keys() <= setting_words(function).keys()
+
+
 def test_shapes_and_detached_stats(function):
-    loss = function(**arguments(function))
-    assert loss.value.shape in {(len(LENGTHS),), (sum(LENGTHS),)}
+    case = case_of(function)
+    loss = loss_of(function, case)
+    assert loss.value.shape == (len(unit_rows(function, case)),)
     assert loss.value.requires_grad
     assert loss.stats
     for name, stat in loss.stats.items():
         assert stat.shape == loss.value.shape, name
         assert not stat.requires_grad, name
         assert torch.isfinite(stat).all(), name
+    assert not any(value.requires_grad for value in loss.memory.values())
 
 
-def test_rows_are_independent(function):
-    """The gradient of one row's loss is zero on every element of every other row."""
-    given = arguments(function)
-    count = len(function(**given).value)
-    for row in range(count):
-        for leaf in leaves(given["policy"]):
-            leaf.grad = None
-        function(**given).value[row].backward()
-        for leaf in leaves(given["policy"]):
-            owner = torch.arange(len(leaf))
-            if count == len(LENGTHS):
-                owner = torch.repeat_interleave(torch.arange(count), torch.tensor(LENGTHS))
-            assert (leaf.grad[owner == row] != 0).all()
-            assert (leaf.grad[owner != row] == 0).all()
+def test_rows_are_independent_unless_declared_coupled(function):
+    """The gradient of one row's losses is zero on every token of every other row, and its values stay alone."""
+    case = case_of(function)
+    value, owner, tokens = loss_of(function, case).value, torch.tensor(unit_rows(function, case)), token_rows(case)
+    crossed = False
+    for row in range(ROWS):
+        (slope,) = torch.autograd.grad(value[owner == row].sum(), case.policy.token, retain_graph=True)
+        crossed |= bool((slope[tokens != row] != 0).any())
+    alone = torch.cat([loss_of(function, case_of(function, [row])).value for row in range(ROWS)])
+    independent = not crossed and torch.allclose(alone, value, rtol=1e-5, atol=1e-6)
+    assert independent != Bound("", function, {}).is_coupled
+
+
+def test_the_sum_does_not_depend_on_the_order_of_rows(function):
+    """Gradients as well, so packing may order rows as it likes; coupled objectives see all rows at once."""
+
+    def weighted(order):
+        case = case_of(function, order, torch.float64)
+        name = Bound(function.__name__, function, {})
+        value = loss_of(function, case).value
+        weight = torch.ones_like(value) if name.kind == "token" else torch.tensor(weights(name, case.judged))
+        total = (value * weight.to(value)).sum()
+        (slope,) = torch.autograd.grad(total, case.policy.token)
+        tokens = token_rows(case)
+        return total, [slope[tokens == order.index(row)] for row in range(ROWS)]
+
+    (one, slopes), (other, others) = weighted([0, 1, 2, 3, 4]), weighted([3, 0, 4, 2, 1])
+    torch.testing.assert_close(one, other)
+    for slope, again in zip(slopes, others, strict=True):
+        torch.testing.assert_close(slope, again)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("scale", [1.0, 1e3])
-def test_gradients_are_finite_and_no_other_input_gets_one(function, dtype, scale):
-    given = arguments(function, dtype)
-    with torch.no_grad():
-        for value in given.values():
-            for leaf in leaves(value):
-                leaf.mul_(scale)
-    loss = function(**given).value
-    assert loss.dtype == dtype
-    loss.sum().backward()
-    for leaf in leaves(given["policy"]):
-        assert torch.isfinite(leaf.grad).all()
-    assert torch.isfinite(loss).all()
+def test_gradients_are_finite(function, dtype, scale):
+    case = case_of(function, dtype=dtype, scale=scale)
+    loss = loss_of(function, case)
+    assert loss.value.dtype == dtype
+    (slope,) = torch.autograd.grad(loss.value.sum(), case.policy.token)
+    assert torch.isfinite(slope).all()
+    assert torch.isfinite(loss.value).all()
 
 
-def test_every_setting_changes_the_value(function):
-    given = arguments(function)
-    usual = function(**given).value
+def test_certain_tokens_have_finite_losses(function):
+    """A model that is sure of every token: log-probabilities of exactly 0."""
+    case = case_of(function, scale=0.0)
+    loss = loss_of(function, case)
+    (slope,) = torch.autograd.grad(loss.value.sum(), case.policy.token, allow_unused=True)
+    assert torch.isfinite(loss.value).all()
+    assert slope is None or torch.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_every_setting_changes_the_value(function, step):
+    case = case_of(function, dtype=torch.float64, scale=0.2)
+    memory = loss_of(function, case_of(function, dtype=torch.float64, scale=0.3)).memory if step == 2 else {}
+    case = replace(case, memory=memory)
     for name, field in settings_of(function).model_fields.items():
+        if name == "decay" and step == 1:
+            continue  # at the first step there is nothing to keep
+        beside = WITH_SETTINGS.get((function.__name__, name), {})
+        usual = loss_of(function, case, **beside)
         assert OTHER_VALUES[name] != field.default
-        assert not torch.allclose(function(**given, **{name: OTHER_VALUES[name]}).value, usual), name
+        changed = loss_of(function, case, **beside, **{name: OTHER_VALUES[name]})
+        same = torch.allclose(changed.value, usual.value, rtol=1e-9) and all(
+            torch.allclose(changed.memory[key], usual.memory[key]) for key in usual.memory
+        )
+        assert not same, name
+
+
+def test_everything_that_is_asked_for_counts(function):
+    case = case_of(function, dtype=torch.float64, scale=0.2)
+    usual = loss_of(function, case).value
+
+    def said(**change):
+        return {
+            "judged": [replace(j, **{n: tuple(map(f, getattr(j, n))) for n, f in change.items()}) for j in case.judged]
+        }
+
+    other = {
+        "policy": {"policy": case.policy.with_token(2 * case.policy.token)},
+        "reference": {
+            "reference": case.reference.with_token(
+                case.reference.token + torch.linspace(0, 1, len(case.reference.token))
+            )
+        },
+        "divergence": {"divergence": case.divergence.with_token(case.divergence.token.square())},
+        "concentration": {"concentration": case.concentration.with_token(0.01 * case.concentration.token)},
+        "kl": {"kl": case.kl + 1},
+        "memory": {"memory": {"shift": torch.tensor(3.0), "middle": torch.tensor(2.0), "spread": torch.tensor(1.0)}},
+        "uniform": {"uniform": [[1e-9 if place == 0 else u for u in row] for place, row in enumerate(case.uniform)]},
+        "label": said(label=lambda v: not v),
+        "reward": said(reward=lambda v: v**2 - 1),
+        "strength": said(strength=lambda v: 2 * v),
+        "from_reference": {
+            "judged": [replace(j, by_reference=tuple(1 - v for v in j.by_reference)) for j in case.judged]
+        },
+    }
+    for name in asks_for(function):
+        changed = replace(case, **other[name])
+        if function.__name__ in ("tpo", "plackett_luce", "rrhf") and name == "reward":
+            # only the order counts, and of tpo only for what is logged
+            changed = replace(case, **said(reward=lambda v: -v))
+        loss = loss_of(function, changed)
+        differs = not torch.allclose(loss.value, usual)
+        if function.__name__ == "tpo" and name == "reward":
+            differs = not torch.equal(loss.stats["reward/accuracy"], loss_of(function, case).stats["reward/accuracy"])
+        assert differs, name
 
 
 def test_inputs_are_left_as_they_were(function):
-    given = arguments(function)
-    before = [leaf.detach().clone() for value in given.values() for leaf in leaves(value)]
-    function(**given)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(before, (leaf for value in given.values() for leaf in leaves(value)), strict=True)
-    )
+    case = case_of(function)
+    before = [values.token.detach().clone() for values in (case.policy, case.reference, case.divergence)]
+    loss_of(function, case)
+    for old, values in zip(before, (case.policy, case.reference, case.divergence), strict=True):
+        assert torch.equal(old, values.token)

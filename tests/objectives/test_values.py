@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truing.objectives.likelihood import nll
-from truing.objectives.pairwise import better, dpo, logistic
+from truing.objectives.pairwise import dpo
+from truing.objectives.shared import better, logistic
 from truing.tensors import Logprobs, Pair
 
 

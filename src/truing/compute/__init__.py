@@ -5,15 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from truing.records import Completion, Group
-from truing.tensors import Forest, Logprobs
+from truing.tensors import Forest, Logprobs, PerToken
 
 Role = Literal["policy", "reference"]
+
+
+class ForestStatistics(NamedTuple):
+    """Log-probabilities of a forest's scored tokens and, where asked for, statistics of the whole distribution.
+
+    reference, divergence: its log-probabilities, and KL(reference || policy) in nats. concentration: log of the sum of
+    squared probabilities.
+    """
+
+    logprobs: Logprobs
+    reference: Logprobs | None
+    divergence: PerToken | None
+    concentration: PerToken | None
 
 
 class Engine(Protocol):
@@ -21,6 +34,9 @@ class Engine(Protocol):
 
     def logprobs(self, forest: Forest, of: Role = "policy", temperature: float = 1.0) -> Logprobs:
         """Log-probabilities of the scored tokens; with gradient only for the policy and outside `torch.no_grad`."""
+
+    def statistics(self, forest: Forest, *, divergence: bool, concentration: bool) -> ForestStatistics:
+        """Log-probabilities of the policy with what else is asked for, from the same logits."""
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a scalar to what has been gathered for the next step."""

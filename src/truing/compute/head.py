@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +10,27 @@ from torch import Tensor
 
 CHUNK = 256
 """Rows of logits that exist at one time: 256 rows of a vocabulary of 49,152 are 50 MB in fp32."""
+
+
+class Head(NamedTuple):
+    """Hidden states of scored positions and the output layer that reads them."""
+
+    hidden: Float[Tensor, "N width"]
+    weight: Float[Tensor, "vocabulary width"]
+
+
+class TokenStatistics(NamedTuple):
+    """What the output layer knows of each scored token, in fp32 (fp64 for fp64 input).
+
+    logprob: log-probability of the token. divergence: KL(reference || policy) over the vocabulary, in nats, or None.
+    reference: the reference's log-probability of the token, or None. concentration: log of the sum of squared
+    probabilities, or None. The last two have no gradient.
+    """
+
+    logprob: Float[Tensor, " N"]
+    divergence: Float[Tensor, " N"] | None
+    reference: Float[Tensor, " N"] | None
+    concentration: Float[Tensor, " N"] | None
 
 
 def token_logprobs(
@@ -23,41 +44,97 @@ def token_logprobs(
     Logits are made a chunk of rows at a time and made again in the backward pass, so memory does not grow with
     N x vocabulary. The matrix products run in the dtype of `hidden`, the softmax in fp32.
     """
-    result: Tensor = _TokenLogprobs.apply(hidden, weight, target, temperature)  # type: ignore[no-untyped-call]
-    return result
+    return token_statistics(Head(hidden, weight), target, temperature).logprob
 
 
-class _TokenLogprobs(torch.autograd.Function):
+def token_statistics(
+    policy: Head,
+    target: Int[Tensor, " N"],
+    temperature: float = 1.0,
+    *,
+    reference: Head | None = None,
+    concentration: bool = False,
+) -> TokenStatistics:
+    """Log-probabilities with what else is asked for, from the same chunks of logits.
+
+    reference: where it is given, the divergence from it is computed; it gets no gradient.
+    """
+    other_hidden, other_weight = reference or (None, None)
+    found = _TokenStatistics.apply(  # type: ignore[no-untyped-call]
+        policy.hidden, policy.weight, target, temperature, other_hidden, other_weight, concentration
+    )
+    return TokenStatistics(*found)
+
+
+class _TokenStatistics(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, temperature: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        temperature: float,
+        other_hidden: Tensor | None,
+        other_weight: Tensor | None,
+        concentration: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        result = torch.empty(target.shape, dtype=wide, device=hidden.device)
-        normaliser = torch.empty_like(result)
+        logprob = torch.empty(target.shape, dtype=wide, device=hidden.device)
+        normaliser, other_normaliser = torch.empty_like(logprob), torch.empty_like(logprob)
+        divergence = torch.empty_like(logprob) if other_hidden is not None else None
+        other_logprob = torch.empty_like(logprob) if other_hidden is not None else None
+        squared = torch.empty_like(logprob) if concentration else None
         for rows in _chunks(len(target)):
-            logits = (hidden[rows] @ weight.T).to(wide).div_(temperature)
+            logits = _logits(hidden[rows], weight, temperature, wide)
             top = logits.amax(dim=1, keepdim=True)
-            chosen = logits.gather(1, target[rows, None])
-            normaliser[rows] = logits.sub_(top).exp_().sum(dim=1).log_() + top[:, 0]
-            result[rows] = chosen[:, 0] - normaliser[rows]
-        ctx.save_for_backward(hidden, weight, target, normaliser)
+            at_target = logits.gather(1, target[rows, None])[:, 0]
+            if divergence is not None:
+                assert other_hidden is not None
+                assert other_weight is not None
+                assert other_logprob is not None
+                other = _logits(other_hidden[rows], other_weight, temperature, wide)
+                # summed up in the same way as the policy's, so that two equal models differ by exactly 0
+                other_top = other.amax(dim=1, keepdim=True)
+                other_normaliser[rows] = (other - other_top).exp_().sum(dim=1).log() + other_top[:, 0]
+                other_logprob[rows] = other.gather(1, target[rows, None])[:, 0] - other_normaliser[rows]
+                likely = (other - other_normaliser[rows, None]).exp_()
+                divergence[rows] = likely.mul_(other.sub_(logits)).sum(dim=1)
+            mass = logits.sub_(top).exp_().sum(dim=1)
+            normaliser[rows] = mass.log() + top[:, 0]
+            logprob[rows] = at_target - normaliser[rows]
+            if divergence is not None:
+                divergence[rows] += normaliser[rows] - other_normaliser[rows]
+            if squared is not None:
+                squared[rows] = logits.square_().sum(dim=1).log() - 2 * mass.log()
+        ctx.save_for_backward(hidden, weight, target, normaliser, other_hidden, other_weight, other_normaliser)
         ctx.temperature = temperature
-        return result
+        ctx.mark_non_differentiable(*(extra for extra in (other_logprob, squared) if extra is not None))
+        return logprob, divergence, other_logprob, squared
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden, weight, target, normaliser = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        hidden, weight, target, normaliser, other_hidden, other_weight, other_normaliser = ctx.saved_tensors
         gradient = gradients[0] / ctx.temperature
+        pull = gradients[1] / ctx.temperature if other_hidden is not None else torch.zeros_like(gradient)
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight, dtype=normaliser.dtype) if ctx.needs_input_grad[1] else None
         for rows in _chunks(len(target)):
-            slope = (hidden[rows] @ weight.T).to(normaliser.dtype).div_(ctx.temperature)
-            slope.sub_(normaliser[rows, None]).exp_().mul_(-gradient[rows, None])
+            slope = _logits(hidden[rows], weight, ctx.temperature, normaliser.dtype)
+            # d logprob = (one at the target - policy), d KL(reference || policy) = (policy - reference)
+            slope.sub_(normaliser[rows, None]).exp_().mul_((pull - gradient)[rows, None])
             slope.scatter_add_(1, target[rows, None], gradient[rows, None])
+            if other_hidden is not None:
+                other = _logits(other_hidden[rows], other_weight, ctx.temperature, normaliser.dtype)
+                slope.sub_(other.sub_(other_normaliser[rows, None]).exp_().mul_(pull[rows, None]))
             narrow = slope.to(hidden.dtype)
             to_hidden[rows] = narrow @ weight
             if to_weight is not None:
                 to_weight += narrow.T @ hidden[rows]
-        return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), None, None
+        return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), None, None, None, None, None
+
+
+def _logits(hidden: Tensor, weight: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
+    return (hidden @ weight.T).to(dtype).div_(temperature)
 
 
 def _chunks(count: int) -> list[slice]:

@@ -1,22 +1,42 @@
-"""What training minimises: pure functions from log-probabilities to one loss per pair, answer or token.
+"""What training minimises: pure functions from log-probabilities to one loss per pair, answer, ranking or token.
 
 An objective is any public function of these modules that returns a Loss. Its positional parameters are the tensors it
-asks for, by name (`policy`, `reference`); its keyword-only parameters are its settings. Nothing else registers it.
+asks for, by name (NEEDS lists them); its keyword-only parameters are its settings. Nothing else registers it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
 
 from truing.errors import ConfigError, did_you_mean
-from truing.objectives import likelihood, pairwise
-from truing.signatures import asks_for, public_functions
+from truing.objectives import batchwise, likelihood, listwise, pairwise, pointwise
+from truing.signatures import asks_for, public_functions, settings_of, validated
 from truing.tensors import Loss
 
 Objective = Callable[..., Loss]
+Kind = Literal["pair", "ranking", "answer", "token"]
+
+MODULES: tuple[ModuleType, ...] = (pairwise, pointwise, listwise, batchwise, likelihood)
 
 OBJECTIVES: dict[str, Objective] = {
-    name: function for module in (likelihood, pairwise) for name, function in public_functions(module, "Loss").items()
+    name: function for module in MODULES for name, function in public_functions(module, "Loss").items()
+}
+
+NEEDS: dict[str, str] = {
+    "policy": "log-probabilities under the model that is trained",
+    "reference": "log-probabilities under the model it must stay near: cached where that model is fixed",
+    "label": "a thumb for each answer, up or down; of comparisons the chosen answers are up",
+    "reward": "a score for each answer; where the data only rank the answers, minus the rank",
+    "strength": "how much better the chosen answer is: the row's `strength`, or the difference of the scores",
+    "kl": "KL of policy and reference, measured each step on prompts with other prompts' answers: one more pass",
+    "divergence": "KL(reference || policy) over the vocabulary at each token: the reference is run live, uncached",
+    "concentration": "log of the sum of squared probabilities at each token of the policy: no further pass",
+    "from_reference": '1 for answers that the reference wrote (their `source` is "reference"), else 0',
+    "uniform": "a random number from 0 to 1 for each pair, from the run's seed",
+    "memory": "what the objective returned at the step before; it is part of the checkpoint",
 }
 
 
@@ -27,11 +47,46 @@ def objective(name: str) -> Objective:
     return OBJECTIVES[name]
 
 
-def needs_reference(function: Objective) -> bool:
-    """Whether the objective asks for the reference's log-probabilities."""
-    return "reference" in asks_for(function)
+def kind_of(function: Objective) -> Kind:
+    """What one loss belongs to."""
+    if function.__module__ == likelihood.__name__:
+        return "token"
+    asked = asks_for(function)["policy"]
+    return "pair" if asked.startswith("Pair") else "ranking" if asked == "Ranking" else "answer"
 
 
-def is_pairwise(function: Objective) -> bool:
-    """Whether the objective compares a chosen and a rejected answer."""
-    return asks_for(function).get("policy", "").startswith("Pair")
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """An objective with its settings."""
+
+    name: str
+    function: Objective
+    settings: Mapping[str, Any]
+
+    def __call__(self, **offered: Any) -> Loss:
+        """The loss, given of what is offered what the objective asks for."""
+        return self.function(**{name: offered[name] for name in asks_for(self.function)}, **self.settings)
+
+    @property
+    def kind(self) -> Kind:
+        """What one loss belongs to."""
+        return kind_of(self.function)
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether the rows of one optimizer step meet in the objective, so that it needs them all at once."""
+        return self.function.__module__ == batchwise.__name__
+
+    def needs(self, name: str) -> bool:
+        """Whether the objective asks for this input."""
+        return name in asks_for(self.function)
+
+
+def bind(table: Mapping[str, Any], where: str = "objective") -> Bound:
+    """The objective of a recipe's table: `name` and settings, which are checked and spelled out."""
+    name = table.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f'{where}: say which one: {where} = "dpo", or {where} = {{ name = "dpo", beta = 0.1 }}')
+    function = objective(name)
+    given = {key: value for key, value in table.items() if key != "name"}
+    return Bound(name, function, validated(settings_of(function), given, where).model_dump())

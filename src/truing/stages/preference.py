@@ -1,25 +1,31 @@
-"""Preference optimisation: make the preferred answer of each comparison likelier than the other."""
+"""Preference optimisation: make the preferred answers likelier, under any objective on what people said of answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator
+from torch import Tensor
 
-from truing import objectives, reductions, statistics
+from truing import statistics
 from truing.compute.engine.local import LocalEngine
-from truing.errors import DataError
-from truing.objectives import Objective
+from truing.errors import ConfigError, DataError
+from truing.objectives import Bound, bind
 from truing.packing import pack
 from truing.records import Group
 from truing.rendering import Row
-from truing.signatures import settings_of, validated
+from truing.signatures import Fraction, Settings
+from truing.stages.arranging import Judged, Pairs, judge
+from truing.stages.asking import Case, ask, join, rows_of, weights
 from truing.stages.context import Context, Groups, Model
-from truing.stages.reference import Reference
+from truing.stages.reference import Cached, Live, Nothing, Reference
 from truing.stages.training import (
+    Count,
+    Step,
     Training,
     describe_data,
     finish,
@@ -28,7 +34,19 @@ from truing.stages.training import (
     render_rows,
     step_count,
 )
-from truing.tensors import Forest, Logprobs, Loss, Pair
+from truing.tensors import Forest, Loss
+
+ReferenceKind = Literal["start", "base", "adapters_off", "none"]
+
+
+class Moving(Settings):
+    """A reference that follows the policy (TR-DPO, arXiv:2404.09656): every `every` steps it moves by `mix`.
+
+    mix: share of the policy in the new reference. every: optimizer steps between two moves.
+    """
+
+    mix: Fraction = 0.6
+    every: Count = 512
 
 
 class Preference(Training):
@@ -38,98 +56,259 @@ class Preference(Training):
     objective: dict[str, Any] = Field(
         {"name": "dpo"}, description="name of the objective, or a table with settings", validate_default=True
     )
+    reference: ReferenceKind | Moving = Field(
+        "start",
+        description="the model to stay near: start, the one this stage starts from, which in a loop is the last "
+        "round's; base, the run's own; adapters_off, the model without its adapter, uncached; none; or a table with "
+        "mix and every, a reference that follows",
+    )
+    pairs: Pairs = Field("all", description="which answers of a ranking are compared: all, best_worst or adjacent")
 
     @field_validator("objective", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
         """`objective = "dpo"` is short for `objective = { name = "dpo" }`; every setting is checked and spelled out."""
-        table = {"name": value} if isinstance(value, str) else dict(value)
-        name = str(table.pop("name", "dpo"))
-        chosen = validated(settings_of(objectives.objective(name)), table, "objective")
-        return {"name": name, **chosen.model_dump()}
+        bound = bind({"name": value} if isinstance(value, str) else {"name": "dpo", **value})
+        if bound.kind == "token":
+            raise ConfigError(f"objective '{bound.name}' belongs to stage 'sft': use = \"sft\"")
+        return {"name": bound.name, **bound.settings}
 
-    def bound(self) -> Objective:
+    def bound(self) -> Bound:
         """The objective with its settings filled in."""
-        given = {key: value for key, value in self.objective.items() if key != "name"}
-        return partial(objectives.objective(self.objective["name"]), **given)
+        return bind(self.objective)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Rows with what people said of their answers, and how the reference sees them.
+
+    mismatched: each row's prompt with the answers of the row before, on which the KL is measured; empty if unused.
+    budget: tokens run at once.
+    """
+
+    rows: Sequence[Row]
+    judged: Sequence[Judged]
+    reference: Reference
+    mismatched: Sequence[Row]
+    mismatched_reference: Reference
+    budget: int
 
 
 def preference(
-    context: Context, settings: Preference, model: Model, data: Groups, held_out: Groups | None = None
+    context: Context,
+    settings: Preference,
+    model: Model,
+    data: Groups,
+    held_out: Groups | None = None,
+    base: Model | None = None,
 ) -> None:
-    """Trains on comparisons, against the model it starts from as the reference."""
-    groups = [_ordered(group) for group in data.read()]
-    engine = make_engine(context, model, settings)
-    rows, refused = render_rows(engine.loaded.renderer, groups, settings)
-    describe_data(context, data, len(groups), rows, refused)
-    context.event("preview", row=rows[0].index, pieces=engine.loaded.renderer.pieces(rows[0]))
+    """Trains on comparisons, rankings, scores or thumbs, and measures the objective on held-out rows."""
     objective = settings.bound()
-    reference = Reference.of(context, engine, model, rows, settings)
-    watched = _watched(context, engine, model, held_out, settings)
-    _watch(context, engine, objective, watched, step=0)
-    for step in optimizer_steps(context, engine, rows, settings):
-        divisor = sum(row.weight for row in step.rows)
-        for forest in step.forests:
-            loss = compare(objective, engine.logprobs(forest), reference.logprobs(forest), forest)
-            step.add(loss, reductions.pair_weights(forest, rows), divisor)
+    judged = _judge(objective, data.read(), settings)
+    engine = make_engine(context, model, settings)
+    rows, kept, refused = render_rows(engine.loaded.renderer, [j.group for j in judged], settings)
+    describe_data(context, data, len(judged), rows, refused)
+    context.event("preview", row=rows[0].index, pieces=engine.loaded.renderer.pieces(rows[0]))
+    sources = _Sources(context, settings, engine, model, base or model)
+    material = sources.material(objective, rows, [judged[place] for place in kept])
+    watched = _watched(sources, objective, held_out)
+    memory: dict[str, Tensor] = {}
+    _watch(context, engine, objective, watched, memory, step=0)
+    for step in optimizer_steps(context, engine, rows, settings, memory):
+        if (
+            isinstance(settings.reference, Moving)
+            and step.number > 1
+            and (step.number - 1) % settings.reference.every == 0
+        ):
+            engine.move_reference(settings.reference.mix)
+        memory |= _add(step, engine, objective, material, memory, context.seed)
     steps = step_count(len(rows), settings)
-    result = _watch(context, engine, objective, watched, step=steps)
+    result = _watch(context, engine, objective, watched, memory, step=steps)
     finish(context, engine, model, rows, settings, held_out=result)
 
 
-def compare(objective: Objective, policy: Logprobs, reference: Logprobs, forest: Forest) -> Loss:
-    """The objective on a forest of comparisons."""
-    pairs = forest.pairs()
-    return objective(
-        policy=Pair(policy.select(pairs.chosen), policy.select(pairs.rejected)),
-        reference=Pair(reference.select(pairs.chosen), reference.select(pairs.rejected)),
-    )
+def _add(
+    step: Step, engine: LocalEngine, objective: Bound, material: Material, memory: Mapping[str, Tensor], seed: int
+) -> Mapping[str, Tensor]:
+    """Gathers the gradient of one optimizer step. Returns what the objective wants to remember."""
+    kl = _mismatched_kl(engine, objective, material, [row.index for row in step.rows])
+    uniform = _uniform(material.judged, step, seed)
+    divisor = sum(weights(objective, [material.judged[row.index] for row in step.rows]))
+    if objective.is_coupled:
+        return _add_coupled(step, engine, objective, material, memory, uniform, divisor)
+    for forest in step.forests:
+        case = replace(_case(engine, objective, material, forest), kl=kl)
+        step.add(ask(objective, case), torch.tensor(weights(objective, case.judged)), divisor)
+    return {}
 
 
-def _ordered(group: Group) -> Group:
-    """The comparison with the chosen answer first."""
-    chosen, rejected = group.comparison()
-    if chosen.messages == rejected.messages:
-        raise DataError(f"{group.place}: 'chosen' and 'rejected' are equal: drop the line")
-    return Group(group.prompt, (chosen, rejected), group.weight, group.strength, group.extra, group.file, group.line)
+def _add_coupled(
+    step: Step,
+    engine: LocalEngine,
+    objective: Bound,
+    material: Material,
+    memory: Mapping[str, Tensor],
+    uniform: Mapping[int, Sequence[float]],
+    divisor: float,
+) -> Mapping[str, Tensor]:
+    """The gradient where all rows of the step meet in one loss.
+
+    With several forests, log-probabilities are first taken without history, the loss is taken on all of them, and its
+    slope at each token is then sent back through each forest in a second pass. So no cut changes the gradient.
+    """
+    whole = len(step.forests) == 1
+    with torch.set_grad_enabled(whole):
+        cases = [
+            replace(_case(engine, objective, material, forest), uniform=[uniform[row] for row in forest.rows])
+            for forest in step.forests
+        ]
+    case = replace(join(cases), memory=memory)
+    if not whole:
+        case.policy.token.requires_grad_()
+    loss = ask(objective, case)
+    total = step.total(loss, torch.tensor(weights(objective, case.judged)), divisor)
+    if whole:
+        engine.backward(total)
+        return loss.memory
+    (slope,) = torch.autograd.grad(total, case.policy.token)
+    parts = torch.split(slope, [len(forest.target) for forest in step.forests])
+    for forest, part in zip(step.forests, parts, strict=True):
+        engine.backward((engine.logprobs(forest).token * part).sum())
+    return loss.memory
 
 
-def _watched(
-    context: Context, engine: LocalEngine, model: Model, held_out: Groups | None, settings: Preference
-) -> tuple[Sequence[Row], Reference] | None:
-    """Held-out comparisons and the reference's view of them; None where the held-out rows are not comparisons."""
-    groups = [] if held_out is None else [g for g in held_out.read() if len(g.completions) == 2]
+def _case(engine: LocalEngine, objective: Bound, material: Material, forest: Forest) -> Case:
+    """What the models say of a forest, as far as the objective asks for it."""
+    judged = rows_of(forest, material.judged)
+    if objective.needs("divergence") or objective.needs("concentration"):
+        found = engine.statistics(
+            forest, divergence=objective.needs("divergence"), concentration=objective.needs("concentration")
+        )
+        known = found.reference if found.reference is not None else material.reference.logprobs(forest)
+        return Case(judged, found.logprobs, known, found.divergence, found.concentration)
+    reference = material.reference.logprobs(forest) if objective.needs("reference") else None
+    return Case(judged, engine.logprobs(forest), reference)
+
+
+def _mismatched_kl(engine: LocalEngine, objective: Bound, material: Material, rows: Iterable[int]) -> Tensor | None:
+    """Mean log-ratio of answers to prompts they do not belong to, at least 0: KTO's estimate of the KL, in nats."""
+    if not objective.needs("kl"):
+        return None
+    ratios: list[Tensor] = []
+    with torch.no_grad():
+        some = [material.mismatched[row] for row in rows]
+        for forest in pack(some, material.budget):
+            ratios.append(engine.logprobs(forest).sum - material.mismatched_reference.logprobs(forest).sum)
+    return torch.cat(ratios).mean().clamp(min=0)
+
+
+def _uniform(judged: Sequence[Judged], step: Step, seed: int) -> dict[int, list[float]]:
+    """Random numbers for the pairs of each row, which depend on seed, step and row alone."""
+    drawn: dict[int, list[float]] = {}
+    for row in step.rows:
+        source = random.Random(f"{seed}:{step.number}:{row.index}")
+        drawn[row.index] = [source.random() for _ in judged[row.index].pairs]
+    return drawn
+
+
+def _judge(objective: Bound, groups: Sequence[Group], settings: Preference) -> list[Judged]:
+    return [judge(group, objective.kind, settings.pairs, scored=objective.needs("reward")) for group in groups]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where the reference comes from."""
+
+    context: Context
+    settings: Preference
+    engine: LocalEngine
+    model: Model
+    base: Model
+
+    def material(self, objective: Bound, rows: Sequence[Row], judged: Sequence[Judged]) -> Material:
+        """The rows with the reference's view of them, taken before the first step."""
+        mismatched: list[Row] = []
+        if objective.needs("kl"):
+            if len(rows) < 2:
+                raise DataError(
+                    f"objective '{objective.name}' measures the KL on other prompts' answers: one row is not enough"
+                )
+            mismatched = [replace(row, answers=rows[place - 1].answers) for place, row in enumerate(rows)]
+        reference = self._reference(objective, rows)
+        mismatched_reference = self._reference(objective, mismatched)
+        return Material(rows, judged, reference, mismatched, mismatched_reference, self.settings.forest_tokens)
+
+    def _reference(self, objective: Bound, rows: Sequence[Row]) -> Reference:
+        kind = self.settings.reference
+        if not rows or not objective.needs("reference") or kind == "none":
+            if kind == "none" and objective.needs("divergence"):
+                raise ConfigError(
+                    f"objective '{objective.name}' measures the KL from a reference: reference = \"none\" has none"
+                )
+            return Nothing()
+        if kind == "adapters_off" and self.settings.lora is None:
+            raise ConfigError('reference = "adapters_off" needs an adapter: set lora, or use "start"')
+        if isinstance(kind, Moving) or (objective.needs("divergence") and self.settings.lora is None):
+            self.engine.keep_reference()
+            return Live(self.engine)
+        if kind == "adapters_off" or objective.needs("divergence"):
+            return Live(self.engine)
+        return self._cached(rows)
+
+    def _cached(self, rows: Sequence[Row]) -> Reference:
+        budget = self.settings.forest_tokens
+        if self.settings.reference == "base" and self.base.key != self.model.key:
+            other = LocalEngine(self.context.load(self.base), trainable=False)
+            return Cached.of(self.context, other, self.base.key, rows, budget)
+        return Cached.of(self.context, self.engine, self.model.key, rows, budget)
+
+
+def _watched(sources: _Sources, objective: Bound, held_out: Groups | None) -> Material | None:
+    """Held-out rows and the reference's view of them; None where the held-out rows are bare prompts."""
+    groups = [] if held_out is None else [group for group in held_out.read() if group.completions]
     if not groups:
         return None
-    rows, _ = render_rows(engine.loaded.renderer, [_ordered(group) for group in groups], settings)
-    return rows, Reference.of(context, engine, model, rows, settings)
+    settings = sources.settings
+    judged = _judge(objective, groups, settings)
+    rows, kept, _ = render_rows(sources.engine.loaded.renderer, [j.group for j in judged], settings)
+    return sources.material(objective, rows, [judged[place] for place in kept])
 
 
 def _watch(
     context: Context,
     engine: LocalEngine,
-    objective: Objective,
-    watched: tuple[Sequence[Row], Reference] | None,
+    objective: Bound,
+    watched: Material | None,
+    memory: Mapping[str, Tensor],
     *,
     step: int,
 ) -> Mapping[str, Any] | None:
-    """Loss and implicit-reward accuracy on held-out comparisons, with an interval, written as an event."""
+    """Loss and implicit-reward accuracy on held-out rows, with an interval, written as an event."""
     if watched is None:
         return None
-    rows, reference = watched
     seen = {event["step"] for event in context.run.events(context.stage, "held_out")}
-    losses: list[float] = []
-    right: list[float] = []
-    with torch.no_grad():
-        for forest in pack(rows, reference.budget):
-            loss = compare(objective, engine.logprobs(forest), reference.logprobs(forest), forest)
-            losses += loss.value.tolist()
-            right += loss.stats["reward/accuracy"].tolist()
-    accuracy = statistics.win_rate(right)
-    result = {
-        "accuracy": {"value": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n},
-        "loss": sum(losses) / len(losses),
-    }
+    losses = _measure(engine, objective, watched, memory)
+    result: dict[str, Any] = {"loss": float(torch.cat([loss.value for loss in losses]).mean())}
+    right = [value for loss in losses for value in loss.stats.get("reward/accuracy", torch.empty(0)).tolist()]
+    if right:
+        accuracy = statistics.win_rate(right)
+        result["accuracy"] = {"value": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n}
     if context.first_step + step not in seen:  # after an interruption the start is measured once more
         context.event("held_out", step=context.first_step + step, **result)
     return result
+
+
+def _measure(engine: LocalEngine, objective: Bound, watched: Material, memory: Mapping[str, Tensor]) -> list[Loss]:
+    """The objective on held-out rows, without gradient."""
+    kl = _mismatched_kl(engine, objective, watched, range(len(watched.rows)))
+    with torch.no_grad():
+        cases = [
+            replace(
+                _case(engine, objective, watched, forest),
+                kl=kl,
+                memory=memory,
+                uniform=[[0.5] * len(j.pairs) for j in rows_of(forest, watched.judged)],
+            )
+            for forest in pack(watched.rows, watched.budget)
+        ]
+        return [ask(objective, case) for case in ([join(cases)] if objective.is_coupled else cases)]

@@ -1,10 +1,11 @@
-"""The reference of preference objectives: log-probabilities of the starting model, computed once and kept on disk."""
+"""The reference of preference objectives: what a model that is not trained gives the same answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,46 +16,70 @@ from truing.compute.engine.local import LocalEngine
 from truing.packing import pack
 from truing.reductions import scored_tokens
 from truing.rendering import Row
-from truing.stages.context import Context, Model
-from truing.stages.training import Training
+from truing.stages.context import Context
 from truing.store import hash_of
 from truing.store.cache import cache_folder, cached
 from truing.tensors import Forest, Logprobs
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """Log-probabilities of the scored tokens of every row, under a model that does not change.
+class Reference(Protocol):
+    """Whatever gives the reference's log-probabilities of a forest's scored tokens."""
 
-    token: all rows one after the other. start: where each row begins. budget: forest tokens it was computed with.
+    def logprobs(self, forest: Forest) -> Logprobs:
+        """Without gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """Log-probabilities of all rows under a model that does not change, computed once and kept on disk.
+
+    token: all rows one after the other. start: where each row begins.
     """
 
     token: Tensor
     start: Tensor
-    budget: int
 
     @classmethod
-    def of(
-        cls, context: Context, engine: LocalEngine, model: Model, rows: Sequence[Row], settings: Training
-    ) -> Reference:
+    def of(cls, context: Context, engine: LocalEngine, model_key: str, rows: Sequence[Row], budget: int) -> Cached:
         """The engine's model as it is now, which must be before its first step. Kept under all that it depends on."""
         counts = torch.tensor([0] + [scored_tokens(row) for row in rows])
+        start = counts.cumsum(0)
         dtype = str(next(engine.model.parameters()).dtype)
         tokens = [[row.prompt, [[a.tokens, a.scored] for a in row.answers]] for row in rows]
-        key = hash_of(model.key, tokens, dtype, str(engine.device.type), torch.__version__, __version__)
+        key = hash_of(model_key, tokens, dtype, str(engine.device.type), torch.__version__, __version__)
 
         def make(folder: Path) -> None:
-            token = _score(context, engine, rows, counts.cumsum(0), settings.forest_tokens)
-            save_file({"token": token}, folder / "reference.safetensors")
+            save_file({"token": _score(context, engine, rows, start, budget)}, folder / "reference.safetensors")
 
-        folder = cached(cache_folder("reference") / key, kind="reference", meta={"model": model.key}, make=make)
-        return cls(load_file(folder / "reference.safetensors")["token"], counts.cumsum(0), settings.forest_tokens)
+        folder = cached(cache_folder("reference") / key, kind="reference", meta={"model": model_key}, make=make)
+        return cls(load_file(folder / "reference.safetensors")["token"], start)
 
     def logprobs(self, forest: Forest) -> Logprobs:
-        """The log-probabilities of a forest's scored tokens."""
+        """Looked up."""
         parts = [self.token[self.start[row] : self.start[row + 1]] for row in forest.rows]
         token = torch.cat(parts) if parts else self.token[:0]
         return Logprobs(token.to(forest.completion.device), forest.completion, forest.group.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The reference that lives in the engine: the model without its adapter, or the weights that were kept."""
+
+    engine: LocalEngine
+
+    def logprobs(self, forest: Forest) -> Logprobs:
+        """One more pass."""
+        with torch.no_grad():
+            return self.engine.logprobs(forest, of="reference")
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """No reference: every answer has log-probability 0, as if all answers were equally likely."""
+
+    def logprobs(self, forest: Forest) -> Logprobs:
+        """Zeros."""
+        return Logprobs(torch.zeros(forest.completion.shape[0]), forest.completion, forest.group.shape[0])
 
 
 def _score(context: Context, engine: LocalEngine, rows: Sequence[Row], start: Tensor, budget: int) -> Tensor:

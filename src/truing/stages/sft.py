@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Sequence
+
+from pydantic import Field, field_validator
 
 from truing import reductions
-from truing.errors import DataError
-from truing.objectives.likelihood import nll
+from truing.errors import ConfigError, DataError
+from truing.objectives import bind
 from truing.records import TEXT_ROLE, Group
 from truing.reductions import Reduction
+from truing.signatures import asks_for
+from truing.stages.arranging import best, conditioned, hindsight
 from truing.stages.context import Context, Groups, Model
 from truing.stages.training import (
     Training,
@@ -19,25 +23,40 @@ from truing.stages.training import (
     render_rows,
 )
 
+THUMB_DOWN = "an answer with a thumb down"
+
 
 class Sft(Training):
     """Settings of `sft` and `pretrain`."""
 
     learning_rate: float = Field(2e-5, gt=0, description="peak learning rate of AdamW")
+    objective: str = Field("nll", description="nll, dft, csft or chain_of_hindsight")
     reduction: Reduction = Field("token_mean", description="how token losses become one number")
+    good: str = Field("Give a good answer.", description="what csft and chain_of_hindsight put before good answers")
+    bad: str = Field("Give a bad answer.", description="what they put before bad ones")
+
+    @field_validator("objective")
+    @classmethod
+    def _of_tokens(cls, value: str) -> str:
+        if bind({"name": value}).kind != "token":
+            raise ConfigError(f"objective '{value}' belongs to stage 'preference': use = \"preference\"")
+        return value
 
 
 def sft(context: Context, settings: Sft, model: Model, data: Groups) -> None:
     """Trains on answers. Of comparisons and rankings the best answer counts; of conversations the assistant's turns."""
-    groups = [_best(group) for group in data.read()]
+    objective = bind({"name": settings.objective})
+    read = data.read()
+    groups = _arranged(read, asks_for(objective.function)["policy"], settings, context.seed)
+    down = {THUMB_DOWN: len(read) - len(groups)} if len(groups) < len(read) else {}
     engine = make_engine(context, model, settings)
-    rows, refused = render_rows(engine.loaded.renderer, groups, settings)
-    describe_data(context, data, len(groups), rows, refused)
+    rows, _, refused = render_rows(engine.loaded.renderer, groups, settings)
+    describe_data(context, data, len(read), rows, refused | down)
     context.event("preview", row=rows[0].index, pieces=engine.loaded.renderer.pieces(rows[0]))
     for step in optimizer_steps(context, engine, rows, settings):
         divisor = reductions.divisor(step.rows, settings.reduction)
         for forest in step.forests:
-            loss = nll(engine.logprobs(forest))
+            loss = objective(policy=engine.logprobs(forest))
             step.add(loss, reductions.token_weights(forest, rows, settings.reduction), divisor)
     finish(context, engine, model, rows, settings)
 
@@ -52,17 +71,10 @@ def pretrain(context: Context, settings: Sft, model: Model, data: Groups) -> Non
     sft(context, settings, model, data)
 
 
-def _best(group: Group) -> Group:
-    """The row with its best answer alone: lowest rank, else highest score, else the only one."""
-    answers = group.completions
-    if not answers:
-        raise DataError(f"{group.place}: this row has no answer to train on: use it as a prompt, or drop it")
-    if len(answers) == 1:
-        return group
-    if all(answer.rank is not None for answer in answers):
-        best = min(answers, key=lambda answer: answer.rank or 0)
-    elif all(answer.score is not None for answer in answers):
-        best = max(answers, key=lambda answer: answer.score or 0.0)
-    else:
-        raise DataError(f"{group.place}: {len(answers)} answers and no rank or score says which one to train on")
-    return Group(group.prompt, (best,), group.weight, None, group.extra, group.file, group.line)
+def _arranged(groups: Sequence[Group], policy: str, settings: Sft, seed: int) -> list[Group]:
+    """The rows as the objective's `policy` wants them: see its type in `tensors`."""
+    if policy == "Conditioned":
+        return [row for group in groups for row in conditioned(group, settings.good, settings.bad)]
+    if policy == "Hindsight":
+        return [hindsight(group, settings.good, settings.bad, seed) for group in groups]
+    return [one for one in map(best, groups) if one.completions[0].label is not False]

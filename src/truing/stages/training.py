@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import psutil
 import torch
 from pydantic import Field
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from truing import __version__
@@ -26,6 +27,7 @@ from truing.stages.context import Context, Groups, Model
 from truing.tensors import Forest, Loss
 
 Count = Annotated[int, Field(ge=1)]
+MEMORY = "memory.safetensors"
 
 
 class Lora(Settings):
@@ -75,15 +77,19 @@ class Step:
 
     def add(self, loss: Loss, weights: Tensor, divisor: float) -> None:
         """Gathers the gradient of sum(weights * loss) / divisor, and the loss's stats as (sum, count)."""
+        self.engine.backward(self.total(loss, weights, divisor))
+
+    def total(self, loss: Loss, weights: Tensor, divisor: float) -> Tensor:
+        """sum(weights * loss) / divisor, written down with the loss's stats, for a caller that takes the gradient."""
         weights = weights.to(loss.value)
         total = (loss.value * weights).sum() / divisor
         if not torch.isfinite(total):
             raise self.refusal(f"the loss is {float(total.detach())}")
-        self.engine.backward(total)
         # the divisor is the whole step's, so it counts once however many forests there are
         self.sums.setdefault("loss", [0.0, divisor])[0] += float(total.detach()) * divisor
         for name, value in loss.stats.items():
             self.count(name, float((value * weights).sum()), float(weights.sum()))
+        return total
 
     def count(self, name: str, amount: float, of: float) -> None:
         """Adds to a mean that is taken over the whole step."""
@@ -120,11 +126,14 @@ def make_engine(context: Context, model: Model, settings: Training) -> LocalEngi
     )
 
 
-def render_rows(renderer: Renderer, groups: Sequence[Group], settings: Training) -> tuple[list[Row], dict[str, int]]:
-    """The Groups as token ids within the length limit, and how many were refused for which reason."""
+def render_rows(
+    renderer: Renderer, groups: Sequence[Group], settings: Training
+) -> tuple[list[Row], list[int], dict[str, int]]:
+    """The Groups as token ids within the length limit, which Groups they are, and how many were refused and why."""
     rows: list[Row] = []
+    kept: list[int] = []
     refused: dict[str, int] = {}
-    for group in groups:
+    for place, group in enumerate(groups):
         row = renderer.render(group, index=len(rows))
         if row.longest > settings.max_length:
             if settings.too_long == "error":
@@ -139,9 +148,10 @@ def render_rows(renderer: Renderer, groups: Sequence[Group], settings: Training)
                 continue
             row = shorten(row, settings.max_length)
         rows.append(row)
+        kept.append(place)
     if not rows:
         raise DataError(f"no row is left to train on; refused: {refused or 'none'}; look at max_length and the data")
-    return rows, refused
+    return rows, kept, refused
 
 
 def describe_data(context: Context, data: Groups, groups: int, rows: Sequence[Row], refused: Mapping[str, int]) -> None:
@@ -160,13 +170,22 @@ def describe_data(context: Context, data: Groups, groups: int, rows: Sequence[Ro
     )
 
 
-def optimizer_steps(context: Context, engine: LocalEngine, rows: Sequence[Row], settings: Training) -> Iterator[Step]:
+def optimizer_steps(
+    context: Context,
+    engine: LocalEngine,
+    rows: Sequence[Row],
+    settings: Training,
+    memory: dict[str, Tensor] | None = None,
+) -> Iterator[Step]:
     """Yields each optimizer step with nothing gathered; what the caller adds to it is then stepped, logged and saved.
 
     Goes on from the last checkpoint of this very stage, and leaves a checkpoint when asked to stop.
+
+    memory: what the caller carries from step to step; it is saved, and filled when going on.
     """
     total = step_count(len(rows), settings)
-    done = _go_on(context, engine)
+    memory = {} if memory is None else memory
+    done = _go_on(context, engine, memory)
     with context.reporter.task(context.stage, total, done) as task:
         for number in range(done + 1, total + 1):
             began = time.monotonic()
@@ -189,12 +208,19 @@ def optimizer_steps(context: Context, engine: LocalEngine, rows: Sequence[Row], 
             if number == total:
                 return  # the finished model is saved next, so there is nothing to stop for
             if context.stop.requested or number % settings.save_every == 0:
-                save_checkpoint(context, engine, number, settings, finished=False)
+                save_checkpoint(context, engine, number, settings, memory)
             context.check_stop()
 
 
-def save_checkpoint(context: Context, engine: LocalEngine, number: int, settings: Training, *, finished: bool) -> str:
-    """A folder that transformers or PEFT load; unfinished ones also hold what is needed to go on. Returns its name."""
+def save_checkpoint(
+    context: Context, engine: LocalEngine, number: int, settings: Training, memory: Mapping[str, Tensor] | None
+) -> str:
+    """A folder that transformers or PEFT load. Returns its name.
+
+    memory: what is carried from step to step, in an unfinished checkpoint, which also holds what is needed to go on;
+    None for the finished model.
+    """
+    finished = memory is None
     step = context.first_step + number
     meta = {
         "stage": context.stage,
@@ -207,9 +233,10 @@ def save_checkpoint(context: Context, engine: LocalEngine, number: int, settings
     }
     with context.run.new_checkpoint(step, stage_key=context.key, meta=meta) as folder:
         engine.save_model(folder)
-        if not finished:
+        if memory is not None:
             (folder / "trainer").mkdir()
             engine.save_state(folder / "trainer")
+            save_file({name: value.contiguous() for name, value in memory.items()}, folder / "trainer" / MEMORY)
     if not finished:
         context.run.prune(context.key, settings.keep_checkpoints)
     return f"checkpoint-{step}"
@@ -220,7 +247,7 @@ def finish(
 ) -> None:
     """The trained model as the stage's artifact. The checkpoints it came from go last, when nothing needs them."""
     steps = step_count(len(rows), settings)
-    name = save_checkpoint(context, engine, steps, settings, finished=True)
+    name = save_checkpoint(context, engine, steps, settings, None)
     with context.output({"model": name, "steps": steps, "base": model.source, "rows": len(rows), **meta}):
         pass
     context.run.prune(context.key, 1)
@@ -261,14 +288,15 @@ def peak_memory() -> int:
     )
 
 
-def _go_on(context: Context, engine: LocalEngine) -> int:
-    """Steps of this stage that are done already: those of its last sound checkpoint."""
+def _go_on(context: Context, engine: LocalEngine, memory: dict[str, Tensor]) -> int:
+    """Steps of this stage that are done already: those of its last sound checkpoint, which fills `memory`."""
     checkpoint = context.run.latest_checkpoint(context.key, finished=False)
     if checkpoint is None:
         context.run.rewind(context.stage, context.first_step)
         return 0
     try:
         engine.load_state(checkpoint.path / "trainer")
+        memory |= load_file(checkpoint.path / "trainer" / MEMORY)
     except (OSError, KeyError) as error:
         raise StorageError(f"{checkpoint.path}: cannot go on from it: {error}: remove the folder") from error
     if checkpoint.meta["threads"] != torch.get_num_threads():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from truing.compute import Role
+from truing.compute import ForestStatistics, Role
 from truing.compute.attention import ForestLayout
-from truing.compute.head import token_logprobs
+from truing.compute.head import Head, token_logprobs, token_statistics
 from truing.errors import GuardError, MissingError
 from truing.models import Loaded, is_adapted
 from truing.models.quiet import quiet_libraries
-from truing.tensors import Forest, Logprobs
+from truing.tensors import Forest, Logprobs, PerToken
 
 
 class LocalEngine:
@@ -43,7 +44,8 @@ class LocalEngine:
         self.loaded = loaded
         self.model = loaded.model
         self.device = next(self.model.parameters()).device
-        self._reference_is_base = is_adapted(self.model)
+        self._adapted = is_adapted(self.model)
+        self._reference: dict[str, Tensor] = {}
         if not trainable:
             self.model.requires_grad_(False)
         self._weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -63,15 +65,43 @@ class LocalEngine:
         """Log-probabilities of the scored tokens of a forest, fp32 (fp64 for an fp64 model)."""
         forest = forest.to(self.device)
         with self._as_role(of):
-            hidden = self._decoder()(
-                input_ids=forest.tokens[None],
-                position_ids=forest.positions[None],
-                use_cache=False,
-                layout=ForestLayout(forest.trees),
-            ).last_hidden_state[0]
-        scored = hidden.index_select(0, forest.hidden_row)
-        token = token_logprobs(scored, self._head(), forest.target, temperature)
+            head = self._head_of(forest)
+            token = token_logprobs(head.hidden, head.weight, forest.target, temperature)
         return Logprobs(token, forest.completion, forest.group.shape[0])
+
+    def statistics(self, forest: Forest, *, divergence: bool, concentration: bool) -> ForestStatistics:
+        """Log-probabilities of the policy with statistics of its whole distribution at each scored token.
+
+        divergence: KL(reference || policy), which runs the reference as well. concentration: log sum of p^2.
+        """
+        forest = forest.to(self.device)
+        reference = None
+        if divergence:
+            with torch.no_grad(), self._as_role("reference"):
+                other = self._head_of(forest)
+                reference = Head(other.hidden, other.weight.data)  # the data, as the weight is the policy's again soon
+        found = token_statistics(self._head_of(forest), forest.target, reference=reference, concentration=concentration)
+        count = forest.group.shape[0]
+
+        def of_answers(kind: type[PerToken], values: Tensor | None) -> Any:
+            return None if values is None else kind(values, forest.completion, count)
+
+        return ForestStatistics(
+            of_answers(Logprobs, found.logprob),
+            of_answers(Logprobs, found.reference),
+            of_answers(PerToken, found.divergence),
+            of_answers(PerToken, found.concentration),
+        )
+
+    def keep_reference(self) -> None:
+        """Keeps the weights as they are now as the reference, beside the policy in memory."""
+        self._reference = {name: weight.detach().clone() for name, weight in self._weights.items()}
+
+    def move_reference(self, mix: float) -> None:
+        """Moves the kept reference: mix * policy + (1 - mix) * reference."""
+        for name, reference in self._reference.items():
+            master = self._masters[name].detach()
+            reference.copy_(torch.lerp(reference.to(master.dtype), master, mix))
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a scalar to the masters' gradients."""
@@ -110,7 +140,7 @@ class LocalEngine:
                 state[name] = masters[weight]
         with quiet_libraries():
             self.model.save_pretrained(folder, state_dict=state)
-            if not self._reference_is_base:  # save_pretrained wrote the compute dtype, and the masters are wider
+            if not self._adapted:  # save_pretrained wrote the compute dtype, and the masters are wider
                 self.model.config.dtype = next(iter(self._masters.values())).dtype
                 self.model.config.save_pretrained(folder)
             self.loaded.renderer.tokenizer.save_pretrained(folder)
@@ -121,6 +151,7 @@ class LocalEngine:
         for name, master in self._masters.items():
             for key, value in self._optimizer.state[master].items():
                 tensors[f"optimizer.{key}.{name}"] = value
+        tensors |= {f"reference.{name}": weight for name, weight in self._reference.items()}
         tensors["rng.torch"] = torch.get_rng_state()
         save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "state.safetensors")
 
@@ -131,6 +162,8 @@ class LocalEngine:
         with torch.no_grad():
             for name, master in self._masters.items():
                 master.copy_(tensors[f"master.{name}"])
+            for name, weight in self._reference.items():
+                weight.copy_(tensors[f"reference.{name}"])
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 kind, name = key.removeprefix("optimizer.").split(".", 1)
@@ -138,7 +171,7 @@ class LocalEngine:
         self._renew_compute_weights()
 
     def _decoder(self) -> Any:
-        model = self.model.get_base_model() if self._reference_is_base else self.model
+        model = self.model.get_base_model() if self._adapted else self.model
         return model.get_decoder()
 
     def _head(self) -> Tensor:
@@ -148,13 +181,38 @@ class LocalEngine:
         weight: Tensor = head.weight
         return weight
 
+    def _head_of(self, forest: Forest) -> Head:
+        hidden = self._decoder()(
+            input_ids=forest.tokens[None],
+            position_ids=forest.positions[None],
+            use_cache=False,
+            layout=ForestLayout(forest.trees),
+        ).last_hidden_state[0]
+        return Head(hidden.index_select(0, forest.hidden_row), self._head())
+
     def _as_role(self, of: Role) -> AbstractContextManager[Any]:
         if of == "policy":
             return nullcontext()
-        if not self._reference_is_base:
-            raise GuardError("with full fine-tuning the reference is cached before the first step; it is not in memory")
-        off: AbstractContextManager[Any] = self.model.disable_adapter()
-        return off
+        if self._reference:
+            return self._with_kept_reference()
+        if self._adapted:
+            off: AbstractContextManager[Any] = self.model.disable_adapter()
+            return off
+        raise GuardError("there is no reference in memory: it is cached before the first step, or kept on request")
+
+    @contextmanager
+    def _with_kept_reference(self) -> Iterator[None]:
+        """The model with the reference's weights in place of its own; only where no gradient is taken."""
+        if torch.is_grad_enabled():
+            raise GuardError("a kept reference is run without gradient: wrap the call in torch.no_grad()")
+        own = {name: weight.data for name, weight in self._weights.items()}
+        try:
+            for name, weight in self._weights.items():
+                weight.data = self._reference[name]
+            yield
+        finally:
+            for name, weight in self._weights.items():
+                weight.data = own[name]
 
     def _renew_compute_weights(self) -> None:
         with torch.no_grad():

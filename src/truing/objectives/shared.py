@@ -1,0 +1,72 @@
+"""Algebra that several objectives share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from truing.tensors import Logprobs, Loss, Pair
+
+
+def log_ratios(policy: Pair[Logprobs], reference: Pair[Logprobs]) -> Pair[Tensor]:
+    """log policy/reference of each whole answer, in nats, [P]."""
+    return Pair(policy.chosen.sum - reference.chosen.sum, policy.rejected.sum - reference.rejected.sum)
+
+
+def mean_log_ratios(policy: Pair[Logprobs], reference: Pair[Logprobs]) -> Pair[Tensor]:
+    """log policy/reference per scored token, in nats, [P]."""
+    return Pair(policy.chosen.mean - reference.chosen.mean, policy.rejected.mean - reference.rejected.mean)
+
+
+def logistic(margin: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """-log sigmoid(margin), the loss of a logistic comparison, with a share of labels believed flipped."""
+    return -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
+
+
+def bounded_exp(exponent: Tensor) -> Tensor:
+    """exp, held at e^80 so that no log-ratio makes it infinite."""
+    return exponent.clamp(max=80.0).exp()
+
+
+def log1mexp(logprob: Tensor) -> Tensor:
+    """log(1 - exp(logprob)) for log-probabilities up to just below 0, without cancellation at either end."""
+    below = logprob.clamp(max=-1e-7)
+    near = below > -math.log(2)
+    # both branches are computed, so each gets an argument at which its gradient is finite
+    close = torch.log(-torch.expm1(torch.where(near, below, -1.0)))
+    far = torch.log1p(-torch.exp(torch.where(near, -1.0, below)))
+    return torch.where(near, close, far)
+
+
+def better(margin: Tensor) -> Tensor:
+    """1 where the margin is above 0, one half where it is exactly 0, else 0."""
+    return ((margin > 0).to(margin.dtype) + (margin == 0).to(margin.dtype) / 2).detach()
+
+
+def compared(value: Tensor, policy: Pair[Logprobs], reward: Pair[Tensor]) -> Loss:
+    """A loss per pair with the numbers that every comparison logs; `reward` is the objective's implicit reward."""
+    margin = reward.chosen - reward.rejected
+    return Loss(
+        value,
+        {
+            "reward/margin": margin.detach(),
+            "reward/accuracy": better(margin),
+            "reward/chosen": reward.chosen.detach(),
+            "reward/rejected": reward.rejected.detach(),
+            "logprob/chosen": policy.chosen.sum.detach(),
+            "logprob/rejected": policy.rejected.sum.detach(),
+        },
+    )
+
+
+def scaled(factor: float, values: Pair[Tensor]) -> Pair[Tensor]:
+    """Both sides times a factor."""
+    return Pair(factor * values.chosen, factor * values.rejected)
+
+
+def log_likelihood(policy: Pair[Logprobs]) -> Loss:
+    """Negative log-likelihood of the chosen answer per token, [P]: the term that keeps chosen answers likely."""
+    return Loss(-policy.chosen.mean, {"nll/chosen": -policy.chosen.mean.detach()})

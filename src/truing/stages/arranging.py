@@ -1,0 +1,182 @@
+"""What people said of the answers to a prompt, in the form that each kind of objective asks for.
+
+Comparisons, rankings, scores and thumbs all flow into every objective that they can serve: a ranking gives
+comparisons, a comparison gives two thumbs, scores give an order, strengths and margins.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from truing.errors import DataError
+from truing.objectives import Kind
+from truing.records import TEXT_ROLE, Completion, Group, Message, text, user
+
+Pairs = Literal["all", "best_worst", "adjacent"]
+FROM_REFERENCE = "reference"
+"""The `source` of answers that the reference model wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A row whose answers stand best first, with all that objectives may ask of them.
+
+    pairs: (chosen, rejected) as places among the answers. strength: one for each pair. label, reward, by_reference:
+    one for each answer.
+    """
+
+    group: Group
+    pairs: tuple[tuple[int, int], ...]
+    strength: tuple[float, ...]
+    label: tuple[bool, ...]
+    reward: tuple[float, ...]
+    by_reference: tuple[float, ...]
+
+
+def judge(group: Group, kind: Kind, which: Pairs = "all", *, scored: bool = False) -> Judged:
+    """The row for an objective of this kind. scored: whether the objective asks for a score of each answer.
+
+    Raises DataError, with what to do, where the row does not say what is needed.
+    """
+    if scored and kind != "ranking" and any(answer.score is None for answer in group.completions):
+        raise DataError(f"{group.place}: this objective needs a score of each answer: put scores into the data")
+    ordered = _with_labels(group) if kind == "answer" else _best_first(group)
+    answers = ordered.completions
+    pairs = _pairs(ordered, which) if kind == "pair" else ()
+    return Judged(
+        ordered,
+        pairs,
+        tuple(_strength(ordered, chosen, rejected) for chosen, rejected in pairs),
+        tuple(bool(answer.label) for answer in answers),
+        tuple(_reward(answer) for answer in answers),
+        tuple(float(answer.source == FROM_REFERENCE) for answer in answers),
+    )
+
+
+def best(group: Group) -> Group:
+    """The row with its best answer alone: lowest rank, highest score, a thumb up, or the only one."""
+    if not group.completions:
+        raise DataError(f"{group.place}: this row has no answer to train on: use it as a prompt, or drop it")
+    if len(group.completions) == 1:
+        return group
+    if any(_order(answer) is None for answer in group.completions):
+        count = len(group.completions)
+        raise DataError(f"{group.place}: {count} answers and no rank or score says which one to train on")
+    return replace(group, completions=(_best_first(group).completions[0],), strength=None)
+
+
+def conditioned(group: Group, good: str, bad: str) -> list[Group]:
+    """One row for each answer, which follows an instruction that says whether it is good or bad."""
+    labelled = _with_labels(group)
+    return [
+        replace(labelled, prompt=_asked(group.prompt, good if answer.label else bad), completions=(answer,))
+        for answer in labelled.completions
+    ]
+
+
+def hindsight(group: Group, good: str, bad: str, seed: int) -> Group:
+    """The best and the worst answer one after the other, each after an instruction, in an order drawn by `seed`."""
+    ordered = _best_first(group).completions
+    if len(ordered) < 2:
+        raise DataError(f"{group.place}: chain_of_hindsight needs two answers: use comparisons or rankings")
+    sides = [(good, ordered[0]), (bad, ordered[-1])]
+    random.Random(f"{seed}:{group.id}").shuffle(sides)
+    (first, one), (second, other) = sides
+    between = text(f"\n\n{second}\n") if _is_text(group) else user(second)
+    if _is_text(group):
+        # of verbatim text every word is scored, so only the later answer can follow an announcement that is not
+        prompt = (*_asked(group.prompt, first), *one.messages, between)
+        return replace(group, prompt=prompt, completions=(Completion(other.messages),), strength=None)
+    turns = Completion((*one.messages, between, *other.messages))
+    return replace(group, prompt=_asked(group.prompt, first), completions=(turns,), strength=None)
+
+
+def _asked(prompt: Sequence[Message], instruction: str) -> tuple[Message, ...]:
+    """The prompt with an instruction at the end of its last turn, or of its text."""
+    if not prompt:
+        return (text(f"{instruction}\n"),)
+    last = prompt[-1]
+    ending = f"\n\n{instruction}\n" if last.role == TEXT_ROLE else f"\n\n{instruction}"
+    return (*prompt[:-1], replace(last, content=last.content + ending))
+
+
+def _is_text(group: Group) -> bool:
+    return any(message.role == TEXT_ROLE for message in (*group.prompt, *group.completions[0].messages))
+
+
+def _order(answer: Completion) -> tuple[int, float] | None:
+    """What answers are sorted by, the best lowest; only like is compared with like."""
+    if answer.rank is not None:
+        return (0, float(answer.rank))
+    if answer.score is not None:
+        return (1, -answer.score)
+    if answer.label is not None:
+        return (2, -float(answer.label))
+    return None
+
+
+def _best_first(group: Group) -> Group:
+    orders = [_order(answer) for answer in group.completions]
+    if len(orders) < 2:
+        thumb = orders and group.completions[0].label is not None
+        advice = "an objective on thumbs, such as kto" if thumb else "stage 'sft'"
+        raise DataError(f"{group.place}: a comparison needs two answers, this row has {len(orders)}: use {advice}")
+    known = [order for order in orders if order is not None]
+    if len(known) < len(orders) or len({kind for kind, _ in known}) > 1:
+        raise DataError(f"{group.place}: each answer needs a rank, or each a score: say which answer is preferred")
+    if len(set(known)) == 1:
+        raise DataError(f"{group.place}: a comparison needs two different ranks: say which answer is preferred")
+    places = sorted(range(len(orders)), key=lambda place: known[place])
+    _refuse_equals([group.completions[place] for place in places], [known[place] for place in places], group.place)
+    return replace(group, completions=tuple(group.completions[place] for place in places))
+
+
+def _refuse_equals(answers: Sequence[Completion], orders: Sequence[tuple[int, float]], place: str) -> None:
+    seen: dict[tuple[tuple[str, str], ...], tuple[int, float]] = {}
+    for answer, order in zip(answers, orders, strict=True):
+        words = tuple((message.role, message.content) for message in answer.messages)
+        if seen.setdefault(words, order) != order:
+            raise DataError(f"{place}: 'chosen' and 'rejected' are equal: drop the line")
+
+
+def _pairs(group: Group, which: Pairs) -> tuple[tuple[int, int], ...]:
+    """Which answers are compared, the better one first. Ties are not."""
+    orders = [_order(answer) for answer in group.completions]
+    last = len(orders) - 1
+    if which == "best_worst":
+        return ((0, last),)
+    every = [(i, j) for i in range(last + 1) for j in range(i + 1, last + 1) if orders[i] != orders[j]]
+    if which == "all":
+        return tuple(every)
+    levels = sorted({order for order in orders if order is not None})
+    return tuple((i, j) for i, j in every if levels.index(orders[j] or (0, 0)) - levels.index(orders[i] or (0, 0)) == 1)
+
+
+def _strength(group: Group, chosen: int, rejected: int) -> float:
+    """How much better the chosen answer is; 1 where nothing says so."""
+    better, worse = group.completions[chosen].score, group.completions[rejected].score
+    if better is not None and worse is not None:
+        return better - worse
+    return 1.0 if group.strength is None else group.strength
+
+
+def _reward(answer: Completion) -> float:
+    if answer.score is not None:
+        return answer.score
+    return 0.0 if answer.rank is None else -float(answer.rank)
+
+
+def _with_labels(group: Group) -> Group:
+    """The answers with a thumb each. Of ranked or scored answers the best is up, the worst down, the rest left out."""
+    answers = group.completions
+    if answers and all(answer.label is not None for answer in answers):
+        return group
+    if len(answers) < 2:
+        raise DataError(f"{group.place}: the answer needs a thumb: put `label` (true or false) into the data")
+    ordered = _best_first(group).completions
+    return replace(
+        group, completions=(replace(ordered[0], label=True), replace(ordered[-1], label=False)), strength=None
+    )

@@ -1,0 +1,145 @@
+"""Calling an objective with exactly what its signature asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from truing.objectives import Bound
+from truing.stages.arranging import Judged
+from truing.tensors import Forest, Logprobs, Loss, Pair, PerToken, Ranking
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Everything an objective may ask for, of the answers of some trees, in their order.
+
+    judged: what people said, one for each tree. kl: a scalar. uniform: for each tree one number for each pair.
+    """
+
+    judged: Sequence[Judged]
+    policy: Logprobs
+    reference: Logprobs | None = None
+    divergence: PerToken | None = None
+    concentration: PerToken | None = None
+    kl: Tensor | None = None
+    uniform: Sequence[Sequence[float]] = ()
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def tensor(self, values: Sequence[float]) -> Tensor:
+        """Plain numbers in the dtype and on the device of the log-probabilities."""
+        return torch.tensor(values, dtype=self.policy.token.dtype, device=self.policy.token.device)
+
+    def starts(self) -> list[int]:
+        """Place of each tree's first answer among all answers."""
+        starts = [0]
+        for judged in self.judged:
+            starts.append(starts[-1] + len(judged.label))
+        return starts[:-1]
+
+    def sides(self) -> Pair[Tensor]:
+        """Places of chosen and rejected among all answers, one for each pair."""
+        places = [
+            (start + chosen, start + rejected)
+            for start, judged in zip(self.starts(), self.judged, strict=True)
+            for chosen, rejected in judged.pairs
+        ]
+        both = torch.tensor(places, dtype=torch.long, device=self.policy.completion.device).reshape(-1, 2)
+        return Pair(both[:, 0], both[:, 1])
+
+
+def rows_of(forest: Forest, judged: Sequence[Judged]) -> list[Judged]:
+    """What was said of each tree of a forest. `judged` is the whole data set, addressed by `forest.rows`."""
+    return [judged[row] for row in forest.rows]
+
+
+def join(cases: Sequence[Case]) -> Case:
+    """Several cases as one. Their scalars and memory are the first one's."""
+    first = cases[0]
+    return replace(
+        first,
+        judged=[judged for case in cases for judged in case.judged],
+        policy=_joined([case.policy for case in cases]),
+        reference=_joined([case.reference for case in cases if case.reference is not None]),
+        uniform=[row for case in cases for row in case.uniform],
+    )
+
+
+def ask(objective: Bound, case: Case) -> Loss:
+    """The objective on the case: one loss per pair, per answer, or per ranking stacked to one per tree."""
+    if objective.kind == "ranking":
+        return _stacked([_ranking(objective, case, tree) for tree in range(len(case.judged))])
+    if objective.kind == "pair":
+        return _pairs(objective, case)
+    return objective(
+        policy=case.policy,
+        reference=case.reference,
+        kl=case.kl,
+        memory=case.memory,
+        label=torch.tensor([v for j in case.judged for v in j.label], device=case.policy.token.device),
+        reward=case.tensor([v for j in case.judged for v in j.reward]),
+    )
+
+
+def weights(objective: Bound, judged: Sequence[Judged]) -> list[float]:
+    """The weight of each loss that `ask` returns. The pairs of a row share its weight, so every prompt counts once."""
+    if objective.kind == "pair":
+        return [j.group.weight / len(j.pairs) for j in judged for _ in j.pairs]
+    if objective.kind == "ranking":
+        return [j.group.weight for j in judged]
+    return [j.group.weight for j in judged for _ in j.label]
+
+
+def _pairs(objective: Bound, case: Case) -> Loss:
+    sides = case.sides()
+
+    def both(values: PerToken | None) -> Any:
+        return None if values is None else Pair(values.select(sides.chosen), values.select(sides.rejected))
+
+    def of_answers(values: Sequence[float]) -> Pair[Tensor]:
+        every = case.tensor(values)
+        return Pair(every[sides.chosen], every[sides.rejected])
+
+    return objective(
+        policy=both(case.policy),
+        reference=both(case.reference),
+        divergence=both(case.divergence),
+        concentration=both(case.concentration),
+        memory=case.memory,
+        strength=case.tensor([v for j in case.judged for v in j.strength]),
+        uniform=case.tensor([v for row in case.uniform for v in row]),
+        reward=of_answers([v for j in case.judged for v in j.reward]),
+        from_reference=of_answers([v for j in case.judged for v in j.by_reference]),
+    )
+
+
+def _ranking(objective: Bound, case: Case, tree: int) -> Loss:
+    judged, start = case.judged[tree], case.starts()[tree]
+    which = torch.arange(start, start + len(judged.reward), device=case.policy.completion.device)
+
+    def ranking(values: Logprobs | None) -> Ranking | None:
+        if values is None:
+            return None
+        some = values.select(which)
+        return Ranking(some.token, some.completion, some.count)
+
+    return objective(policy=ranking(case.policy), reference=ranking(case.reference), reward=case.tensor(judged.reward))
+
+
+def _joined(parts: Sequence[Logprobs]) -> Logprobs:
+    counts = [part.count for part in parts]
+    shifts = [sum(counts[:place]) for place in range(len(parts))]
+    completion = torch.cat([part.completion + shift for part, shift in zip(parts, shifts, strict=True)])
+    return Logprobs(torch.cat([part.token for part in parts]), completion, sum(counts))
+
+
+def _stacked(losses: Sequence[Loss]) -> Loss:
+    names = losses[0].stats
+    return Loss(
+        torch.stack([loss.value for loss in losses]),
+        {name: torch.stack([loss.stats[name] for loss in losses]) for name in names},
+    )
