@@ -45,6 +45,21 @@ METRICS = {
         "In nats an answer. Sinking with the rejected ones is common; sinking as fast is not.",
     ),
     "logprob/rejected": Metric("Log-probability of the rejected", "In nats an answer. It sinks as training goes on."),
+    "logprob/answer": Metric("Log-probability of the answers", "In nats an answer. Thumbs up hold, thumbs down sink."),
+    "logprob/best": Metric("Log-probability of the best answer", "In nats an answer. It holds or rises."),
+    "logprob/token": Metric(
+        "Log-probability of a token", "In nats. It rises; above -0.1 the answers are known by heart."
+    ),
+    "nll/chosen": Metric("Negative log-likelihood of the chosen", "In nats a token. It holds or falls."),
+    "reward/signed": Metric("Reward, turned for thumbs down", "Starts at 0 and rises: thumbs up gain, down lose.", 0.0),
+    "reward/score": Metric("Score of the answers", "The data's own; training does not change it."),
+    "kl": Metric(
+        "KL from the reference", "In nats an answer, on answers to other prompts. A few nats; tens are another model."
+    ),
+    "weight": Metric("Weight of the rows", "Spread below its limit. All near 0, the rows teach nothing."),
+    "shift": Metric("Shift of the reward", "The moving mean of the reward; it follows it slowly."),
+    "beta": Metric("Beta of the step", "Within a factor of two of its setting."),
+    "kept": Metric("Pairs that counted", "Its mean is the setting `keep`."),
     "gradient_norm": Metric(
         "Gradient norm", "Stays within a factor of a few. Growing spikes ask for a lower learning rate."
     ),
