@@ -110,6 +110,24 @@ class TestText:
     def test_no_bos_where_the_tokenizer_has_none(self):
         row = PLAIN.render(group((text(" the end"),), prompt=(text("In"),)))
         assert PLAIN.tokenizer.decode(row.prompt) == "In"
+class TestTools:
+    TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {}}},)
+    RENDERER = Renderer(tiny.tokenizer(tiny.TOOLS_TEMPLATE))
+
+    def test_reach_the_chat_template(self):
+        made = group("Sunny", extra={"tools": list(self.TOOLS)})
+        row = self.RENDERER.render(made)
+        said = self.RENDERER.tokenizer.decode(row.prompt)
+        assert said.startswith("<|im_start|>tools\nweather<|im_end|><|im_start|>user\nHi")
+        assert shown(self.RENDERER, row) == "[Sunny<|im_end|>]"
+        assert row.prompt == self.RENDERER.prompt(made.prompt, tools=self.TOOLS)
+        assert "tools" not in self.RENDERER.tokenizer.decode(self.RENDERER.render(group("Sunny")).prompt)
+
+    @pytest.mark.parametrize("none", [None, [], ""])
+    def test_none_are_none(self, none):
+        assert self.RENDERER.render(group("x", extra={"tools": none})).prompt == self.RENDERER.prompt(HI)
+
+
         assert shown(PLAIN, row) == "[ the end<|im_end|>]"
 
     def test_one_bos_where_the_tokenizer_adds_one(self):
