@@ -58,6 +58,10 @@ class TestTurns:
         assert row.prompt == PLAIN.prompt((user("Hi"),))
         assert row.index == 3
 
+    def test_a_row_knows_its_file_and_line(self):
+        assert PLAIN.render(group("Hello")).place == "data.jsonl:7"
+        assert shorten(PLAIN.render(group("Hello")), 20).place == "data.jsonl:7"
+
     def test_what_follows_the_end_of_turn_is_dropped_at_the_end(self):
         assert shown(NEWLINE, NEWLINE.render(group("Hello"))) == "[Hello<|im_end|>]"
 
@@ -106,10 +110,6 @@ class TestTurns:
         assert "中文？" in NEWLINE.tokenizer.decode(row.prompt)
 
 
-class TestText:
-    def test_no_bos_where_the_tokenizer_has_none(self):
-        row = PLAIN.render(group((text(" the end"),), prompt=(text("In"),)))
-        assert PLAIN.tokenizer.decode(row.prompt) == "In"
 class TestTools:
     TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {}}},)
     RENDERER = Renderer(tiny.tokenizer(tiny.TOOLS_TEMPLATE))
@@ -128,6 +128,10 @@ class TestTools:
         assert self.RENDERER.render(group("x", extra={"tools": none})).prompt == self.RENDERER.prompt(HI)
 
 
+class TestText:
+    def test_no_bos_where_the_tokenizer_has_none(self):
+        row = PLAIN.render(group((text(" the end"),), prompt=(text("In"),)))
+        assert PLAIN.tokenizer.decode(row.prompt) == "In"
         assert shown(PLAIN, row) == "[ the end<|im_end|>]"
 
     def test_one_bos_where_the_tokenizer_adds_one(self):
@@ -199,7 +203,7 @@ class TestRefusals:
             Renderer(tiny.tokenizer(strict)).render(group("Hello"))
 
     def test_no_template(self):
-        with pytest.raises(ConfigError, match=f"{PLACE}.*chat_template"):
+        with pytest.raises(ConfigError, match=f"{PLACE}.*: set chat_template to a Jinja file"):
             Renderer(tiny.tokenizer(None)).render(group("Hello"))
 
     def test_text_and_turns_in_one_row(self):

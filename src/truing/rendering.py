@@ -26,12 +26,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A Group as token ids. `index` is its place in the data set, `weight` its weight."""
+    """A Group as token ids. `index` is its number in the data set, `weight` its weight, `place` its file and line."""
 
     prompt: tuple[int, ...]
     answers: tuple[Answer, ...]
     index: int
     weight: float = 1.0
+    place: str = ""
 
     def __len__(self) -> int:
         return len(self.prompt) + sum(len(a.tokens) for a in self.answers)
@@ -76,7 +77,7 @@ class Renderer:
                 raise DataError(
                     f"{group.place}: answer {number + 1} has no scored token: it needs an assistant turn; drop the row"
                 )
-        return Row(prompt, answers, index, group.weight)
+        return Row(prompt, answers, index, group.weight, group.place)
 
     def prompt(
         self, messages: tuple[Message, ...], *, place: str = "the prompt", tools: Tools | None = None
@@ -113,8 +114,8 @@ class Renderer:
     def _turns(self, group: Group, completion: Completion) -> Answer:
         """The completion's turns, of which the assistant's words and their end-of-turn tokens are scored."""
         place, messages = group.place, (*group.prompt, *completion.messages)
-        tokens: list[int] = []
         tools = group.extra.get("tools")
+        tokens: list[int] = []
         scored: list[bool] = []
         begun = self._apply(group.prompt, tools, place, answer_next=True)
         if completion.messages and completion.messages[0].role != "assistant":
@@ -152,7 +153,7 @@ class Renderer:
     def _apply(self, messages: Sequence[Message], tools: Tools | None, place: str, *, answer_next: bool) -> str:
         if self.tokenizer.chat_template is None:
             raise ConfigError(
-                f"{place}: the data are conversations and the model has no chat template: set model.chat_template "
+                f"{place}: the data are conversations and the model has no chat template: set chat_template "
                 "to a Jinja file, or use an instruction-tuned model"
             )
         turns = [{"role": m.role, "content": m.content, **m.extra} for m in messages]
