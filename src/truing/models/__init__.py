@@ -70,9 +70,14 @@ def content_hash(source: str) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
         digest.update(f"{file.name}:{sha256_file(file)}\n".encode())
-    if (folder / ADAPTER_FILE).exists():
-        digest.update(content_hash(locate(adapter_base(folder))).encode())
+    if is_adapter(source):
+        digest.update(content_hash(_weights_of(source)).encode())
     return digest.hexdigest()[:16]
+
+
+def is_adapter(source: str) -> bool:
+    """Whether a folder holds an adapter and not all weights of a model."""
+    return (Path(source) / ADAPTER_FILE).exists()
 
 
 def adapter_base(folder: Path) -> str:
@@ -82,11 +87,8 @@ def adapter_base(folder: Path) -> str:
 
 def read_config(source: str) -> Any:
     """The model's configuration, without its weights."""
-    folder = Path(source)
-    if (folder / ADAPTER_FILE).exists():
-        return read_config(locate(adapter_base(folder)))
     try:
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(_weights_of(source))
     except (OSError, ValueError) as error:
         raise _not_loadable(source, error) from error
 
@@ -116,29 +118,33 @@ def load(
     chat_template: Path | None = None,
 ) -> Loaded:
     """Weights in `dtype` on `device`, running on forests. An adapter is merged into its base, in fp32, on loading."""
-    from peft import PeftModel
-
-    adapted = (Path(source) / ADAPTER_FILE).exists()
+    _refuse_scaled_logits(read_config(source))
     with quiet_libraries():
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                _weights_of(source), dtype=torch.float32 if adapted else dtype, attn_implementation=ATTENTION
-            )
+            model = _read_weights(source, dtype)
         except (OSError, ValueError) as error:
             raise _not_loadable(source, error) from error
-        if adapted:
-            model = PeftModel.from_pretrained(model, source).merge_and_unload()
-            for weight in model.parameters():  # not model.to(dtype): rotary frequencies do not survive bf16
-                weight.data = weight.data.to(dtype)
-    _refuse_scaled_logits(model.config)
     model.to(device).eval()
     return Loaded(model, read_renderer(source, chat_template), source)
+
+
+def save_in_full(loaded: Loaded, folder: Path) -> None:
+    """All weights in their dtype, configuration, tokenizer and chat template, as transformers loads them."""
+    with quiet_libraries():
+        loaded.model.save_pretrained(folder)
+        loaded.renderer.tokenizer.save_pretrained(folder)
 
 
 def add_lora(model: Any, *, rank: int, alpha: float, targets: Sequence[str] | str) -> Any:
     """The model frozen, with a fresh low-rank adapter (LoRA, arXiv:2106.09685) that changes nothing until trained."""
     from peft import LoraConfig, get_peft_model
 
+    # PEFT writes the base's name into the adapter, and an adapter's folder cannot be a base: it would be passed over.
+    if is_adapter(model.name_or_path):
+        raise ConfigError(
+            f"{model.name_or_path}: an adapter cannot lie on an adapter: write the model in full first, as stage "
+            "'merge' does"
+        )
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -155,14 +161,35 @@ def is_adapted(model: Any) -> bool:
     return hasattr(model, "peft_config")
 
 
+def _read_weights(source: str, dtype: torch.dtype) -> Any:
+    from peft import PeftModel
+
+    base = _weights_of(source)
+    adapted = is_adapter(source)
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32 if adapted else dtype, attn_implementation=ATTENTION
+    )
+    if adapted:
+        model = PeftModel.from_pretrained(model, source).merge_and_unload()
+        model.name_or_path = source  # it is its base no longer
+        for weight in model.parameters():  # not model.to(dtype): rotary frequencies do not survive bf16
+            weight.data = weight.data.to(dtype)
+    return model
+
+
 def _weights_of(source: str) -> str:
-    folder = Path(source)
-    return locate(adapter_base(folder)) if (folder / ADAPTER_FILE).exists() else source
+    """Where the full weights lie: the source itself, or an adapter's base."""
+    if not is_adapter(source):
+        return source
+    base = locate(adapter_base(Path(source)))
+    if is_adapter(base):
+        raise MissingError(f"{source}: its base {base} is an adapter too: merge that one into its own base first")
+    return base
 
 
 def _refuse_scaled_logits(config: Any) -> None:
     for name, neutral in (("final_logit_softcapping", None), ("logits_scaling", 1.0), ("logit_scale", 1.0)):
-        value = getattr(config, name, neutral)
+        value = getattr(config.get_text_config(), name, neutral)
         if value not in (None, neutral):
             raise MissingError(
                 f"{config.model_type} changes its logits by '{name}' = {value}, which the log-prob head does not do: "
