@@ -17,6 +17,7 @@ from transformers.utils import cached_file
 from truing.compute.attention import ATTENTION
 from truing.errors import ConfigError, MissingError
 from truing.models import smollm2
+from truing.models.parity import demand_parity, refusal
 from truing.models.quiet import quiet_libraries
 from truing.rendering import Renderer
 from truing.store.files import MANIFEST, sha256_file
@@ -130,14 +131,22 @@ def load(
     device: torch.device,
     chat_template: Path | None = None,
 ) -> Loaded:
-    """Weights in `dtype` on `device`, running on forests. An adapter is merged into its base, in fp32, on loading."""
-    _refuse_scaled_logits(read_config(source))
+    """Weights in `dtype` on `device`, running on forests. An adapter is merged into its base, in fp32, on loading.
+
+    A model for which that would give other log-probabilities than its own forward pass is refused.
+    """
+    config = read_config(source)
+    _refuse_other_layers(config)
+    _refuse_scaled_logits(config)
     with quiet_libraries():
         try:
             model = _read_weights(source, dtype)
         except (OSError, ValueError) as error:
             raise _not_loadable(source, error) from error
-    model.to(device).eval()
+        except (AttributeError, KeyError, NotImplementedError, TypeError) as error:
+            raise refusal(config.model_type, f"{type(error).__name__}: {error}") from error
+        model.to(device).eval()
+        demand_parity(model, dtype)
     return Loaded(model, read_renderer(source, chat_template), source)
 
 
@@ -216,6 +225,13 @@ def _demand_safetensors(source: str) -> None:
     folder = Path(source)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise MissingError(f"{folder}: no *.safetensors in it: {_CONVERT.format(source)}")
+
+
+def _refuse_other_layers(config: Any) -> None:
+    """By name, before the weights are read: layers in which tokens meet otherwise than in softmax attention."""
+    other = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if other:
+        raise refusal(config.model_type, f"it has layers of type {', '.join(sorted(other))}")
 
 
 def _refuse_scaled_logits(config: Any) -> None:
