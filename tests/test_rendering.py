@@ -58,6 +58,10 @@ class TestTurns:
         assert row.prompt == PLAIN.prompt((user("Hi"),))
         assert row.index == 3
 
+    def test_a_row_knows_its_file_and_line(self):
+        assert PLAIN.render(group("Hello")).place == "data.jsonl:7"
+        assert shorten(PLAIN.render(group("Hello")), 20).place == "data.jsonl:7"
+
     def test_what_follows_the_end_of_turn_is_dropped_at_the_end(self):
         assert shown(NEWLINE, NEWLINE.render(group("Hello"))) == "[Hello<|im_end|>]"
 
@@ -104,6 +108,24 @@ class TestTurns:
         row = NEWLINE.render(group("你好，世界", prompt=(user("中文？"),)))
         assert NEWLINE.decode(row.answers[0].tokens) == "你好，世界"
         assert "中文？" in NEWLINE.tokenizer.decode(row.prompt)
+
+
+class TestTools:
+    TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {}}},)
+    RENDERER = Renderer(tiny.tokenizer(tiny.TOOLS_TEMPLATE))
+
+    def test_reach_the_chat_template(self):
+        made = group("Sunny", extra={"tools": list(self.TOOLS)})
+        row = self.RENDERER.render(made)
+        said = self.RENDERER.tokenizer.decode(row.prompt)
+        assert said.startswith("<|im_start|>tools\nweather<|im_end|><|im_start|>user\nHi")
+        assert shown(self.RENDERER, row) == "[Sunny<|im_end|>]"
+        assert row.prompt == self.RENDERER.prompt(made.prompt, tools=self.TOOLS)
+        assert "tools" not in self.RENDERER.tokenizer.decode(self.RENDERER.render(group("Sunny")).prompt)
+
+    @pytest.mark.parametrize("none", [None, [], ""])
+    def test_none_are_none(self, none):
+        assert self.RENDERER.render(group("x", extra={"tools": none})).prompt == self.RENDERER.prompt(HI)
 
 
 class TestText:
@@ -181,7 +203,7 @@ class TestRefusals:
             Renderer(tiny.tokenizer(strict)).render(group("Hello"))
 
     def test_no_template(self):
-        with pytest.raises(ConfigError, match=f"{PLACE}.*chat_template"):
+        with pytest.raises(ConfigError, match=f"{PLACE}.*: set chat_template to a Jinja file"):
             Renderer(tiny.tokenizer(None)).render(group("Hello"))
 
     def test_text_and_turns_in_one_row(self):

@@ -32,6 +32,12 @@ SYSTEM_TEMPLATE = (
 ) + NEWLINE_TEMPLATE
 """A system turn of its own where the conversation brings none."""
 
+TOOLS_TEMPLATE = (
+    "{% if tools %}{{ '<|im_start|>tools\n' }}{% for t in tools %}{{ t['function']['name'] }}{% endfor %}"
+    "{{ '<|im_end|>' }}{% endif %}"
+) + PLAIN_TEMPLATE
+"""The names of the tools first, where there are any."""
+
 _MERGES = [("t", "h"), ("th", "e"), ("i", "n"), ("Ġ", "a"), ("e", "r")]
 
 

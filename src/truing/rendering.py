@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,9 @@ import jinja2
 
 from truing.errors import ConfigError, DataError
 from truing.records import TEXT_ROLE, Completion, Group, Message
+
+Tools = Sequence[Mapping[str, Any]]
+"""Definitions of the tools a model may call, as chat templates take them; formats read them into `Group.extra`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +26,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A Group as token ids. `index` is its place in the data set, `weight` its weight."""
+    """A Group as token ids. `index` is its number in the data set, `weight` its weight, `place` its file and line."""
 
     prompt: tuple[int, ...]
     answers: tuple[Answer, ...]
     index: int
     weight: float = 1.0
+    place: str = ""
 
     def __len__(self) -> int:
         return len(self.prompt) + sum(len(a.tokens) for a in self.answers)
@@ -66,20 +70,22 @@ class Renderer:
         if _is_text(everything, group.place):
             prompt = self._checked((*self._leading, *self._ids(_joined(group.prompt))), group.place)
         else:
-            prompt = self.prompt(group.prompt, place=group.place)
+            prompt = self.prompt(group.prompt, place=group.place, tools=group.extra.get("tools"))
         answers = tuple(self._answer(group, completion) for completion in group.completions)
         for number, answer in enumerate(answers):
             if not any(answer.scored[_first_predictable(prompt) :]):
                 raise DataError(
                     f"{group.place}: answer {number + 1} has no scored token: it needs an assistant turn; drop the row"
                 )
-        return Row(prompt, answers, index, group.weight)
+        return Row(prompt, answers, index, group.weight, group.place)
 
-    def prompt(self, messages: tuple[Message, ...], *, place: str = "the prompt") -> tuple[int, ...]:
+    def prompt(
+        self, messages: tuple[Message, ...], *, place: str = "the prompt", tools: Tools | None = None
+    ) -> tuple[int, ...]:
         """Ids that an answer follows: the template with the assistant's header, or the verbatim text after BOS."""
         if _is_text(messages, place):
             return self._checked((*self._leading, *self._ids(_joined(messages))), place)
-        return self._checked(self._ids(self._apply(messages, place, answer_next=True)), place)
+        return self._checked(self._ids(self._apply(messages, tools, place, answer_next=True)), place)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of ids, a closing end-of-turn token and other special tokens left out."""
@@ -108,9 +114,10 @@ class Renderer:
     def _turns(self, group: Group, completion: Completion) -> Answer:
         """The completion's turns, of which the assistant's words and their end-of-turn tokens are scored."""
         place, messages = group.place, (*group.prompt, *completion.messages)
+        tools = group.extra.get("tools")
         tokens: list[int] = []
         scored: list[bool] = []
-        begun = self._apply(group.prompt, place, answer_next=True)
+        begun = self._apply(group.prompt, tools, place, answer_next=True)
         if completion.messages and completion.messages[0].role != "assistant":
             raise DataError(
                 f"{place}: an answer starts with a turn of '{completion.messages[0].role}': "
@@ -119,7 +126,7 @@ class Renderer:
         for end in range(len(group.prompt) + 1, len(messages) + 1):
             spoken = messages[end - 1].role == "assistant"
             follows = end < len(messages) and messages[end].role == "assistant"
-            text = self._apply(messages[:end], place, answer_next=follows)
+            text = self._apply(messages[:end], tools, place, answer_next=follows)
             piece = self._ids(_continuation(begun, text, place))
             flags = [spoken] * len(piece)
             if spoken:
@@ -143,15 +150,19 @@ class Renderer:
             "learn to stop; name the token that ends a turn as eos_token_id in generation_config.json"
         )
 
-    def _apply(self, messages: Sequence[Message], place: str, *, answer_next: bool) -> str:
+    def _apply(self, messages: Sequence[Message], tools: Tools | None, place: str, *, answer_next: bool) -> str:
         if self.tokenizer.chat_template is None:
             raise ConfigError(
-                f"{place}: the data are conversations and the model has no chat template: set model.chat_template "
+                f"{place}: the data are conversations and the model has no chat template: set chat_template "
                 "to a Jinja file, or use an instruction-tuned model"
             )
         turns = [{"role": m.role, "content": m.content, **m.extra} for m in messages]
         try:
-            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer_next))
+            return str(
+                self.tokenizer.apply_chat_template(
+                    turns, tools=tools or None, tokenize=False, add_generation_prompt=answer_next
+                )
+            )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             raise DataError(f"{place}: the chat template refuses these turns: {error}") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -106,6 +108,21 @@ def test_with_an_adapter():
     with torch.no_grad():
         torch.testing.assert_close(engine.logprobs(made).token, behaviour, rtol=0, atol=1e-4)
         assert not torch.allclose(engine.logprobs(made, of="reference").token, behaviour, atol=1e-2)
+
+
+def test_tools_are_in_the_prompt():
+    loaded = tiny.loaded_model(template=tiny.TOOLS_TEMPLATE)
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    asked = [replace(PROMPTS[0], extra={"tools": tools}), PROMPTS[0]]
+    drawn = NativeGenerator(loaded, policy="p").generate(asked, Sampling(max_new_tokens=5))
+    engine = LocalEngine(loaded, trainable=False)
+    for group, told in zip(asked, drawn, strict=True):
+        row = loaded.renderer.render(replace(group, completions=told))
+        expected = torch.tensor(told[0].sampled.logprobs)
+        torch.testing.assert_close(engine.logprobs(forest([row])).token, expected, rtol=0, atol=1e-4)
+    untold = loaded.renderer.render(replace(PROMPTS[0], completions=drawn[0]))
+    other = engine.logprobs(forest([untold])).token
+    assert not torch.allclose(other, torch.tensor(drawn[0][0].sampled.logprobs), atol=1e-2)
 
 
 def test_finish_reasons_and_what_is_kept():

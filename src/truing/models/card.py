@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from truing.models import locate
 from truing.store import Artifact, Checkpoint, Run
 from truing.store.files import write_atomic
 
@@ -14,9 +16,10 @@ def write_card(run: Run, checkpoint: Checkpoint) -> None:
     made = [a for a in run.artifacts() if a.meta.get("model") == checkpoint.path.name]
     start = next(iter(run.events(stage=checkpoint.meta["stage"], kind="start")), {})
     info = run.info
+    base = _base(run, made)
     lines = [
         "---",
-        f"base_model: {json.dumps(info['model'])}",
+        f"base_model: {json.dumps(base)}",
         "library_name: transformers",
         f"tags: {json.dumps(['truing', 'alignment', checkpoint.meta['stage']])}",
         "---",
@@ -26,11 +29,11 @@ def write_card(run: Run, checkpoint: Checkpoint) -> None:
         "",
         "## Measured",
         "",
-        *_measured(run, made),
+        *_measured(run, checkpoint, made),
         "",
         "## Made from",
         "",
-        f"- base: `{info['model']}`",
+        f"- base: `{base}`" + ("" if base == info["model"] else f", in a run that began with `{info['model']}`"),
         *(f"- {name}: `{key}`" for name, key in start.get("inputs", {}).items()),
         f"- seed: {info['seed']}",
         *(f"- {name}: {number}" for name, number in info["versions"].items()),
@@ -45,8 +48,18 @@ def write_card(run: Run, checkpoint: Checkpoint) -> None:
     write_atomic(checkpoint.path / "README.md", "\n".join(lines))
 
 
-def _measured(run: Run, made: list[Artifact]) -> list[str]:
-    found = [f"- {a.meta['verdict']} (stage `{a.stage}`)" for a in run.artifacts() if "verdict" in a.meta]
+def _base(run: Run, made: list[Artifact]) -> str:
+    """What the stage started from: the recipe's model by the recipe's name, what the run made by its folder there."""
+    source = str(made[-1].meta["base"]) if made else str(run.info["model"])
+    if Path(source).is_relative_to(run.path.absolute()):
+        return Path(source).relative_to(run.path.absolute()).as_posix()
+    return str(run.info["model"]) if source == locate(run.info["model"]) else source
+
+
+def _measured(run: Run, checkpoint: Checkpoint, made: list[Artifact]) -> list[str]:
+    """Results of this very checkpoint; those of what was made from it are not its own."""
+    own = [a for a in run.artifacts() if "verdict" in a.meta and a.meta.get("of") == checkpoint.stage_key]
+    found = [f"- {a.meta['verdict']} (stage `{a.stage}`)" for a in own]
     for artifact in made:
         held_out: dict[str, Any] | None = artifact.meta.get("held_out")
         if held_out:
@@ -55,4 +68,4 @@ def _measured(run: Run, made: list[Artifact]) -> list[str]:
                 f"- implicit-reward accuracy on {rate['n']} held-out comparisons: {100 * rate['value']:.1f} % "
                 f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
             )
-    return found or ["- nothing: the run has no evaluation"]
+    return found or ["- nothing: no stage of the run evaluated this checkpoint"]

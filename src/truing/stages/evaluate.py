@@ -69,7 +69,7 @@ def evaluate(
     result |= {"judge": judge, "judge_description": JUDGES[judge], "sampling": _sampling(settings)}
     result["model"] |= {"name": model.source}
     result["base"] |= {"name": base.source}
-    with context.output({"evaluation": "evaluation.json", "verdict": result["verdict"]}) as folder:
+    with context.output({"evaluation": "evaluation.json", "verdict": result["verdict"], "of": model.key}) as folder:
         write_json(folder / "evaluation.json", result)
     for example in result["examples"]:
         context.run.sample({"stage": context.stage, **example})

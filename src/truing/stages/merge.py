@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from truing.models import load
-from truing.models.quiet import quiet_libraries
+from truing.models import is_adapter, load, save_in_full
 from truing.signatures import Settings
 from truing.stages.context import Context, Model
 
@@ -24,9 +23,22 @@ class Merge(Settings):
 def merge(context: Context, settings: Merge, model: Model) -> None:
     """Writes the model, its adapter merged in fp32, as a plain `save_pretrained` folder."""
     loaded = load(model.source, dtype=torch.float32, device=context.device, chat_template=context.chat_template)
-    with (
-        quiet_libraries(),
-        context.output({"model": f"artifacts/{context.key}", "base": model.source, "steps": 0}) as folder,
-    ):
-        loaded.model.to(DTYPES[settings.dtype]).save_pretrained(folder)
-        loaded.renderer.tokenizer.save_pretrained(folder)
+    loaded.model.to(DTYPES[settings.dtype])
+    with context.output({"model": f"artifacts/{context.key}", "base": model.source, "steps": 0}) as folder:
+        save_in_full(loaded, folder)
+
+
+def in_full(context: Context, model: Model) -> Model:
+    """The model in a folder that has all its weights, so that an adapter can lie on it.
+
+    An adapter is merged into its base in fp32, once for each stage, and kept in the run: no library loads an adapter
+    whose base is an adapter, and the base of the first one alone would be another model.
+    """
+    if not is_adapter(model.source):
+        return model
+    key = f"{context.key}-base"
+    if context.run.artifact(key) is None:
+        loaded = context.load(model, full_width=True)
+        with context.output({"base": model.source}, part="base") as folder:
+            save_in_full(loaded, folder)
+    return Model(model.key, str((context.run.path / "artifacts" / key).absolute()))

@@ -24,6 +24,7 @@ from truing.records import Group
 from truing.rendering import Renderer, Row, shorten
 from truing.signatures import Fraction, NonNegative, Positive, Settings
 from truing.stages.context import Context, Groups, Model
+from truing.stages.merge import in_full
 from truing.tensors import Forest, Loss
 
 Count = Annotated[int, Field(ge=1)]
@@ -112,7 +113,7 @@ class Step:
 
 def make_engine(context: Context, model: Model, settings: Training) -> LocalEngine:
     """The model, with a fresh adapter where one is asked for, ready to be trained."""
-    loaded = context.load(model, full_width=True)
+    loaded = context.load(in_full(context, model) if settings.lora else model, full_width=True)
     if settings.lora:
         lora = settings.lora
         torch.manual_seed(context.seed)

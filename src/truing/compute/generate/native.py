@@ -61,7 +61,10 @@ class NativeGenerator:
 
         on_finished: called with the number of answers finished so far.
         """
-        ids = [self.loaded.renderer.prompt(group.prompt, place=group.place) for group in prompts]
+        ids = [
+            self.loaded.renderer.prompt(group.prompt, place=group.place, tools=group.extra.get("tools"))
+            for group in prompts
+        ]
         wants = _uniforms(ids, sampling.max_new_tokens, answers, seed)
         batch = _Batch(self.loaded, sampling, ids, max(self.max_rows, answers))
         finished: dict[tuple[int, int], _Live] = {}

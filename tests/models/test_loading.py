@@ -1,0 +1,145 @@
+"""What a model's hash covers, and which weights are read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForCausalLM
+
+from truing import models
+from truing.errors import ConfigError, MissingError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny.save_tiny_model(tmp_path / "tiny")
+
+
+def fresh_hash(source: Path | str) -> str:
+    models.content_hash.cache_clear()
+    return models.content_hash(str(source))
+
+
+def adapter(base: Path, folder: Path) -> Path:
+    """A folder with a fresh adapter on `base`."""
+    loaded = models.load(str(base), dtype=torch.float32, device=CPU)
+    models.add_lora(loaded.model, rank=2, alpha=4.0, targets="all-linear").save_pretrained(folder)
+    loaded.renderer.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+     "chat_template.jinja", "additional_chat_templates/tool_use.jinja", "merges.txt", "tokenizer.model"],
+)  # fmt: skip
+def test_the_hash_changes_with_every_file_that_decides_results(folder: Path, name: str) -> None:
+    before = fresh_hash(folder)
+    file = folder / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes((file.read_bytes() if file.exists() else b"") + b" ")
+    assert fresh_hash(folder) != before
+
+
+def test_the_hash_does_not_change_with_what_decides_nothing(folder: Path, tmp_path: Path) -> None:
+    before = fresh_hash(folder)
+    (folder / "README.md").write_text("a card")
+    (folder / "manifest.json").write_text('{"created": 1.0}')
+    (folder / "pytorch_model.bin").write_bytes(b"never read")
+    assert fresh_hash(folder) == before
+    assert fresh_hash(shutil.copytree(folder, tmp_path / "elsewhere")) == before
+
+
+def test_the_hash_of_an_adapter_changes_with_its_base(folder: Path, tmp_path: Path) -> None:
+    made = adapter(folder, tmp_path / "adapter")
+    before = fresh_hash(made)
+    with (folder / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    assert fresh_hash(made) != before
+
+
+@pytest.fixture
+def put_in_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], None]:
+    """Makes a folder the newest revision of `owner/name`, as if the hub had been asked before."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+
+    def put(folder: Path, commit: str) -> None:
+        repository = cache / "models--owner--name"
+        shutil.copytree(folder, repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text(commit)
+
+    return put
+
+
+def test_the_hash_of_a_hub_id_is_that_of_its_revision(
+    folder: Path, put_in_hub_cache: Callable[[Path, str], None]
+) -> None:
+    hashes = [fresh_hash("owner/name")]
+    for commit in ("a" * 40, "b" * 40):
+        put_in_hub_cache(folder, commit)
+        hashes.append(fresh_hash("owner/name"))
+        assert fresh_hash("owner/name") == hashes[-1]
+    assert len({*hashes, fresh_hash("owner/other")}) == 4
+
+
+def test_pickled_weights_of_the_hub_are_refused_too(
+    folder: Path, put_in_hub_cache: Callable[[Path, str], None]
+) -> None:
+    torch.save(AutoModelForCausalLM.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    put_in_hub_cache(folder, "a" * 40)
+    with pytest.raises(MissingError, match=r"'owner/name' cannot be loaded: it has no safetensors: .* convert them"):
+        models.load("owner/name", dtype=torch.float32, device=CPU)
+
+
+def test_pickled_weights_are_refused_with_the_way_to_convert_them(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(MissingError, match=r"no \*\.safetensors in it.*convert them once: python -c") as raised:
+        models.load(str(folder), dtype=torch.float32, device=CPU)
+    program = str(raised.value).split('"')[1].replace("NEW", str(folder / "new"))
+    exec(program, {})
+    read = models.load(str(folder / "new"), dtype=torch.float32, device=CPU).model
+    for name, weight in model.named_parameters():
+        assert torch.equal(read.get_parameter(name), weight)
+
+
+def test_a_pickled_adapter_is_refused(folder: Path, tmp_path: Path) -> None:
+    made = adapter(folder, tmp_path / "adapter")
+    (made / "adapter_model.safetensors").rename(made / "adapter_model.bin")
+    with pytest.raises(MissingError, match=r"adapter: no \*\.safetensors in it"):
+        models.load(str(made), dtype=torch.float32, device=CPU)
+
+
+def test_no_adapter_is_laid_on_an_adapter(folder: Path, tmp_path: Path) -> None:
+    """PEFT would write the first adapter's base into it as its own."""
+    made = adapter(folder, tmp_path / "adapter")
+    merged = models.load(str(made), dtype=torch.float32, device=CPU)
+    with pytest.raises(ConfigError, match="an adapter cannot lie on an adapter: write the model in full first"):
+        models.add_lora(merged.model, rank=2, alpha=4.0, targets="all-linear")
+    models.save_in_full(merged, tmp_path / "full")
+    full = models.load(str(tmp_path / "full"), dtype=torch.float32, device=CPU)
+    adapted = models.add_lora(full.model, rank=2, alpha=4.0, targets="all-linear")
+    assert adapted.peft_config["default"].base_model_name_or_path == str(tmp_path / "full")
+
+
+def test_an_adapter_whose_base_is_an_adapter_is_refused(folder: Path, tmp_path: Path) -> None:
+    """transformers would load the root's weights and say nothing."""
+    first = adapter(folder, tmp_path / "first")
+    second = shutil.copytree(first, tmp_path / "second")
+    config = json.loads((second / "adapter_config.json").read_text())
+    (second / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(first)}))
+    with pytest.raises(MissingError, match=r"its base .*first is an adapter too"):
+        models.load(str(second), dtype=torch.float32, device=CPU)
