@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: quickstart test check format clean
+.PHONY: quickstart test check format docs clean
 .DELETE_ON_ERROR:
 
 quickstart: $(STAMP)
@@ -25,6 +25,10 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Pages of the objectives, from their signatures and docstrings.
+docs: $(STAMP)
+	$(BIN)/python -m truing.describing docs/objectives
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,7 +25,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rendering", "packing", "models", "compute", "reductions"}),
     frozenset({"scoring"}),
     frozenset({"stages"}),
-    frozenset({"pipeline"}),
+    frozenset({"pipeline", "describing"}),
+    frozenset({"comparing"}),
     frozenset({"cli", "web"}),
 )
 """Each part may import its own layer and those before it. `reductions` weighs rendered rows, so it stands with them."""

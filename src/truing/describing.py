@@ -135,7 +135,7 @@ def table() -> str:
     lines = ["| objective | what it is | learns from | reference | cost |", "| --- | --- | --- | --- | --- |"]
     for name in OBJECTIVES:
         about = describe(name)
-        title = re.sub(r": (Eqs?\. .* of )?arXiv:.*", "", about.title)
+        title = about.title.rsplit(": ", 1)[0] if "arXiv" in about.title else about.title
         reference = "yes" if "reference" in about.asks else "no"
         lines.append(f"| [{name}]({name}.md) | {title} | {about.data} | {reference} | {about.cost:.2f} x |")
     return "\n".join(lines)

@@ -62,7 +62,7 @@ def _measured(run: Run, checkpoint: Checkpoint, made: list[Artifact]) -> list[st
     found = [f"- {a.meta['verdict']} (stage `{a.stage}`)" for a in own]
     for artifact in made:
         held_out: dict[str, Any] | None = artifact.meta.get("held_out")
-        if held_out:
+        if held_out and "accuracy" in held_out:
             rate = held_out["accuracy"]
             found.append(
                 f"- implicit-reward accuracy on {rate['n']} held-out comparisons: {100 * rate['value']:.1f} % "

@@ -100,7 +100,7 @@ class Step:
 
     def refusal(self, problem: str) -> GuardError:
         """The error that stops training here, with the rows that led to it."""
-        rows = ", ".join(str(row.index) for row in self.rows)
+        rows = ", ".join(row.place or str(row.index) for row in self.rows)
         return GuardError(
             f"stage '{self.stage}', step {self.number}: {problem}; nothing was changed. Rows of the step: {rows}. "
             "Lower learning_rate, or look at these rows"
