@@ -302,6 +302,17 @@ def test_help_starts_at_once_and_without_torch() -> None:
     assert min(taken) < 0.5
 
 
+def test_a_mistake_is_told_without_loading_torch(here: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['truing', 'data', 'nofile.jsonl']; from truing import cli\ntry: cli.main()\nfinally: "
+    )
+    code += "print([m for m in ('torch', 'transformers') if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 65
+    assert "nofile.jsonl: no such file" in " ".join(done.stderr.split())
+    assert done.stderr.endswith("[]\n")
+
+
 def test_report_needs_no_torch(here: Path, truing: Any) -> None:
     assert truing("run", "recipe.toml", "preference.max_steps=1", "--out", "o").code == 0
     code = "import sys; from pathlib import Path; from truing import report; report.build(Path('o'))\n"

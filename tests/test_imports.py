@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rendering", "packing", "models", "compute", "reductions"}),
     frozenset({"scoring"}),
     frozenset({"stages"}),
-    frozenset({"pipeline"}),
+    frozenset({"recipe", "data", "planning", "estimates", "pipeline"}),
     frozenset({"cli", "web"}),
 )
 """Each part may import its own layer and those before it. `reductions` weighs rendered rows, so it stands with them."""

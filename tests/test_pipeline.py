@@ -16,9 +16,10 @@ import pytest
 import tiny_model
 import torch
 
-from truing import pipeline
-from truing.errors import ConfigError, DataError, GuardError, Interrupted, MissingError
+from truing import models, pipeline
+from truing.errors import ConfigError, DataError, GuardError, Interrupted, MissingError, describe_error
 from truing.pipeline import make_recipe, plan, read_recipe, run_recipe
+from truing.recipe import INPUT_NAMES
 from truing.stages import STAGES, inputs_of, settings_type
 from truing.stages.context import Stop
 from truing.store import Run, StoreWarning
@@ -305,7 +306,7 @@ def test_every_stage_of_every_recipe_in_the_house_is_valid() -> None:
 def test_every_stage_has_described_settings_and_known_inputs() -> None:
     assert {"sft", "pretrain", "preference", "sample", "contrast", "evaluate", "merge"} <= set(STAGES)
     for name, function in STAGES.items():
-        assert set(inputs_of(function)) <= {*pipeline.INPUT_NAMES, "principle"}, name
+        assert set(inputs_of(function)) <= {*INPUT_NAMES, "principle"}, name
         for setting, field in settings_type(function).model_fields.items():
             assert field.description, f"{name}.{setting} says nothing of itself"
 
@@ -509,7 +510,7 @@ def test_plan_counts_rows_tokens_and_weights_without_loading_any(
     recipe = make_recipe(table(model, pairs, short("sft")))
     facts = pipeline.check(recipe, plan(recipe))
     assert facts["rows"] == 10
-    renderer = pipeline.models.read_renderer(str(model))
+    renderer = models.read_renderer(str(model))
     assert facts["tokens"] == sum(len(renderer.render(group)) for group in tiny_model.pairs(10))
     tensors = json.loads(_safetensors_header(model / "model.safetensors"))
     assert facts["parameters"] == sum(_size(t["shape"]) for n, t in tensors.items() if n != "__metadata__")
@@ -539,6 +540,6 @@ def test_ctrl_c_asks_once_and_insists_twice() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGINT) is before
-    assert pipeline.describe_error(KeyboardInterrupt())[1] == 75
-    assert pipeline.describe_error(OSError(28, "No space left on device", "f")) == ("f: No space left on device", 74)
-    assert pipeline.describe_error(ValueError("x"))[1] == 1
+    assert describe_error(KeyboardInterrupt())[1] == 75
+    assert describe_error(OSError(28, "No space left on device", "f")) == ("f: No space left on device", 74)
+    assert describe_error(ValueError("x"))[1] == 1

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from truing import __version__
-from truing.errors import ConfigError, TruingError
+from truing.errors import ConfigError, TruingError, describe_error
 
 app = App(
     name="truing",
@@ -290,8 +290,6 @@ def _explain(error: BaseException) -> int:
 
     if isinstance(error, CycloptsError):
         return ConfigError.exit_code
-    from truing.pipeline import describe_error
-
     words, code = describe_error(error)
     label = "stopped" if code == 75 else "error"
     Console(stderr=True, highlight=False).print(Text(f"{label}: {words}"), soft_wrap=True)
