@@ -16,12 +16,14 @@ import pytest
 import tiny_model
 import torch
 
-from truing import models, pipeline
+from truing import formats, models, pipeline
 from truing.errors import ConfigError, DataError, GuardError, Interrupted, MissingError, describe_error
 from truing.pipeline import make_recipe, plan, read_recipe, run_recipe
 from truing.recipe import INPUT_NAMES
-from truing.stages import STAGES, inputs_of, settings_type
-from truing.stages.context import Stop
+from truing.records import Group
+from truing.scoring.principle import Principle
+from truing.stages import MAKES, STAGES, inputs_of, product_of, sample, settings_type
+from truing.stages.context import Context, Groups, Model, Stop
 from truing.store import Run, StoreWarning
 
 PRINCIPLE = {"text": "brief", "positive": ["Be brief."], "negative": ["Be long."]}
@@ -74,13 +76,9 @@ def test_a_run_leaves_all_that_its_docstring_promises_and_is_reused_whole(
     assert run.info["versions"]["torch"] == torch.__version__
     before = (run.path / "events.jsonl").read_bytes()
 
-    monkeypatch.setattr(pipeline, "_run_stage", _only_done)
+    monkeypatch.setattr(pipeline, "stage", lambda use: pytest.fail(f"{use} would run again"))
     go(recipe, tmp_path / "run")
     assert (run.path / "events.jsonl").read_bytes() == before
-
-
-def _only_done(planned: pipeline.Planned, *_: object) -> None:
-    assert planned.done, f"{planned.name} would run again"
 
 
 def test_a_changed_later_stage_keeps_the_keys_of_earlier_ones(model: Path, pairs: Path) -> None:
@@ -98,6 +96,44 @@ def test_a_changed_later_stage_keeps_the_keys_of_earlier_ones(model: Path, pairs
         assert set(changed).isdisjoint(first)
     assert keys(name="other") == first
     assert keys("preference.objective=dpo") == first, "a default spelled out is the same setting"
+
+
+def test_steps_before_a_stage_are_part_of_its_key_for_they_number_its_checkpoints(model: Path, pairs: Path) -> None:
+    stages = (short("sft", name="a"), short("sft", name="b", model=str(model)), {"use": "sample", "model": str(model)})
+    recipe = table(model, pairs, *stages)
+    first, second = (plan(make_recipe(recipe, overrides)) for overrides in ([], ["a.epochs=2"]))
+    assert [one.key == other.key for one, other in zip(first, second, strict=True)] == [False, False, True]
+
+
+def test_a_chat_template_counts_by_what_it_says(model: Path, pairs: Path, tmp_path: Path) -> None:
+    template = tmp_path / "a.jinja"
+    recipe = table(model, pairs, short("sft"), chat_template=str(template))
+    with pytest.raises(ConfigError, match=r"chat_template: .*a\.jinja: no such file"):
+        plan(make_recipe(recipe))
+    template.write_text("{{ messages }}")
+    moved = template.with_name("b.jinja")
+    moved.write_text("{{ messages }}")
+    before = plan(make_recipe(recipe))[0].key
+    assert plan(make_recipe({**recipe, "chat_template": str(moved)}))[0].key == before
+    template.write_text("{{ messages }}!")
+    assert plan(make_recipe(recipe))[0].key != before
+
+
+def test_a_data_file_is_hashed_and_read_once_for_a_whole_run(
+    model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def counted(name: str) -> None:
+        real = getattr(formats, name)
+        monkeypatch.setattr(formats, name, lambda path, **how: (seen.append(f"{name} {path}"), real(path, **how))[1])
+
+    counted("content_hash")
+    counted("read_groups")
+    data = {"path": str(pairs), "held_out": 0.3}
+    go(make_recipe(table(model, pairs, *CHAIN, short("sft", name="c", data=str(pairs)), data=data)), tmp_path / "run")
+    assert seen.count(f"content_hash {pairs}") == 1
+    assert seen.count(f"read_groups {pairs}") == 2, "once as data, once as the file that a stage names"
 
 
 @pytest.mark.parametrize(
@@ -232,7 +268,7 @@ def test_a_prompt_in_training_and_held_out_is_an_error_before_anything_trains(
     with pytest.raises(DataError, match=r"held\.jsonl:1: this held-out prompt is also in the training data") as caught:
         go(recipe, tmp_path / "run")
     assert caught.value.exit_code == 65
-    assert tiny_model.step_events(Run.read(tmp_path / "run")) == []
+    assert not (tmp_path / "run").exists()
     with pytest.raises(DataError, match="also in the training data"):
         pipeline.check(recipe, plan(recipe))
 
@@ -247,6 +283,63 @@ def test_bad_rows_are_tolerated_as_far_as_told(model: Path, pairs: Path, tmp_pat
     (event,) = run.events(kind="data")
     assert (event["rows"], event["used"], event["refused"]) == (11, 10, {"could not be read": 1})
     assert "pairs.jsonl:11" in next(run.events(kind="warning"))["message"]
+
+
+@pytest.mark.parametrize("bad", ["own", "data", "held_out"])
+def test_bad_rows_of_any_stage_stop_the_run_before_a_model_loads(
+    model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    files = {name: tiny_model.write_pairs(tmp_path / f"{name}.jsonl", 3, start=100) for name in ("own", "held_out")}
+    files["data"] = pairs
+    with open(files[bad], "a") as file:
+        file.write('{"prompt": 3}\n')
+    data = {"path": str(pairs), "held_out": str(files["held_out"])}
+    stages = ({"use": "sample"}, short("sft", data=str(files["own"])), {"use": "evaluate"})
+    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(Context, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(DataError, match=rf"{files[bad].name}: 1 bad rows, 0 allowed"):
+        go(make_recipe(table(model, pairs, *stages, data=data)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_sample_and_contrast_read_their_rows_before_they_load(tmp_path: Path) -> None:
+    def unreadable() -> list[Group]:
+        raise DataError("bad rows")
+
+    groups, nowhere = Groups("k", unreadable), Model("k", str(tmp_path / "no model here"))
+    with tiny_model.open_run(tmp_path / "run") as run:
+        with pytest.raises(DataError, match="bad rows"):
+            sample.sample(tiny_model.context(run), sample.Sample(), nowhere, groups)
+        with pytest.raises(DataError, match="bad rows"):
+            sample.contrast(tiny_model.context(run), sample.Contrast(), nowhere, groups, Principle(**PRINCIPLE))
+
+
+def test_a_share_that_leaves_nothing_is_told_before_anything_trains(model: Path, pairs: Path, tmp_path: Path) -> None:
+    stages = (short("sft"), {"use": "evaluate"})
+    for share, words in ((1e-9, r"stage 'evaluate' has no row in 'held_out' .*: raise data\.held_out"),
+                         (0.999999, r"stage 'sft' has no row in 'data' .*: lower data\.held_out")):  # fmt: skip
+        data = {"path": str(pairs), "held_out": share}
+        with pytest.raises(DataError, match=words):
+            go(make_recipe(table(model, pairs, *stages, data=data)), tmp_path / "run")
+    few = {"path": str(pairs), "held_out": 1e-9}
+    run = go(make_recipe(table(model, pairs, short("preference"), data=few)), tmp_path / "run")
+    assert len(run.artifacts()) == 1, "held-out rows that nobody needs may be none"
+
+
+def test_what_an_earlier_stage_makes_may_be_held_out(model: Path, pairs: Path, tmp_path: Path) -> None:
+    stages = ({"use": "sample", "name": "drawn", "max_new_tokens": 3}, {"use": "evaluate", "held_out": "drawn"})
+    run = go(make_recipe(table(model, pairs, *stages), ["evaluate.max_new_tokens=3"]), tmp_path / "run")
+    assert "on 10 held-out prompts" in str(run.artifacts()[-1].meta["verdict"])
+
+
+def test_a_held_out_file_has_the_format_that_is_given(model: Path, pairs: Path, tmp_path: Path) -> None:
+    """Rows with both `prompt` and `text`, which two formats take, need to be told."""
+    rows = [{"prompt": f"p{i}", "completion": "a", "text": f"t{i}"} for i in range(4)]
+    train = tiny_model.write_rows(tmp_path / "a.jsonl", rows[:2])
+    other = tiny_model.write_rows(tmp_path / "b.jsonl", rows[2:])
+    data = {"path": str(train), "held_out": str(other), "format": "language_modeling"}
+    inputs = plan(make_recipe(table(model, pairs, {"use": "preference"}, data=data)))[0].inputs
+    assert [group.prompt for group in inputs["held_out"].read()] == [(), ()]
 
 
 def test_paths_in_a_recipe_are_relative_to_it_and_in_overrides_to_here(
@@ -307,6 +400,7 @@ def test_every_stage_has_described_settings_and_known_inputs() -> None:
     assert {"sft", "pretrain", "preference", "sample", "contrast", "evaluate", "merge"} <= set(STAGES)
     for name, function in STAGES.items():
         assert set(inputs_of(function)) <= {*INPUT_NAMES, "principle"}, name
+        assert product_of(function) in MAKES.values()
         for setting, field in settings_type(function).model_fields.items():
             assert field.description, f"{name}.{setting} says nothing of itself"
 

@@ -15,37 +15,43 @@ from truing.stages.context import Groups
 from truing.store import hash_of
 
 
-def data_inputs(data: DataSettings) -> dict[str, Groups]:
-    """Training rows and held-out rows, split by prompt so that no prompt is in both."""
-    content = formats.content_hash(data.path)
-    bad: list[str] = []
+class Sources:
+    """The data files of one run, each of them hashed only once, whoever names it."""
 
-    @functools.lru_cache(maxsize=1)
-    def read() -> list[Group]:
-        return formats.read_groups(
-            data.path,
-            format=data.format,
-            max_bad=data.max_bad,
-            limit=data.limit,
-            on_bad=lambda row: bad.append(str(row)),
-        )
+    def __init__(self) -> None:
+        self._hash = functools.cache(formats.content_hash)
 
-    about = formats.open_data(data.path, format=data.format).description
-    identity = hash_of(content, data.model_dump(mode="json", exclude={"path"}))
-    if isinstance(data.held_out, str):
-        other = data.held_out
-        kept = functools.lru_cache(maxsize=1)(lambda: _without_leak(read(), formats.read_groups(other)))
-        return {
-            "data": Groups(identity, read, about, bad),
-            "held_out": Groups(hash_of(formats.content_hash(other)), kept, f"held out: {Path(other).name}"),
-        }
-    share = data.held_out
-    found = {"data": Groups(identity, lambda: [g for g in read() if not _is_held_out(g, share)], about, bad)}
-    if share:
-        found["held_out"] = Groups(
-            hash_of(identity, "held out"), lambda: [g for g in read() if _is_held_out(g, share)], f"held out of {about}"
-        )
-    return found
+    def inputs(self, data: DataSettings) -> dict[str, Groups]:
+        """Training rows and held-out rows, split by prompt so that no prompt is in both. Rows are read once."""
+        bad: list[str] = []
+
+        @functools.cache
+        def read() -> list[Group]:
+            return formats.read_groups(
+                data.path,
+                format=data.format,
+                max_bad=data.max_bad,
+                limit=data.limit,
+                on_bad=lambda row: bad.append(str(row)),
+            )
+
+        about = formats.open_data(data.path, format=data.format).description
+        how = data.model_dump(mode="json", include={"format", "limit", "max_bad"})
+        if isinstance(data.held_out, str):
+            every = Groups(hash_of(self._hash(data.path), how), read, about, bad)
+            return {"data": every, "held_out": self._file_of_held_out(data.held_out, data.format, every)}
+        share = data.held_out
+        key = hash_of(self._hash(data.path), how, share)
+        train = functools.cache(lambda: [group for group in read() if not _is_held_out(group, share)])
+        kept = functools.cache(lambda: [group for group in read() if _is_held_out(group, share)])
+        found = {"data": Groups(key, train, about, bad)}
+        if share:
+            found["held_out"] = Groups(hash_of(key, "held out"), kept, f"held out of {about}")
+        return found
+
+    def _file_of_held_out(self, path: str, format: str | None, train: Groups) -> Groups:
+        read = functools.cache(lambda: _without_leak(train.read(), formats.read_groups(path, format=format)))
+        return Groups(hash_of(self._hash(path), format), read, f"held out: {Path(path).name}")
 
 
 def _is_held_out(group: Group, share: float) -> bool:

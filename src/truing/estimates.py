@@ -11,7 +11,7 @@ import torch
 
 from truing import models
 from truing.models.precision import compute_dtype
-from truing.planning import Planned, read_held_out
+from truing.planning import Planned, read_inputs
 from truing.recipe import Recipe, device_of
 from truing.stages.context import Groups
 from truing.stages.training import Training
@@ -22,14 +22,14 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
 
     Raises the error that the run would meet: a template that refuses the data, rows without a scored token.
     """
+    read_inputs(planned)
     source = models.locate(recipe.model)
     renderer = models.read_renderer(source, Path(recipe.chat_template) if recipe.chat_template else None)
     facts: dict[str, Any] = {"model": source, "parameters": _parameters(source)}
     data = next((p.inputs["data"] for p in planned if isinstance(p.inputs.get("data"), Groups)), None)
-    if data is not None and not data.description.startswith("made by"):
+    if data is not None and data.ready:
         rows = [renderer.render(group, index) for index, group in enumerate(data.read())]
         facts |= {"data": data.description, "rows": len(rows), "tokens": sum(len(row) for row in rows)}
-    read_held_out(planned)
     facts |= _estimates(facts, planned, recipe)
     return facts
 

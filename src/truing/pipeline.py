@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,16 +18,17 @@ from typing import Any
 import psutil
 import torch
 
+from truing import formats
 from truing.compute import seed_everything
 from truing.errors import MissingError
 from truing.estimates import check
-from truing.planning import Planned, input_key, plan, read_held_out
+from truing.planning import Planned, input_key, plan, read_inputs
 from truing.progress import Reporter
 from truing.recipe import Recipe, device_of, make_recipe, read_recipe
 from truing.stages import stage
-from truing.stages.context import Context, Stop
+from truing.stages.context import Context, Groups, Model, Stop
 from truing.stages.training import peak_memory
-from truing.store import Run
+from truing.store import Artifact, Run
 
 __all__ = ["Planned", "Recipe", "check", "last_verdict", "make_recipe", "plan", "read_recipe", "run_recipe"]
 
@@ -42,16 +44,29 @@ def run_recipe(
     resolved = recipe.resolved()
     folder = out or Path("runs") / f"{recipe.name}-{hashlib.sha256(resolved.encode()).hexdigest()[:6]}"
     device = device_of(recipe.device)
+    planned = plan(recipe)
+    read_inputs(planned)
     seed_everything(recipe.seed)
     with Run.open(folder, recipe=recipe_text or resolved, resolved=resolved, info=_info(recipe, device)) as run:
         with _stoppable(reporter) as stop:
-            for place in range(len(recipe.stage)):
-                planned = plan(recipe, run)
-                if place == 0:
-                    read_held_out(planned)
-                done = [run.artifact(earlier.key) for earlier in planned[:place]]
-                first_step = sum(int(artifact.meta.get("steps", 0)) for artifact in done if artifact)
-                _run_stage(planned[place], first_step, recipe, run, device, reporter, stop)
+            made: dict[str, Model | Groups] = {}
+            first_step = 0
+            for stage_plan in planned:
+                context = Context(
+                    run=run,
+                    stage=stage_plan.name,
+                    key=stage_plan.key,
+                    seed=recipe.seed,
+                    device=device,
+                    precision=recipe.precision,
+                    reporter=reporter,
+                    first_step=first_step,
+                    chat_template=Path(recipe.chat_template) if recipe.chat_template else None,
+                    stop=stop,
+                )
+                artifact = _run_stage(context, stage_plan, made)
+                first_step += int(artifact.meta.get("steps", 0))
+                made |= _made(run, artifact)
         _write_cards(run)
     from truing import report
 
@@ -66,37 +81,36 @@ def last_verdict(folder: Path) -> str | None:
     return str(found[-1]) if found else None
 
 
-def _run_stage(
-    planned: Planned,
-    first_step: int,
-    recipe: Recipe,
-    run: Run,
-    device: torch.device,
-    reporter: Reporter,
-    stop: Stop,
-) -> None:
-    """One stage, unless its artifact is there already."""
-    if planned.done:
-        reporter.say(f"{planned.name}: done before")
-        return
-    context = Context(
-        run=run,
-        stage=planned.name,
-        key=planned.key,
-        seed=recipe.seed,
-        device=device,
-        precision=recipe.precision,
-        reporter=reporter,
-        first_step=first_step,
-        chat_template=Path(recipe.chat_template) if recipe.chat_template else None,
-        stop=stop,
-    )
+def _run_stage(context: Context, planned: Planned, made: Mapping[str, Model | Groups]) -> Artifact:
+    """What a stage makes; it runs unless its artifact is there already.
+
+    made: what earlier stages made, by key; it takes the place of what the plan could only name.
+    """
+    done = context.run.artifact(context.key)
+    if done is not None:
+        context.reporter.say(f"{context.stage}: done before")
+        return done
     context.check_stop()
-    inputs = {name: input_key(value) for name, value in planned.inputs.items()}
-    context.event("start", settings=planned.settings.model_dump(mode="json"), inputs=inputs, key=planned.key)
+    keys = {name: input_key(value) for name, value in planned.inputs.items()}
+    context.event("start", settings=planned.settings.model_dump(mode="json"), inputs=keys, key=context.key)
     began = time.monotonic()
-    stage(planned.use)(context, planned.settings, **planned.inputs)
+    inputs = {name: made.get(keys[name], value) for name, value in planned.inputs.items()}
+    stage(planned.use)(context, planned.settings, **inputs)
     context.event("end", seconds=time.monotonic() - began, peak_memory_bytes=peak_memory(), reused=False, result={})
+    new = context.run.artifact(context.key)
+    assert new is not None, f"stage '{context.stage}' made nothing"
+    return new
+
+
+def _made(run: Run, artifact: Artifact) -> dict[str, Model | Groups]:
+    """What an artifact is to later stages, by its key."""
+    if "model" in artifact.meta:
+        return {artifact.key: Model(artifact.key, str(run.path.absolute() / str(artifact.meta["model"])))}
+    if "groups" in artifact.meta:
+        file = artifact.path / str(artifact.meta["groups"])
+        read = functools.cache(lambda: formats.read_groups(file, format="group"))
+        return {artifact.key: Groups(artifact.key, read, f"made by {artifact.stage}")}
+    return {}
 
 
 def _info(recipe: Recipe, device: torch.device) -> dict[str, Any]:

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from truing import formats, models
-from truing.data import data_inputs
-from truing.errors import ConfigError, did_you_mean
+from truing import models
+from truing.data import Sources
+from truing.errors import ConfigError, DataError, did_you_mean
 from truing.recipe import DataSettings, Recipe, StageSpec
 from truing.records import Group
 from truing.scoring.principle import Principle
 from truing.signatures import Settings, validated
-from truing.stages import inputs_of, settings_type, stage
+from truing.stages import inputs_of, product_of, settings_type, stage
 from truing.stages.context import Groups, Model
-from truing.store import Artifact, Run, hash_of
+from truing.store import hash_of
+from truing.store.files import sha256_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,33 +30,56 @@ class Planned:
     settings: Settings
     inputs: Mapping[str, Any]
     key: str
-    done: bool
 
 
-def plan(recipe: Recipe, run: Run | None = None) -> list[Planned]:
-    """Every stage with its inputs and key. Reads and checks the data, loads no weights."""
+def plan(recipe: Recipe) -> list[Planned]:
+    """Every stage with its inputs and key. Finds the files and tells their formats, loads no weights."""
+    sources = Sources()
+    template = _content_of(recipe.chat_template)
     principle = recipe.principle
     known: dict[str, Any] = {"principle": principle} if principle else {}
     source = models.locate(recipe.model)
     known["model"] = known["base"] = Model(models.content_hash(source), source)
     if recipe.data:
-        known |= data_inputs(recipe.data)
+        known |= sources.inputs(recipe.data)
     planned: list[Planned] = []
+    models_made: list[str] = []
     for spec in recipe.stage:
         function = stage(spec.use)
-        inputs = _inputs(spec, inputs_of(function), known)
+        inputs = _inputs(spec, inputs_of(function), known, sources)
         settings = validated(settings_type(function), spec.settings, spec.name)
+        makes = product_of(function)
         key = hash_of(
             spec.use, settings.model_dump(mode="json"), {n: input_key(v) for n, v in inputs.items()},
-            recipe.seed, recipe.precision, recipe.device, recipe.chat_template or "",
+            recipe.seed, recipe.precision, recipe.device, template,
+            # Checkpoints are counted through the run, so the steps before them are part of what they are.
+            models_made if makes == "model" else [],
         )  # fmt: skip
-        artifact = run.artifact(key) if run else None
-        planned.append(Planned(spec.name, spec.use, settings, inputs, key, artifact is not None))
-        known |= _outputs(spec, key, artifact, run)
+        planned.append(Planned(spec.name, spec.use, settings, inputs, key))
+        if makes == "model":
+            models_made.append(key)
+            known["model"] = known[f"{spec.name}.model"] = Model(key, f"(made by {spec.name})")
+        elif makes == "data":
+            read = functools.partial(_not_yet, spec.name)
+            known["data"] = known[f"{spec.name}.data"] = Groups(key, read, f"made by {spec.name}", ready=False)
     return planned
 
 
-def _inputs(spec: StageSpec, wanted: Mapping[str, bool], known: Mapping[str, Any]) -> dict[str, Any]:
+def read_inputs(planned: Sequence[Planned]) -> None:
+    """Reads all rows that are there already: a bad one, or too few, is told before anything loads or trains."""
+    for stage_plan in planned:
+        required = inputs_of(stage(stage_plan.use))
+        for name, value in stage_plan.inputs.items():
+            if isinstance(value, Groups) and value.ready and not value.read() and required[name]:
+                raise DataError(
+                    f"stage '{stage_plan.name}' has no row in '{name}' ({value.description}): {_FILL[name]}"
+                )
+
+
+_FILL = {"data": "lower data.held_out, or give it more rows", "held_out": "raise data.held_out, or name a file"}
+
+
+def _inputs(spec: StageSpec, wanted: Mapping[str, bool], known: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
     """What a stage asks for, by name: what its `inputs` say, or the latest of that kind."""
     unknown = set(spec.inputs) - set(wanted)
     if unknown:
@@ -64,7 +88,7 @@ def _inputs(spec: StageSpec, wanted: Mapping[str, bool], known: Mapping[str, Any
     found: dict[str, Any] = {}
     for name, required in wanted.items():
         given = spec.inputs.get(name)
-        value = _named_input(name, given, known, spec) if given else known.get(name)
+        value = _named_input(name, given, known, spec, sources) if given else known.get(name)
         if value is None and required:
             raise ConfigError(f"stage '{spec.name}' needs '{name}': {_advice(name)}")
         if value is not None:
@@ -72,7 +96,7 @@ def _inputs(spec: StageSpec, wanted: Mapping[str, bool], known: Mapping[str, Any
     return found
 
 
-def _named_input(name: str, given: str, known: Mapping[str, Any], spec: StageSpec) -> Any:
+def _named_input(name: str, given: str, known: Mapping[str, Any], spec: StageSpec, sources: Sources) -> Any:
     """An input by the name of the stage that made it, or by a path."""
     made = known.get(f"{given}.{'model' if name in ('model', 'base') else 'data'}")
     if made is not None:
@@ -81,30 +105,12 @@ def _named_input(name: str, given: str, known: Mapping[str, Any], spec: StageSpe
         source = models.locate(given)
         return Model(models.content_hash(source), source)
     if Path(given).exists() or given.startswith("hub:"):
-        return data_inputs(DataSettings(path=given))["data"]
+        return sources.inputs(DataSettings(path=given))["data"]
     raise ConfigError(f"{spec.name}.{name}: '{given}' is neither an earlier stage nor a file")
 
 
-def _outputs(spec: StageSpec, key: str, artifact: Artifact | None, run: Run | None) -> dict[str, Any]:
-    """What a stage adds to the known inputs, under the kind and under its own name."""
-    kind = {"sample": "data", "contrast": "data", "evaluate": None}.get(spec.use, "model")
-    if kind is None:
-        return {}
-    if kind == "model":
-        source = (
-            str(run.path.absolute() / str(artifact.meta["model"])) if run and artifact else f"(made by {spec.name})"
-        )
-        model = Model(key, source)
-        return {"model": model, f"{spec.name}.model": model}
-    path = artifact.path / str(artifact.meta["groups"]) if artifact else None
-    groups = Groups(key, functools.partial(_read_made, path, spec.name), f"made by {spec.name}")
-    return {"data": groups, f"{spec.name}.data": groups}
-
-
-def _read_made(path: Path | None, name: str) -> list[Group]:
-    if path is None:
-        raise ConfigError(f"stage '{name}' has not run yet")
-    return formats.read_groups(path, format="group")
+def _not_yet(name: str) -> list[Group]:
+    raise ConfigError(f"stage '{name}' has not run yet")
 
 
 def input_key(value: Any) -> str:
@@ -120,8 +126,10 @@ def _advice(name: str) -> str:
     }.get(name, f"set {name}")
 
 
-def read_held_out(planned: Sequence[Planned]) -> None:
-    """Held-out rows that cannot be used, such as those that are trained on, are told before anything trains."""
-    for stage_plan in planned:
-        if "held_out" in stage_plan.inputs:
-            stage_plan.inputs["held_out"].read()
+def _content_of(template: str | None) -> str:
+    """The hash of a chat template's file: what it says decides what a stage makes, not where it lies."""
+    if template is None:
+        return ""
+    if not Path(template).is_file():
+        raise ConfigError(f"chat_template: {template}: no such file: give the path of a Jinja template")
+    return sha256_file(Path(template))

@@ -25,7 +25,7 @@ class DataSettings(Settings):
     """Where the data of a recipe come from."""
 
     path: str = Field(description="a file, or hub:owner/name:split")
-    format: str | None = Field(None, description="name of the format; none: found out")
+    format: str | None = Field(None, description="name of the format, of a held-out file too; none: found out")
     held_out: Annotated[float, Field(ge=0, lt=1)] | str = Field(
         0.0, description="share of the prompts kept out for evaluation, or a file of them"
     )

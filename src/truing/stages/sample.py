@@ -54,8 +54,8 @@ class Contrast(SamplingSettings):
 
 def sample(context: Context, settings: Sample, model: Model, data: Groups) -> None:
     """Draws answers to the prompts of the data; answers the data already have are left out."""
-    generator = make_generator(context, model, settings)
     prompts = [bare(group) for group in data.read()]
+    generator = make_generator(context, model, settings)
     groups = [
         replace(prompt, completions=answers)
         for prompt, answers in zip(prompts, draw(context, generator, prompts, settings, settings.answers), strict=True)
@@ -69,8 +69,8 @@ def contrast(context: Context, settings: Contrast, model: Model, data: Groups, p
     Each prompt is answered once under an instruction for the principle and once under its opposite; the first answer
     counts as preferred. No judge is asked. Empty, equal and unfinished answers are drawn again, `retries` times.
     """
-    generator = make_generator(context, model, settings)
     prompts = [bare(group) for group in data.read()][: settings.limit]
+    generator = make_generator(context, model, settings)
     made: dict[int, Group] = {}
     refused: dict[str, int] = {}
     waiting = list(range(len(prompts)))
