@@ -171,7 +171,13 @@ def test_train_dpo_takes_settings_of_the_objective(here: Path, truing: Any, mode
     (start,) = run.events(kind="start")
     assert start["settings"]["objective"] == {"name": "dpo", "beta": 0.05, "label_smoothing": 0.0}
     assert run.info["seed"] == 4
-    assert truing(*words, "objective.beta=0.06", "--out", "o").code == 2, "the folder belongs to other settings"
+    changed = truing(*words, "objective.beta=0.06", "--out", "o")
+    assert changed.code == 0
+    assert "checkpoint-1.superseded-1" in changed.err
+    own = truing("train", "sft", "--model", "o", "--data", "demos.jsonl", "--out", "o")
+    assert own.code == 2
+    assert "lies in the run's own folder: choose another --out" in " ".join(own.err.split())
+    assert [c.step for c in run.checkpoints()] == [1], "and nothing has happened to it"
 
 
 def test_a_second_process_in_a_run_folder_ends_with_2(here: Path, truing: Any) -> None:

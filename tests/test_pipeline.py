@@ -98,6 +98,43 @@ def test_a_changed_later_stage_keeps_the_keys_of_earlier_ones(model: Path, pairs
     assert keys("preference.objective=dpo") == first, "a default spelled out is the same setting"
 
 
+def test_changed_data_leave_nothing_stale_in_the_run_folder(model: Path, pairs: Path, tmp_path: Path) -> None:
+    data = {"path": str(pairs), "held_out": str(tiny_model.write_pairs(tmp_path / "held.jsonl", 3, start=90))}
+    recipe = make_recipe(table(model, pairs, short("preference"), {"use": "evaluate", "max_new_tokens": 3}, data=data))
+    go(recipe, tmp_path / "run")
+    tiny_model.write_pairs(pairs, 5, start=1)
+    run, fresh = go(recipe, tmp_path / "run"), go(recipe, tmp_path / "fresh")
+    assert tiny_model.step_events(run) == tiny_model.step_events(fresh)
+    assert [c.step for c in run.checkpoints()] == [c.step for c in fresh.checkpoints()] == [3]
+    watched = [[_untimed(event) for event in each.events(kind="held_out")] for each in (run, fresh)]
+    assert watched[0] == watched[1]
+    assert list(run.samples()) == list(fresh.samples())
+    assert [a.key for a in run.artifacts()] == [a.key for a in fresh.artifacts()]
+    assert models.locate(str(run.path)) == str(run.path / "checkpoint-3")
+    assert (run.path / "checkpoint-5.superseded-1" / "model.safetensors").exists()
+
+
+def _untimed(event: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in event.items() if name != "time"}
+
+
+def test_a_changed_late_stage_in_the_same_folder_keeps_what_earlier_ones_made(
+    model: Path, pairs: Path, tmp_path: Path
+) -> None:
+    recipe = table(model, pairs, *CHAIN)
+    go(make_recipe(recipe), tmp_path / "run")
+    before = (tmp_path / "run" / "checkpoint-5").stat().st_ino
+    run = go(make_recipe(recipe, ["preference.objective.beta=0.5", "preference.epochs=1"]), tmp_path / "run")
+    assert [c.step for c in run.checkpoints()] == [5, 10]
+    assert (run.path / "checkpoint-5").stat().st_ino == before
+    assert [e["step"] for e in tiny_model.step_events(run)] == list(range(1, 11))
+    assert len(list(run.events("sft", "start"))) == 1
+    assert "beta = 0.5" in (run.path / "recipe.resolved.toml").read_text()
+    page = (run.path / "report.html").read_text()
+    assert "15 of 15" not in page
+    assert "10 of 10" in page
+
+
 def test_steps_before_a_stage_are_part_of_its_key_for_they_number_its_checkpoints(model: Path, pairs: Path) -> None:
     stages = (short("sft", name="a"), short("sft", name="b", model=str(model)), {"use": "sample", "model": str(model)})
     recipe = table(model, pairs, *stages)

@@ -8,7 +8,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,7 +20,7 @@ import torch
 
 from truing import formats
 from truing.compute import seed_everything
-from truing.errors import MissingError
+from truing.errors import ConfigError, MissingError
 from truing.estimates import check
 from truing.planning import Planned, input_key, plan, read_inputs
 from truing.progress import Reporter
@@ -45,9 +45,14 @@ def run_recipe(
     folder = out or Path("runs") / f"{recipe.name}-{hashlib.sha256(resolved.encode()).hexdigest()[:6]}"
     device = device_of(recipe.device)
     planned = plan(recipe)
+    _demand_outside(planned, folder)
     read_inputs(planned)
     seed_everything(recipe.seed)
     with Run.open(folder, recipe=recipe_text or resolved, resolved=resolved, info=_info(recipe, device)) as run:
+        aside = run.supersede({stage_plan.key for stage_plan in planned})
+        if aside:
+            names = ", ".join(str(path.relative_to(run.path)) for path in aside)
+            reporter.say(f"other settings or data had made what lies now in {names}: remove it if it is not needed")
         with _stoppable(reporter) as stop:
             made: dict[str, Model | Groups] = {}
             first_step = 0
@@ -79,6 +84,16 @@ def last_verdict(folder: Path) -> str | None:
     """The verdict of a run's last evaluation."""
     found = [a.meta["verdict"] for a in Run.read(folder).artifacts() if "verdict" in a.meta]
     return str(found[-1]) if found else None
+
+
+def _demand_outside(planned: Sequence[Planned], folder: Path) -> None:
+    """A run must not start from a model in its own folder, which it would put aside or write over."""
+    for stage_plan in planned:
+        for name, value in stage_plan.inputs.items():
+            if isinstance(value, Model) and Path(value.source).is_relative_to(folder.absolute()):
+                raise ConfigError(
+                    f"{stage_plan.name}.{name}: {value.source} lies in the run's own folder: choose another --out"
+                )
 
 
 def _run_stage(context: Context, planned: Planned, made: Mapping[str, Model | Groups]) -> Artifact:
