@@ -507,6 +507,47 @@ def test_a_stop_at_the_very_last_step_finishes(model: Path, pairs: Path, tmp_pat
     assert [a.stage for a in run.artifacts()] == ["sft"]
 
 
+def test_a_kill_between_an_artifact_and_its_last_event_leaves_no_unfinished_stage(
+    model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(table(model, pairs, short("sft")))
+    event = Run.event
+
+    def killed(self: Run, stage: str, kind: str, **values: Any) -> None:
+        if kind == "end":
+            raise KeyboardInterrupt
+        event(self, stage, kind, **values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "event", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go(recipe, tmp_path / "run")
+    for _ in range(2):
+        run = go(recipe, tmp_path / "run")
+        assert "has not ended" not in (run.path / "report.html").read_text()
+    (start,), (end,) = run.events(kind="start"), run.events(kind="end")
+    assert end["seconds"] == pytest.approx(run.artifacts()[0].created - start["time"])
+
+
+def test_the_seconds_of_a_stage_are_those_of_all_its_sessions(
+    model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(table(model, pairs, short("sft")))
+    for step in (2, 4):
+        undo = _stop_after(step)
+        try:
+            with pytest.raises(Interrupted):
+                go(recipe, tmp_path / "run")
+        finally:
+            undo()
+        lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        events[-1]["time"] += 100  # as if the session had gone on so long
+        (tmp_path / "run" / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    (end,) = go(recipe, tmp_path / "run").events(kind="end")
+    assert 200 < end["seconds"] < 300
+
+
 def test_a_crash_between_the_last_checkpoint_and_its_artifact_loses_nothing(
     model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

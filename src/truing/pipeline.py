@@ -104,17 +104,39 @@ def _run_stage(context: Context, planned: Planned, made: Mapping[str, Model | Gr
     done = context.run.artifact(context.key)
     if done is not None:
         context.reporter.say(f"{context.stage}: done before")
+        if _unfinished(context):  # a kill came between the artifact and the event
+            context.event("end", seconds=_seconds_spent(context), peak_memory_bytes=None)
         return done
     context.check_stop()
     keys = {name: input_key(value) for name, value in planned.inputs.items()}
-    context.event("start", settings=planned.settings.model_dump(mode="json"), inputs=keys, key=context.key)
+    before = _seconds_spent(context)
+    context.event(
+        "start", settings=planned.settings.model_dump(mode="json"), inputs=keys, key=context.key, seconds_before=before
+    )
     began = time.monotonic()
     inputs = {name: made.get(keys[name], value) for name, value in planned.inputs.items()}
     stage(planned.use)(context, planned.settings, **inputs)
-    context.event("end", seconds=time.monotonic() - began, peak_memory_bytes=peak_memory(), reused=False, result={})
+    context.event("end", seconds=before + time.monotonic() - began, peak_memory_bytes=peak_memory())
     new = context.run.artifact(context.key)
     assert new is not None, f"stage '{context.stage}' made nothing"
     return new
+
+
+def _unfinished(context: Context) -> bool:
+    """Whether the stage's last word is that it started."""
+    said = [event["kind"] for event in context.run.events(context.stage) if event["kind"] in ("start", "end")]
+    return bool(said) and said[-1] == "start"
+
+
+def _seconds_spent(context: Context) -> float:
+    """Seconds of all sessions of a stage so far: of each from its start to the last sign of it, event or artifact."""
+    spent = began = last = 0.0
+    for event in context.run.events(context.stage):
+        if event["kind"] == "start":
+            spent, began = float(event.get("seconds_before", 0.0)), float(event["time"])
+        last = float(event["time"])
+    created = [artifact.created for artifact in context.run.artifacts() if artifact.stage == context.stage]
+    return spent + max([last, *created]) - began if began else 0.0
 
 
 def _made(run: Run, artifact: Artifact) -> dict[str, Model | Groups]:
