@@ -200,7 +200,7 @@ class TestHonesty:
         assert "ot distinguishable from a coin" in page.section("verdict")
 
     def test_greedy_sampling_has_no_kl(self, tmp_path):
-        assert "not measured: sampling was greedy" in self.with_evaluation(tmp_path, kl=None)
+        assert "not measured: answers drawn greedily" in self.with_evaluation(tmp_path, kl=None)
 
     def test_a_single_answer_has_no_interval(self, tmp_path):
         kl = {"value": 3.0, "low": "-Infinity", "high": "Infinity", "n": 1}

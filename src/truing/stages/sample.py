@@ -15,7 +15,7 @@ from truing.errors import DataError
 from truing.progress import Task
 from truing.records import Completion, Group, comparison
 from truing.scoring.principle import Principle, instructed, says_nothing
-from truing.signatures import Fraction, NonNegative, Settings
+from truing.signatures import NonNegative, Settings
 from truing.stages.context import Context, Groups, Model
 from truing.stages.training import Count
 
@@ -29,7 +29,7 @@ class SamplingSettings(Settings):
 
     temperature: NonNegative = Field(0.7, description="divides the logits; 0 is greedy")
     top_k: int = Field(0, ge=0, description="draw from the k likeliest tokens; 0 is all")
-    top_p: Fraction = Field(1.0, description="draw from the likeliest tokens that hold this much probability")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest tokens that hold this much probability")
     max_new_tokens: Count = Field(256, description="length limit of an answer in tokens")
     live_answers: Count = Field(64, description="answers written at one time; changes time and memory")
 
