@@ -203,6 +203,7 @@ def test_plan_tells_stages_and_sizes_and_changes_nothing(here: Path, truing: Any
     shown = truing("plan", "recipe.toml")
     assert shown.code == 0
     assert "memory to train" in shown.out
+    assert re.search(r"time: about [\d.]+ minutes \(preference [\d.]+, evaluate [\d.]+\)", shown.out)
     assert f"{found['tokens']:,} tokens" in shown.out
     assert not (here / "runs").exists()
 

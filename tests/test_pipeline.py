@@ -16,7 +16,7 @@ import pytest
 import tiny_model
 import torch
 
-from truing import formats, models, pipeline
+from truing import estimates, formats, models, pipeline
 from truing.errors import ConfigError, DataError, GuardError, Interrupted, MissingError, describe_error
 from truing.pipeline import make_recipe, plan, read_recipe, run_recipe
 from truing.recipe import INPUT_NAMES
@@ -695,6 +695,35 @@ def test_plan_counts_rows_tokens_and_weights_without_loading_any(
     assert facts["memory_bytes"] > 16 * facts["parameters"]
     more = make_recipe(table(model, pairs, short("sft", epochs=50)))
     assert pipeline.check(more, plan(more))["seconds"] > 5 * facts["seconds"]
+
+
+def test_time_is_told_by_stage_from_what_each_of_them_takes(model: Path, tmp_path: Path) -> None:
+    """In tokens run, worked by hand; one that is trained on counts three times."""
+    prompts = tiny_model.write_rows(tmp_path / "p.jsonl", ({"prompt": f"{i:03}?"} for i in range(20)))
+    held = tiny_model.write_rows(tmp_path / "h.jsonl", ({"prompt": f"{i:03}!"} for i in range(5)))
+    stages = (
+        {"use": "contrast", "max_new_tokens": 10, "limit": 8},
+        short("preference", epochs=2),
+        short("sft", name="few", max_steps=2, data=str(tiny_model.write_demonstrations(tmp_path / "d.jsonl", 10))),
+        short("sft", name="short", max_length=1, data=str(tmp_path / "d.jsonl")),
+        {"use": "evaluate", "max_new_tokens": 10, "answers": 2, "limit": 4},
+        {"use": "merge"},
+    )
+    data = {"path": str(prompts), "held_out": str(held)}
+    planned = plan(make_recipe(table(model, prompts, *stages, data=data, principle=PRINCIPLE)))
+    renderer = models.read_renderer(str(model))
+
+    def tokens(path: Path) -> int:
+        return sum(len(renderer.render(group)) for group in formats.read_groups(path))
+
+    prompt, asked, shown = tokens(prompts) // 20, tokens(held) // 5, tokens(tmp_path / "d.jsonl")
+    assert estimates._tokens_run(planned, renderer, 1) == {
+        "contrast": 8 * 2 * (prompt + 10),
+        "preference": 8 * (prompt + 20) * (3 * 2 + 1),
+        "few": pytest.approx(shown * 3 * 2 * 2 / 10),
+        "short": 0,
+        "evaluate": 4 * (2 * (asked + 20) + 2 * (asked + 40) + 2 * (asked + 20)),
+    }
 
 
 def _safetensors_header(path: Path) -> bytes:

@@ -377,7 +377,11 @@ def _facts(facts: dict[str, Any]) -> list[str]:
     if facts["memory_bytes"]:
         lines.append(f"memory to train: about {facts['memory_bytes'] / 2**30:.1f} GiB")
     if facts["seconds"]:
-        lines.append(f"time to train: about {max(facts['seconds'] / 60, 0.1):.1f} minutes")
+        by_stage = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in facts["stage_seconds"].items())
+        lines.append(f"time: about {_minutes(facts['seconds'])} minutes ({by_stage})")
+        lines.append(
+            "  less where drawn answers end before max_new_tokens, more where the machine has other work to do"
+        )
     return lines
 
 
@@ -387,6 +391,10 @@ def _first_kept(groups: Iterable[Any], count: int, kept: list[Any]) -> Iterator[
         if len(kept) < count:
             kept.append(group)
         yield group
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(seconds / 60, 0.1):.1f}"
 
 
 def _preview(groups: list[Any], model: str) -> None:
