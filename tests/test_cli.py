@@ -16,7 +16,7 @@ import pytest
 import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from truing import cli
+from truing import cli, formats
 from truing.store import Run
 
 TRUING = [sys.executable, "-m", "truing.cli"]
@@ -111,6 +111,8 @@ def test_a_run_names_its_folder_by_its_settings(here: Path, truing: Any) -> None
         (["data", "bad.toml"], 65, "bad.toml"),
         (["data", "pairs.jsonl", "--format", "sharegtp"], 65, "did you mean 'sharegpt'"),
         (["data", "pairs.jsonl", "--to", "preference"], 2, "--to needs --out"),
+        (["data", "pairs.jsonl", "--out", "x.jsonl"], 2, "--out needs --to"),
+        (["run", "latin.toml"], 2, "latin.toml: not valid TOML"),
         (["train", "dppo", "--model", "m", "--data", "pairs.jsonl"], 2, "did you mean 'dpo'"),
         (["compare", "out"], 2, "at least two"),
         (["report", "pairs.jsonl"], 2, "not a run folder"),
@@ -122,6 +124,7 @@ def test_every_mistake_has_its_exit_code_and_says_what_to_do(
 ) -> None:
     good = (here / "pairs.jsonl").read_text().splitlines()
     (here / "bad.jsonl").write_text("\n".join([good[0], '{"prompt": 1, "chosen": 2}', *good[1:]]))
+    (here / "latin.toml").write_bytes('name = "Café"'.encode("latin-1"))
     done = truing(*words)
     flat = " ".join((done.out + done.err).split())
     assert done.code == code, flat
@@ -171,7 +174,13 @@ def test_train_dpo_takes_settings_of_the_objective(here: Path, truing: Any, mode
     (start,) = run.events(kind="start")
     assert start["settings"]["objective"] == {"name": "dpo", "beta": 0.05, "label_smoothing": 0.0}
     assert run.info["seed"] == 4
-    assert truing(*words, "objective.beta=0.06", "--out", "o").code == 2, "the folder belongs to other settings"
+    changed = truing(*words, "objective.beta=0.06", "--out", "o")
+    assert changed.code == 0
+    assert "checkpoint-1.superseded-1" in changed.err
+    own = truing("train", "sft", "--model", "o", "--data", "demos.jsonl", "--out", "o")
+    assert own.code == 2
+    assert "lies in the run's own folder: choose another --out" in " ".join(own.err.split())
+    assert [c.step for c in run.checkpoints()] == [1], "and nothing has happened to it"
 
 
 def test_a_second_process_in_a_run_folder_ends_with_2(here: Path, truing: Any) -> None:
@@ -194,6 +203,7 @@ def test_plan_tells_stages_and_sizes_and_changes_nothing(here: Path, truing: Any
     shown = truing("plan", "recipe.toml")
     assert shown.code == 0
     assert "memory to train" in shown.out
+    assert re.search(r"time: about [\d.]+ minutes \(preference [\d.]+, evaluate [\d.]+\)", shown.out)
     assert f"{found['tokens']:,} tokens" in shown.out
     assert not (here / "runs").exists()
 
@@ -223,6 +233,32 @@ def test_data_converts_there_and_back(here: Path, truing: Any) -> None:
     assert rows[0] == rows[1]
 
 
+def test_data_converts_and_tells_it_as_json(here: Path, truing: Any) -> None:
+    done = truing("data", "pairs.jsonl", "--to", "group", "--out", "g.jsonl", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert (found["rows"], found["to"], found["out"]) == (12, "group", "g.jsonl")
+    assert len((here / "g.jsonl").read_text().splitlines()) == 12
+
+
+def test_data_holds_one_row_at_a_time(here: Path, truing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    read = formats._read
+
+    def reads(*given: Any) -> Any:
+        log.append("read")
+        return read(*given)
+
+    def writes(rows: Any, path: Path) -> int:
+        log.extend("written" for _ in rows)
+        return log.count("written")
+
+    monkeypatch.setattr(formats, "_read", reads)
+    monkeypatch.setattr(formats, "write_rows", writes)
+    assert "wrote 12 rows" in truing("data", "pairs.jsonl", "--to", "group", "--out", "g.jsonl").out
+    assert log[-24:] == ["read", "written"] * 12
+
+
 def test_bad_rows_are_named_and_counted(here: Path, truing: Any) -> None:
     with open(here / "pairs.jsonl", "a") as file:
         file.write('{"prompt": 1}\n')
@@ -246,6 +282,9 @@ def test_report_and_compare_make_pages(here: Path, truing: Any) -> None:
     assert "<html" in page.read_text()
     done = truing("compare", "o0", "o1", "--out", "both.html")
     assert (done.code, done.out) == (0, "both.html\n"), done.err
+    assert json.loads(truing("report", "o0", "--json").out) == {"report": "o0/report.html"}
+    again = truing("compare", "o0", "o1", "--out", "both.html", "--json")
+    assert json.loads(again.out) == {"report": "both.html"}
     assert "seed" in (here / "both.html").read_text()
 
 
@@ -258,6 +297,23 @@ def test_a_run_folder_is_a_model(here: Path, truing: Any) -> None:
     assert truing("chat", "o", *words, stdin="").out.strip() == ""
     assert done.out != truing("chat", "o", *words, "--system", "Be kind.", stdin="hello\nand you?\n\n").out
     assert truing("train", "sft", "max_steps=1", "--model", "o", "--data", "demos.jsonl", "--out", "p").code == 0
+    lines = truing("chat", "o", *words, "--json", stdin="hello\nand you?\n\n").out.splitlines()
+    told = [json.loads(line) for line in lines if line]
+    assert [answer["prompt"] for answer in told] == ["hello", "and you?"]
+    assert "".join(answer["answer"] + "\n" for answer in told) == done.out
+
+
+def test_ctrl_c_just_leaves_a_talk(here: Path, truing: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Impatient:
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self) -> str:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", Impatient())
+    done = truing("chat", model)
+    assert (done.code, done.out, done.err) == (0, "> \n", "")
 
 
 def test_an_adapter_of_a_model_named_from_here_is_found_from_there(
@@ -300,6 +356,17 @@ def test_help_starts_at_once_and_without_torch() -> None:
         for command in ("run", "plan", "train", "data", "chat", "report", "compare", "objectives", "doctor"):
             assert re.search(rf"^\W*{command}\b", done.stdout, re.M), command
     assert min(taken) < 0.5
+
+
+def test_a_mistake_is_told_without_loading_torch(here: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['truing', 'data', 'nofile.jsonl']; from truing import cli\ntry: cli.main()\nfinally: "
+    )
+    code += "print([m for m in ('torch', 'transformers') if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 65
+    assert "nofile.jsonl: no such file" in " ".join(done.stderr.split())
+    assert done.stderr.endswith("[]\n")
 
 
 def test_report_needs_no_torch(here: Path, truing: Any) -> None:

@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rendering", "packing", "models", "compute", "reductions"}),
     frozenset({"scoring"}),
     frozenset({"stages"}),
-    frozenset({"pipeline", "describing"}),
+    frozenset({"recipe", "data", "planning", "estimates", "pipeline", "describing"}),
     frozenset({"comparing"}),
     frozenset({"cli", "web"}),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from truing import __version__
-from truing.errors import ConfigError, TruingError
+from truing.errors import ConfigError, TruingError, describe_error
 
 app = App(
     name="truing",
@@ -41,8 +42,8 @@ def run(recipe: Path, *overrides: str, out: Path | None = None, json: Json = Fal
     """
     from truing import pipeline
 
-    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
-    folder = pipeline.run_recipe(pipeline.read_recipe(recipe, overrides), recipe_text=text, out=out)
+    read = pipeline.read_recipe(recipe, overrides)
+    folder = pipeline.run_recipe(read, recipe_text=recipe.read_text(encoding="utf-8"), out=out)
     _print_run(folder, json)
 
 
@@ -129,26 +130,24 @@ def data(
     rows
         How many rows to show.
     to
-        Format to convert to; needs --out.
+        Format to convert to; needs --out. Rows pass through one by one, save into .csv and .parquet.
     out
         File to write; its suffix says how: .jsonl, .json, .csv, .parquet, with .gz or .zst.
     """
     from truing import formats
-    from truing.records import Group
 
+    if (to is None) != (out is None):
+        raise ConfigError("--to needs --out FILE" if out is None else "--out needs --to FORMAT")
     source = formats.open_data(file, format=format)
-    good = 0
     bad: list[str] = []
-    shown: list[Group] = []
-    for item in source:
-        if isinstance(item, Group):
-            good += 1
-            if len(shown) < rows:
-                shown.append(item)
-        else:
-            bad.append(str(item))
+    shown: list[Any] = []
+    allowed = max_bad if to else sys.maxsize  # bad rows are what one may want to look at
+    groups = formats.iter_groups(source, max_bad=allowed, on_bad=lambda row: bad.append(str(row)))
+    seen = _first_kept(groups, rows, shown)
+    good = formats.write_data(seen, out, format=to) if to and out else sum(1 for _ in seen)
     if json:
-        return _print_json({"format": source.format, "description": source.description, "rows": good, "rejected": bad})
+        facts = {"format": source.format, "description": source.description, "rows": good, "rejected": bad}
+        return _print_json(facts | ({"out": str(out), "to": to} if to else {}))
     print(f"{source.description}; {good:,} rows; {len(bad):,} rejected")
     for line in bad[:10]:
         print(f"  {line}")
@@ -158,58 +157,80 @@ def data(
         for group in shown:
             _print_group(group)
     if to:
-        if out is None:
-            raise ConfigError("--to needs --out FILE")
-        groups = formats.read_groups(file, format=format, max_bad=max_bad)
-        print(f"wrote {formats.write_data(groups, out, format=to):,} rows to {out}")
+        print(f"wrote {good:,} rows to {out}")
     return None
 
 
 @app.command
-def chat(model: str, *, temperature: float = 0.7, max_new_tokens: int = 512, seed: int = 0, system: str = "") -> None:
-    """Talk to a model or to the result of a run. An empty line or Ctrl-D ends it."""
+def chat(
+    model: str,
+    *,
+    temperature: float = 0.7,
+    max_new_tokens: int = 512,
+    seed: int = 0,
+    system: str = "",
+    json: Json = False,
+) -> None:
+    """Talk to a model or to the result of a run. An empty line, Ctrl-D or Ctrl-C ends it.
+
+    Parameters
+    ----------
+    json
+        Print each answer as one line of JSON when it is complete.
+    """
     from truing.compute import Sampling
     from truing.compute.generate.native import NativeGenerator
     from truing.models import load, locate
     from truing.models.precision import best_device, compute_dtype
-    from truing.records import Message, assistant, user
+    from truing.records import Message
 
     device = best_device()
     loaded = load(locate(model), dtype=compute_dtype("auto", device), device=device)
     generator = NativeGenerator(loaded, policy="chat", max_rows=1)
     sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
-    turns: tuple[Message, ...] = (Message("system", system),) if system else ()
-    terminal = sys.stdin.isatty()
+    turns = (Message("system", system),) if system else ()
+    try:
+        _talk(lambda turns: generator.stream(turns, sampling, seed=seed + len(turns)), turns, json)
+    except KeyboardInterrupt:  # leaving is how a talk ends, and there is nothing to go on with
+        print()
+
+
+def _talk(answer_to: Callable[[Any], Iterator[str]], turns: tuple[Any, ...], as_json: bool) -> None:
+    """Lines of stdin and answers in turn, until a line is empty."""
+    from truing.records import assistant, user
+
+    prompt = "> " if sys.stdin.isatty() and not as_json else ""
     while True:
-        print("> " if terminal else "", end="", flush=True)
+        print(prompt, end="", flush=True)
         line = sys.stdin.readline().strip()
         if not line:
             return
         turns = (*turns, user(line))
         answer = ""
-        for piece in generator.stream(turns, sampling, seed=seed + len(turns)):
-            print(piece, end="", flush=True)
+        for piece in answer_to(turns):
             answer += piece
-        print()
+            if not as_json:
+                print(piece, end="", flush=True)
+        print(json.dumps({"prompt": line, "answer": answer}, ensure_ascii=False) if as_json else "", flush=True)
         turns = (*turns, assistant(answer))
 
 
 @app.command
-def report(run: Path) -> None:
+def report(run: Path, *, json: Json = False) -> None:
     """Build a run's report page again."""
     from truing import report as pages
 
-    print(pages.build(run))
+    _print_page(pages.build(run), json)
 
 
 @app.command
-def compare(*runs: Path, out: Path = Path("compare.html")) -> None:
+def compare(*runs: Path, out: Path = Path("compare.html"), json: Json = False) -> None:
     """Put runs side by side on one page."""
     from truing import report as pages
 
     if len(runs) < 2:
         raise ConfigError("compare needs at least two run folders")
-    print(pages.compare(list(runs), out))
+    _print_page(pages.compare(list(runs), out), json)
 
 
 @app.command
@@ -290,8 +311,6 @@ def _explain(error: BaseException) -> int:
 
     if isinstance(error, CycloptsError):
         return ConfigError.exit_code
-    from truing.pipeline import describe_error
-
     words, code = describe_error(error)
     label = "stopped" if code == 75 else "error"
     Console(stderr=True, highlight=False).print(Text(f"{label}: {words}"), soft_wrap=True)
@@ -332,6 +351,13 @@ def _print_run(folder: Path, as_json: bool) -> None:
     return None
 
 
+def _print_page(page: Path, as_json: bool) -> None:
+    if as_json:
+        return _print_json({"report": str(page)})
+    print(page)
+    return None
+
+
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
 
@@ -351,8 +377,24 @@ def _facts(facts: dict[str, Any]) -> list[str]:
     if facts["memory_bytes"]:
         lines.append(f"memory to train: about {facts['memory_bytes'] / 2**30:.1f} GiB")
     if facts["seconds"]:
-        lines.append(f"time to train: about {max(facts['seconds'] / 60, 0.1):.1f} minutes")
+        by_stage = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in facts["stage_seconds"].items())
+        lines.append(f"time: about {_minutes(facts['seconds'])} minutes ({by_stage})")
+        lines.append(
+            "  less where drawn answers end before max_new_tokens, more where the machine has other work to do"
+        )
     return lines
+
+
+def _first_kept(groups: Iterable[Any], count: int, kept: list[Any]) -> Iterator[Any]:
+    """The Groups one by one, never all at once: the first ones are kept to be shown."""
+    for group in groups:
+        if len(kept) < count:
+            kept.append(group)
+        yield group
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(seconds / 60, 0.1):.1f}"
 
 
 def _preview(groups: list[Any], model: str) -> None:

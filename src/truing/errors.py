@@ -66,3 +66,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(names)}"
+
+
+def describe_error(error: BaseException) -> tuple[str, int]:
+    """The words for the user and the exit code of whatever went wrong."""
+    if isinstance(error, TruingError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped at once: the same command goes on from the last checkpoint", 75
+    if isinstance(error, OSError):
+        return f"{error.filename or ''}: {error.strerror or error}", 74
+    return f"a bug in Truing: {type(error).__name__}: {error}", 1

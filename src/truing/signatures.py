@@ -85,14 +85,17 @@ def validated(schema: type[Settings], values: Mapping[str, Any], where: str) -> 
 
 def _complaint(schema: type[Settings], problem: Any, where: str) -> str:
     place = ".".join(str(part) for part in problem["loc"])
-    path = f"{where}.{place}" if where else place
+    path = ".".join(part for part in (where, place) if part)
     if problem["type"] == "extra_forbidden":
         owner = _owner(schema, problem["loc"][:-1])
         known = owner.model_fields if owner else []
         return f"{path}: there is no such setting{did_you_mean(str(problem['loc'][-1]), known)}"
     if problem["type"] == "missing":
         return f"{path}: this setting is required"
-    return f"{path}: {problem['msg'].lower()}; found {problem['input']!r}"
+    if problem["type"] == "value_error":  # a validator's own words, which say all there is to say
+        return f"{path}: {problem['ctx']['error']}".removeprefix(": ")
+    words = problem["msg"]
+    return f"{path}: {words[:1].lower()}{words[1:]}; found {problem['input']!r}"
 
 
 def _owner(schema: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] | None:

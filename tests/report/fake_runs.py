@@ -127,7 +127,7 @@ def preference(run: Run, *, steps: int, seed: int = 0, stage: str = "preference"
         "5b1f7a90c2de4831", stage=stage, meta={"model": f"checkpoint-{steps}", "base": INFO["model"]}
     ):
         pass
-    run.event(stage, "end", seconds=843.2, peak_memory_bytes=3_650_000_000, result={"steps": steps}, reused=False)
+    run.event(stage, "end", seconds=843.2, peak_memory_bytes=3_650_000_000)
 
 
 def metrics(rng: np.random.Generator, step: int, steps: int) -> dict[str, float]:
@@ -162,7 +162,7 @@ def evaluation(*, prompts: int = 60, seed: int = 0) -> dict[str, Any]:
         "length_ratio": interval(0.47, 0.41, 0.54, prompts),
         "model": {"name": "checkpoint-240", "mean_tokens": 41.3, "finished": interval(0.98, 0.91, 1.0, prompts)},
         "base": {"name": INFO["model"], "mean_tokens": 87.9, "finished": interval(0.85, 0.74, 0.92, prompts)},
-        "sampling": {"temperature": 0.7, "top_k": None, "top_p": 0.95, "max_new_tokens": 128},
+        "sampling": {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "max_new_tokens": 128},
         "verdict": f"wins {rate.percent} against the base on {prompts} held-out prompts; KL 8.3 nats; answers 0.47x as "
         "long; 98 % finished (base 85 %)",
         "examples": [example(number, outcomes[number]) for number in range(prompts)],
@@ -187,4 +187,4 @@ def evaluate(run: Run, found: dict[str, Any], key: str = "c07d11e4aa935f62", sta
     run.event(stage, "start", settings={"judge": found.get("judge"), "temperature": 0.7}, inputs=inputs, key=key)
     with run.new_artifact(key, stage=stage, meta={"evaluation": "evaluation.json"}) as folder:
         (folder / "evaluation.json").write_text(json.dumps(found))
-    run.event(stage, "end", seconds=212.6, peak_memory_bytes=2_910_000_000, result={}, reused=False)
+    run.event(stage, "end", seconds=212.6, peak_memory_bytes=2_910_000_000)

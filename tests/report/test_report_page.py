@@ -200,7 +200,7 @@ class TestHonesty:
         assert "ot distinguishable from a coin" in page.section("verdict")
 
     def test_greedy_sampling_has_no_kl(self, tmp_path):
-        assert "not measured: sampling was greedy" in self.with_evaluation(tmp_path, kl=None)
+        assert "not measured: answers drawn greedily" in self.with_evaluation(tmp_path, kl=None)
 
     def test_a_single_answer_has_no_interval(self, tmp_path):
         kl = {"value": 3.0, "low": "-Infinity", "high": "Infinity", "n": 1}
@@ -232,7 +232,7 @@ class TestMissingParts:
             run.event("sft", "start", settings={}, inputs={}, key="k")
             run.event("sft", "data", source="demos.jsonl", rows=3, used=3, refused={}, answer_tokens=[4, 9, 11])
             run.event("sft", "step", step=1, steps=1, metrics={"loss": 2.25})
-            run.event("sft", "end", seconds=3.0, peak_memory_bytes=1, result={}, reused=False)
+            run.event("sft", "end", seconds=3.0, peak_memory_bytes=1)
         page = built(tmp_path / "run")
         assert page.problems == []
         assert "3 rows read, 3 used, none refused" in page.section("data")
@@ -263,7 +263,7 @@ class TestMissingParts:
                 run.event("preference", "held_out", step=0, accuracy=fake_runs.interval(0.5, 0.4, 0.6, 90), loss=0.69)
                 for step in range(first, last + 1):
                     run.event("preference", "step", step=step, steps=20, metrics={"loss": 0.5})
-            run.event("preference", "end", seconds=1.0, peak_memory_bytes=1, result={}, reused=False)
+            run.event("preference", "end", seconds=1.0, peak_memory_bytes=1)
         page = built(tmp_path / "run")
         assert page.section("data").count("pairs.jsonl") == 1
         assert page.section("held-out").count("Before step") == page.section("held-out").count("[40, 60] loss") == 1
@@ -305,11 +305,6 @@ class TestMissingParts:
         data = built(tmp_path / "run").section("data")
         assert "Prompt lengths 6 tokens on average" in data
         assert "Chosen" not in data
-
-    def test_reused_stage(self, tmp_path):
-        with fake_runs.opened(tmp_path / "run") as run:
-            run.event("sft", "end", seconds=0.0, peak_memory_bytes=None, result={}, reused=True)
-        assert "reused" in built(tmp_path / "run").section("lineage")
 
     def test_several_evaluations_show_the_last_and_list_all(self, tmp_path):
         with fake_runs.opened(tmp_path / "run") as run:

@@ -293,9 +293,22 @@ def test_every_setting_of_evaluate_is_alive(folder: Path, other: Path, runs: Cal
     assert len(judged(runs(), other, folder, PRINCIPLE, examples=1)["examples"]) == 1
     two = judged(runs(), other, folder, PRINCIPLE, answers=2)
     assert two["wins"] + two["ties"] + two["losses"] == 12
-    assert judged(runs(), other, folder, PRINCIPLE, temperature=0.0)["kl"] is None
     with pytest.raises(ConfigError, match=r"needs a \[principle\]"):
         judged(runs(), other, folder, judge="principle")
+
+
+@pytest.mark.parametrize("change", [{"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.5}])
+def test_answers_that_are_not_drawn_from_the_whole_distribution_give_no_divergence(
+    folder: Path, other: Path, runs: Callable[[], Run], change: dict[str, Any]
+) -> None:
+    found = judged(runs(), other, folder, **change)
+    assert found["kl"] is None
+    assert "KL" not in found["verdict"]
+
+
+def test_no_probability_to_draw_from_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"test\.top_p: .*greater than 0"):
+        checked(Sample, {"top_p": 0})
 
 
 def test_evaluate_needs_prompts(folder: Path, runs: Callable[[], Run]) -> None:

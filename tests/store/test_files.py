@@ -15,6 +15,7 @@ from store.test_disk import largest_file
 from truing.errors import ConfigError, StorageError
 from truing.store import disk
 from truing.store.files import (
+    atomic_file,
     clean_stale,
     discard,
     make_folders,
@@ -76,6 +77,22 @@ def test_write_atomic_on_a_full_disk_keeps_the_old(tmp_path: Path) -> None:
         write_atomic(tmp_path / "a", bytes(200))
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == ["a"]
+
+
+def test_a_file_is_written_bit_by_bit_and_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a"
+    block = bytes(range(256)) * 2**13
+    with atomic_file(target) as file:
+        for _ in range(5):
+            file.write(block)
+        assert not target.exists()
+    assert target.read_bytes() == 5 * block
+    with pytest.raises(TypeError), atomic_file(target) as file:
+        file.writelines([b"other", "text"])  # type: ignore[list-item]
+    with largest_file(100), pytest.raises(StorageError, match="bytes needed"), atomic_file(target) as file:
+        file.write(bytes(200))
+    assert target.read_bytes() == 5 * block
+    assert names(target.parent) == ["a"]
 
 
 def test_an_error_after_the_rename_is_not_called_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

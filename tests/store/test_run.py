@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from store.faults import FaultyDisk, refuse_afterwards, refuse_full
 from store.test_disk import without_privileges
 from store.test_files import fail_half_way, flip, names
 from truing.errors import ConfigError, StorageError
@@ -65,17 +68,79 @@ def test_a_run_is_gone_on_with(tmp_path: Path) -> None:
         assert [event["step"] for event in run.events()] == [1, 2]
 
 
-def test_with_other_settings_it_is_not(tmp_path: Path) -> None:
-    opened(tmp_path / "run").close()
-    with pytest.raises(
-        ConfigError, match=r"resolved\.toml:2: 'beta = 0.1' has become 'beta = 0.2': choose another --out"
-    ):
-        opened(tmp_path / "run", "[stage]\nbeta = 0.2\n")
-    with pytest.raises(ConfigError, match="has become 'more = 1'") as kept:
-        opened(tmp_path / "run", RESOLVED + "more = 1\n")
-    assert (tmp_path / "run" / "recipe.resolved.toml").read_text() == RESOLVED
-    opened(tmp_path / "run").close()  # and the lock is free again, though somebody holds the error
-    assert kept.value.exit_code == 2
+def finished(run: Run, step: int, stage_key: str, adapter_of: Path | None = None) -> None:
+    with run.new_checkpoint(step, stage_key=stage_key, meta={"finished": True}) as folder:
+        (folder / "weights").write_text(stage_key)
+        if adapter_of:
+            (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(adapter_of)}))
+
+
+def of_two_recipes(path: Path) -> Run:
+    """Stage `sft`, which stays, and stage `dpo`, whose settings have changed."""
+    run = opened(path)
+    for stage, key, step in (("sft", "kept", 1), ("dpo", "old", 3)):
+        run.event(stage, "start", key=key)
+        run.event(stage, "held_out", step=0)
+        run.sample({"stage": stage})
+        save(run, step, stage_key=key)
+        finished(run, step + 1, key)
+        for name in (key, f"{key}-part-0"):
+            with run.new_artifact(name, stage=stage, meta={"part": "x"} if "part" in name else {}):
+                pass
+    (path / "report.html").write_text("old page")
+    return run
+
+
+def check_superseded(run: Run) -> None:
+    assert [event["stage"] for event in run.events()] == ["sft", "sft"]
+    assert list(run.samples()) == [{"stage": "sft"}]
+    assert [a.key for a in run.artifacts()] == ["kept", "kept-part-0"]
+    assert [c.step for c in run.checkpoints()] == [1, 2]
+    assert (run.path / "checkpoint-4.superseded-1" / "weights").read_text() == "old"
+    assert (run.path / "report.superseded-1.html").read_text() == "old page"
+    assert not (run.path / "report.html").exists()
+    assert names(run.path / "artifacts") == ["kept", "kept-part-0", "old.superseded-1"]
+    assert not [name for name in names(run.path) if name.startswith("checkpoint-3")], "half done, of no use"
+
+
+def test_what_other_settings_made_is_put_away_and_the_rest_stays(tmp_path: Path) -> None:
+    with of_two_recipes(tmp_path / "run") as run:
+        assert run.supersede({"kept", "old"}) == []
+        aside = run.supersede({"kept", "new"})
+        assert sorted(path.name for path in aside) == [
+            "checkpoint-4.superseded-1", "old.superseded-1", "report.superseded-1.html",
+        ]  # fmt: skip
+        check_superseded(run)
+        assert run.supersede({"kept", "new"}) == []
+        finished(run, 4, "new")
+        assert [path.name for path in run.supersede({"kept"})] == ["checkpoint-4.superseded-2"]
+
+
+def test_an_adapter_on_a_model_of_the_run_is_not_kept_for_it_would_come_to_stand_on_another(tmp_path: Path) -> None:
+    with opened(tmp_path / "run") as run:
+        finished(run, 1, "old", adapter_of=tmp_path / "run" / "checkpoint-0")
+        finished(run, 2, "old", adapter_of=tmp_path / "elsewhere")
+        assert [path.name for path in run.supersede(set())] == ["checkpoint-2.superseded-1"]
+        assert not [name for name in names(run.path) if name.startswith("checkpoint-1")]
+
+
+@pytest.mark.parametrize("fault", [refuse_full, refuse_afterwards])
+def test_putting_away_may_fail_anywhere_and_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., None]
+) -> None:
+    number, over = 0, False
+    while not over:
+        number += 1
+        path = tmp_path / str(number)
+        with of_two_recipes(path) as run, monkeypatch.context() as patch:
+            faulty = FaultyDisk(number, fault).install(patch)
+            with suppress(StorageError):
+                run.supersede({"kept", "new"})
+        with opened(path) as run:
+            run.supersede({"kept", "new"})
+            check_superseded(run)
+        over = faulty.count < number
+    assert number > 20
 
 
 def test_read_takes_a_run_folder_and_nothing_else(tmp_path: Path) -> None:
@@ -94,6 +159,7 @@ def test_read_changes_nothing(run: Run) -> None:
         lambda: reader.sample({}),
         lambda: reader.rewind("sft", 0),
         lambda: reader.prune("key", 1),
+        lambda: reader.supersede({"key"}),
         lambda: reader.new_artifact("other", stage="sft", meta={}).__enter__(),
         lambda: reader.new_checkpoint(1, stage_key="key", meta={}).__enter__(),
     ]

@@ -39,6 +39,7 @@ __all__ = [
     "Data",
     "Format",
     "content_hash",
+    "iter_groups",
     "open_data",
     "read_groups",
     "write_data",
@@ -93,22 +94,34 @@ def read_groups(
 
     on_bad: called with every row that is left out.
     """
-    groups: list[Group] = []
-    bad: list[BadRow] = []
-    for row in open_data(source, format=format):
-        if limit is not None and len(groups) >= limit:
+    return list(iter_groups(open_data(source, format=format), max_bad=max_bad, limit=limit, on_bad=on_bad))
+
+
+def iter_groups(
+    data: Data,
+    *,
+    max_bad: int = 0,
+    limit: int | None = None,
+    on_bad: Callable[[BadRow], None] = lambda _: None,
+) -> Iterator[Group]:
+    """As `read_groups`, one Group after the other; whether too many rows are bad is told after the last."""
+    good = bad = 0
+    first: list[BadRow] = []
+    for row in data:
+        if limit is not None and good >= limit:
             break
         if isinstance(row, BadRow):
-            bad.append(row)
+            bad += 1
+            first += [row] if len(first) < 10 else []
             on_bad(row)
         else:
-            groups.append(row)
-    if len(bad) > max_bad:
-        shown = "\n  ".join(str(row) for row in bad[:10])
-        more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
-        advice = f"mend them, or allow them with max_bad = {len(bad)}"
-        raise DataError(f"{source}: {len(bad)} bad rows, {max_bad} allowed; {advice}:\n  {shown}{more}")
-    return groups
+            good += 1
+            yield row
+    if bad > max_bad:
+        shown = "\n  ".join(str(row) for row in first)
+        more = f"\n  and {bad - 10} more" if bad > 10 else ""
+        advice = f"mend them, or allow them with max_bad = {bad}"
+        raise DataError(f"{data.source}: {bad} bad rows, {max_bad} allowed; {advice}:\n  {shown}{more}")
 
 
 def write_data(groups: Iterable[Group], path: str | Path, *, format: str) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +12,11 @@ from typing import BinaryIO, cast
 
 import orjson
 
-from truing.errors import ConfigError, DataError, StorageError, TruingError
+from truing.errors import ConfigError, DataError
 from truing.formats.checks import Json, RowError, difference
 from truing.formats.containers import SUFFIXES, import_extra
 from truing.formats.tables import CSV_TEXTS, plain, read_cell
+from truing.store.files import atomic_file
 
 Rows = Iterable[dict[str, Json]]
 
@@ -29,28 +28,8 @@ def write_rows(rows: Rows, path: Path) -> int:
     if suffix not in _WRITERS or (suffix == ".parquet" and compression):
         known = ", ".join(SUFFIXES)
         raise ConfigError(f"{path}: the suffix must be one of {known}; all but .parquet may have .gz or .zst after it")
-    with staged(path) as file, _compressed(file, compression, path) as stream:
+    with atomic_file(path) as file, _compressed(file, compression, path) as stream:
         return _WRITERS[suffix](rows, stream, path)
-
-
-@contextmanager
-def staged(path: Path) -> Iterator[BinaryIO]:
-    """A file beside the target that takes its name when all went well, and is gone when not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except TruingError:
-        raise
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}; nothing was changed") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from truing.report.figures import length_figure, stage_figures
 from truing.report.view import Evaluation, View, view
 from truing.statistics import Interval
 from truing.store.files import write_atomic
+from truing.store.run import REPORT
 
-REPORT = "report.html"
 SHOWN_EXAMPLES = 12
 MAX_EXAMPLES = 60
 MAX_TEXT = 4000

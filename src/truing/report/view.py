@@ -81,15 +81,13 @@ class Stage:
     steps: int | None = None
     seconds: float | None = None
     memory: float | None = None
-    result: dict[str, Any] = field(default_factory=dict)
     ended: bool = False
-    reused: bool = False
 
     @property
     def state(self) -> str:
         """How it ended, or where it stands."""
         if self.ended:
-            return "reused" if self.reused else "finished"
+            return "finished"
         return f"unfinished, at step {self.step:,} of {self.steps:,}" if self.steps else "unfinished"
 
     @property
@@ -227,7 +225,6 @@ def _hear(stage: Stage, event: Mapping[str, Any]) -> None:
             stage.warnings.append(str(event.get("message", "")))
         case "end":
             stage.seconds, stage.memory = _float(event.get("seconds")), _float(event.get("peak_memory_bytes"))
-            stage.result, stage.reused = _mapping(event.get("result")), bool(event.get("reused"))
             stage.ended = True
 
 

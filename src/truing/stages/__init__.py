@@ -7,15 +7,27 @@ are its inputs, asked for by name: `model`, `base`, `data`, `held_out`, `princip
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from collections.abc import Callable
 from types import ModuleType
+from typing import Literal
 
 from truing.errors import ConfigError, did_you_mean
 from truing.signatures import Settings, public_functions
 from truing.stages import evaluate, merge, preference, sample, sft
 
 Stage = Callable[..., None]
+Product = Literal["model", "data", "verdict"]
+
+MAKES: dict[ModuleType, Product] = {
+    sft: "model",
+    preference: "model",
+    sample: "data",
+    evaluate: "verdict",
+    merge: "model",
+}
+"""The modules with stages, and what those of each one make: later stages take the last model and the last data."""
 
 
 def _stages(module: ModuleType) -> dict[str, Stage]:
@@ -23,11 +35,7 @@ def _stages(module: ModuleType) -> dict[str, Stage]:
     return {name: function for name, function in found.items() if "context" in inspect.signature(function).parameters}
 
 
-STAGES: dict[str, Stage] = {
-    name: function
-    for module in (sft, preference, sample, evaluate, merge)
-    for name, function in _stages(module).items()
-}
+STAGES: dict[str, Stage] = {name: function for module in MAKES for name, function in _stages(module).items()}
 
 
 def stage(name: str) -> Stage:
@@ -35,6 +43,11 @@ def stage(name: str) -> Stage:
     if name not in STAGES:
         raise ConfigError(f"stage '{name}' does not exist{did_you_mean(name, STAGES)}")
     return STAGES[name]
+
+
+def product_of(function: Stage) -> Product:
+    """What a stage makes."""
+    return MAKES[sys.modules[function.__module__]]
 
 
 def settings_type(function: Stage) -> type[Settings]:

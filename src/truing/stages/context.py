@@ -32,12 +32,14 @@ class Groups:
     """A data artifact: the hash of its content, how to read it, and what it is.
 
     bad: the rows that were left out when it was read, each with its place and reason.
+    ready: whether it can be read already, or an earlier stage has yet to make it.
     """
 
     key: str
     read: Callable[[], list[Group]]
     description: str = ""
     bad: list[str] = field(default_factory=list)
+    ready: bool = True
 
 
 @dataclass(slots=True)

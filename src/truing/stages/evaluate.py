@@ -37,6 +37,14 @@ class Evaluate(SamplingSettings):
     forest_tokens: Count = Field(2048, description="tokens scored at once; changes time and memory, never the result")
     examples: Count = Field(12, description="held-out prompts shown side by side in the report")
 
+    @property
+    def measures_kl(self) -> bool:
+        """Whether answers come from the very distributions that are compared.
+
+        Drawn greedily, or from the likeliest tokens alone, they do not: the mean of their log-ratios is no KL.
+        """
+        return self.temperature > 0 and self.top_k == 0 and self.top_p == 1
+
 
 def evaluate(
     context: Context,
@@ -61,10 +69,7 @@ def evaluate(
     ]
     engine = LocalEngine(context.load(base), trainable=False)
     scores = _scores(context, engine, groups, judge, principle, settings)
-    before = answer_logprobs(engine, groups, budget=settings.forest_tokens, temperature=settings.temperature or 1.0)
-    engine = LocalEngine(context.load(model), trainable=False)
-    after = answer_logprobs(engine, groups, budget=settings.forest_tokens, temperature=settings.temperature or 1.0)
-    divergence = [new[: settings.answers] for new in _difference(after, before)]
+    divergence = _divergence(context, engine, model, groups, settings) if settings.measures_kl else None
     result = summarise(groups, scores, divergence, settings, principle)
     result |= {"judge": judge, "judge_description": JUDGES[judge], "sampling": _sampling(settings)}
     result["model"] |= {"name": model.source}
@@ -78,13 +83,14 @@ def evaluate(
 def summarise(
     groups: Sequence[Group],
     scores: Sequence[Sequence[float]],
-    divergence: Sequence[Sequence[float]],
+    divergence: Sequence[Sequence[float]] | None,
     settings: Evaluate,
     principle: Principle | None,
 ) -> dict[str, Any]:
     """The numbers of a comparison. Of each Group the first half of the answers is the model's, the rest the base's.
 
-    divergence: log-ratio of model and base, in nats, of each of the model's answers; its mean estimates the KL.
+    divergence: log-ratio of model and base, in nats, of each of the model's answers; its mean estimates the KL. None
+        where the answers were not drawn from what is compared.
     """
     count = settings.answers
     outcomes: list[float] = []
@@ -103,7 +109,11 @@ def summarise(
                 looping[side].append(is_looping(answer.text))
     rate = statistics.win_rate(outcomes, prompts=names)
     ratio = statistics.ratio_of_means(lengths["model"], lengths["base"], prompts=names)
-    kl = statistics.mean([value for row in divergence for value in row], prompts=names)
+    kl = (
+        statistics.mean([value for row in divergence for value in row], prompts=names)
+        if divergence is not None
+        else None
+    )
     sides = {
         side: {
             "mean_tokens": sum(lengths[side]) / len(lengths[side]),
@@ -120,10 +130,10 @@ def summarise(
         "ties": sum(outcome == 0.5 for outcome in outcomes),
         "losses": sum(outcome == 0 for outcome in outcomes),
         "win_rate": _plain(rate),
-        "kl": _plain(kl) if settings.temperature > 0 else None,
+        "kl": _plain(kl) if kl is not None else None,
         "length_ratio": _plain(ratio),
         **sides,
-        "verdict": _verdict(rate, kl if settings.temperature > 0 else None, ratio, sides, len(groups)),
+        "verdict": _verdict(rate, kl, ratio, sides, len(groups)),
         "examples": [_example(groups[i], scores[i], count) for i in range(min(settings.examples, len(groups)))],
     }
 
@@ -155,8 +165,16 @@ def _outcome(ours: Completion, theirs: Completion, our_score: float, their_score
     return 0.5 if our_score == their_score else float(our_score > their_score)
 
 
-def _difference(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
-    return [tuple(a - b for a, b in zip(x, y, strict=True)) for x, y in zip(first, second, strict=True)]
+def _divergence(
+    context: Context, base: LocalEngine, model: Model, groups: Sequence[Group], settings: Evaluate
+) -> list[list[float]]:
+    """log p(model) - log p(base) of the model's answers, at the temperature at which they were drawn."""
+    ours = [replace(group, completions=group.completions[: settings.answers]) for group in groups]
+    budget, temperature = settings.forest_tokens, settings.temperature
+    before = answer_logprobs(base, ours, budget=budget, temperature=temperature)
+    engine = LocalEngine(context.load(model), trainable=False)
+    after = answer_logprobs(engine, ours, budget=budget, temperature=temperature)
+    return [[new - old for new, old in zip(*rows, strict=True)] for rows in zip(after, before, strict=True)]
 
 
 def _tokens(answer: Completion) -> int:
@@ -202,4 +220,4 @@ def _shown(answer: Completion, score: float) -> dict[str, Any]:
 
 
 def _sampling(settings: Evaluate) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p", "max_new_tokens")}
+    return settings.model_dump(include={"temperature", "top_k", "top_p", "max_new_tokens"})

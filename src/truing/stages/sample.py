@@ -15,7 +15,7 @@ from truing.errors import DataError
 from truing.progress import Task
 from truing.records import Completion, Group, comparison
 from truing.scoring.principle import Principle, instructed, says_nothing
-from truing.signatures import Fraction, NonNegative, Settings
+from truing.signatures import NonNegative, Settings
 from truing.stages.context import Context, Groups, Model
 from truing.stages.training import Count
 
@@ -29,7 +29,7 @@ class SamplingSettings(Settings):
 
     temperature: NonNegative = Field(0.7, description="divides the logits; 0 is greedy")
     top_k: int = Field(0, ge=0, description="draw from the k likeliest tokens; 0 is all")
-    top_p: Fraction = Field(1.0, description="draw from the likeliest tokens that hold this much probability")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest tokens that hold this much probability")
     max_new_tokens: Count = Field(256, description="length limit of an answer in tokens")
     live_answers: Count = Field(64, description="answers written at one time; changes time and memory")
 
@@ -54,8 +54,8 @@ class Contrast(SamplingSettings):
 
 def sample(context: Context, settings: Sample, model: Model, data: Groups) -> None:
     """Draws answers to the prompts of the data; answers the data already have are left out."""
-    generator = make_generator(context, model, settings)
     prompts = [bare(group) for group in data.read()]
+    generator = make_generator(context, model, settings)
     groups = [
         replace(prompt, completions=answers)
         for prompt, answers in zip(prompts, draw(context, generator, prompts, settings, settings.answers), strict=True)
@@ -69,8 +69,8 @@ def contrast(context: Context, settings: Contrast, model: Model, data: Groups, p
     Each prompt is answered once under an instruction for the principle and once under its opposite; the first answer
     counts as preferred. No judge is asked. Empty, equal and unfinished answers are drawn again, `retries` times.
     """
-    generator = make_generator(context, model, settings)
     prompts = [bare(group) for group in data.read()][: settings.limit]
+    generator = make_generator(context, model, settings)
     made: dict[int, Group] = {}
     refused: dict[str, int] = {}
     waiting = list(range(len(prompts)))

@@ -10,13 +10,14 @@ A crash leaves the old state or the new one. What else it leaves has a name that
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import psutil
 
@@ -72,9 +73,41 @@ def make_folders(path: Path) -> None:
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Puts `data` in place of the file's content; whatever fails or crashes, the file is the old one or the new one."""
+    with _replaced(path) as temporary:
+        disk.write(temporary, data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """As `write_atomic`, for what is too much to be held at once: the file appears when the block ends well."""
+    make_folders(path.parent)
+    with _replaced(path) as temporary:
+        disk.write(temporary, b"")
+        with io.BufferedWriter(_Appended(temporary), _BLOCK) as file:
+            yield cast(BinaryIO, file)
+
+
+class _Appended(io.RawIOBase):
+    """A file that grows by `disk.append`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        block = bytes(data)
+        disk.append(self._path, block)
+        return len(block)
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A file beside `path` to be written, which takes its place when the block ends well, and is gone when not."""
     temporary = _temporary(path)
     try:
-        disk.write(temporary, data.encode() if isinstance(data, str) else data)
+        yield temporary
         disk.sync(temporary)
         disk.rename(temporary, path)
     except BaseException:

@@ -8,6 +8,7 @@
     artifacts/<key>/       what stages made, named by the hash of stage, settings and inputs
     checkpoint-<N>/        weights after N optimizer steps of the run; while a stage runs, its training state too
     report.html
+    *.superseded-<n>       what other settings or data had made; nothing reads it, and it may be removed
 
 Whatever else knows of a run, such as an index, can be made again from its folder.
 """
@@ -24,7 +25,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -52,7 +52,7 @@ from truing.store.values import canonical, plain
 
 Stored = TypeVar("Stored")
 
-RECIPE, RESOLVED, INFO = "recipe.toml", "recipe.resolved.toml", "run.json"
+RECIPE, RESOLVED, INFO, REPORT = "recipe.toml", "recipe.resolved.toml", "run.json", "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,11 @@ class Run:
 
     @classmethod
     def open(cls, path: Path, *, recipe: str, resolved: str, info: Mapping[str, Any]) -> Run:
-        """Makes the folder, or goes on in it if it belongs to the same resolved recipe."""
+        """Makes the folder, or goes on in it; what another recipe or other data left there, `supersede` puts away."""
         make_folders(path / "artifacts")
         run = cls(path, _locked(path))
         try:
             _demand_format(path)
-            _demand_same(path, resolved)
             run._begin(recipe, resolved, info)
         except BaseException:
             run.close()
@@ -157,6 +156,32 @@ class Run:
         self._demand_open()
         for journal in (self._events, self._samples):
             journal.drop(lambda row: row.get("stage") == stage and row.get("step", step) > step)
+
+    def supersede(self, keys: Set[str]) -> list[Path]:
+        """Puts out of sight what stages of other keys left, so that nothing here is taken for what it is not.
+
+        Finished work keeps lying beside under a name of its own, which is returned; what was under way is removed, and
+        so are the stages' events and samples.
+        """
+        self._demand_open()
+        last_keys = {event["stage"]: event.get("key") for event in self.events(kind="start")}
+        stages = {stage for stage, key in last_keys.items() if key not in keys}
+        artifacts = [artifact for artifact in self.artifacts() if not _is_of(artifact.key, keys)]
+        checkpoints = [checkpoint for checkpoint in self.checkpoints() if checkpoint.stage_key not in keys]
+        if not (stages or artifacts or checkpoints):
+            return []
+        finished = [artifact.path for artifact in artifacts if not artifact.meta.get("part")]
+        finished += [c.path for c in checkpoints if c.meta.get("finished") and not _stands_on(c.path, self.path)]
+        if (self.path / REPORT).exists():
+            finished.append(self.path / REPORT)
+        for path in (*(artifact.path for artifact in artifacts), *(checkpoint.path for checkpoint in checkpoints)):
+            if path not in finished:
+                discard(path)
+        aside = [_put_aside(path, "superseded") for path in finished]
+        # Events go last: they tell whose the samples are.
+        for journal in (self._samples, self._events):
+            journal.drop(lambda row: row.get("stage") in stages)
+        return aside
 
     def artifact(self, key: str) -> Artifact | None:
         """The artifact of this key. A damaged one is set aside with a warning, so that it is made again.
@@ -278,10 +303,7 @@ class Run:
         if self._lock is None:
             warnings.warn(f"{error}; it is left out", StoreWarning, stacklevel=3)
             return
-        number = 1
-        while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-            number += 1
-        disk.rename(path, aside)
+        aside = _put_aside(path, "damaged")
         warnings.warn(f"{error}; it is set aside as {aside.name} and made again", StoreWarning, stacklevel=3)
 
     def _checkpoint_folders(self) -> list[Path]:
@@ -330,18 +352,6 @@ def _demand_format(path: Path) -> None:
         raise ConfigError(f"{path}: has format {found}, not {FORMAT}: use the Truing that wrote it")
 
 
-def _demand_same(path: Path, resolved: str) -> None:
-    if not (path / RESOLVED).exists():
-        return
-    old, new = read_bytes(path / RESOLVED).decode().splitlines(), resolved.splitlines()
-    for number, (was, now) in enumerate(zip_longest(old, new, fillvalue=""), 1):
-        if was != now:
-            raise ConfigError(
-                f"{path}: belongs to a run with other settings: {RESOLVED}:{number}: '{was}' has become '{now}': "
-                "choose another --out"
-            )
-
-
 def _demand_sound(problems: list[str]) -> None:
     if problems:
         raise StorageError("; ".join(problems))
@@ -350,6 +360,30 @@ def _demand_sound(problems: list[str]) -> None:
 def _state(folder: Path) -> tuple[Any, ...]:
     manifest = read_manifest(folder)
     return (folder, manifest["sha256"], *((folder / name).stat().st_mtime_ns for name in manifest["files"]))
+
+
+def _put_aside(path: Path, why: str) -> Path:
+    """Gives a file or folder a free name that nothing looks for."""
+    number = 1
+    while (aside := path.with_name(f"{path.stem}.{why}-{number}{path.suffix}")).exists():
+        number += 1
+    disk.rename(path, aside)
+    disk.sync(path.parent)
+    return aside
+
+
+def _stands_on(folder: Path, run: Path) -> bool:
+    """Whether this is an adapter on a model of the same run: once that has another model's name, it would be wrong."""
+    config = folder / "adapter_config.json"
+    if not config.is_file():
+        return False
+    base = json.loads(read_bytes(config)).get("base_model_name_or_path", "")
+    return Path(base).is_relative_to(run.absolute())
+
+
+def _is_of(key: str, keys: Set[str]) -> bool:
+    """Whether an artifact is what one of these stages makes, or a part of that."""
+    return key in keys or any(key.startswith(f"{owner}-") for owner in keys)
 
 
 def _is_key(name: str) -> bool:

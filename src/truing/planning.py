@@ -1,0 +1,135 @@
+"""From a recipe to its stages with their inputs and keys, before anything loads."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from truing import models
+from truing.data import Sources
+from truing.errors import ConfigError, DataError, did_you_mean
+from truing.recipe import DataSettings, Recipe, StageSpec
+from truing.records import Group
+from truing.scoring.principle import Principle
+from truing.signatures import Settings, validated
+from truing.stages import inputs_of, product_of, settings_type, stage
+from truing.stages.context import Groups, Model
+from truing.store import hash_of
+from truing.store.files import sha256_file
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A stage with its settings and inputs in hand. The hash of a model made on the way stands for its making."""
+
+    name: str
+    use: str
+    settings: Settings
+    inputs: Mapping[str, Any]
+    key: str
+
+
+def plan(recipe: Recipe) -> list[Planned]:
+    """Every stage with its inputs and key. Finds the files and tells their formats, loads no weights."""
+    sources = Sources()
+    template = _content_of(recipe.chat_template)
+    principle = recipe.principle
+    known: dict[str, Any] = {"principle": principle} if principle else {}
+    source = models.locate(recipe.model)
+    known["model"] = known["base"] = Model(models.content_hash(source), source)
+    if recipe.data:
+        known |= sources.inputs(recipe.data)
+    planned: list[Planned] = []
+    models_made: list[str] = []
+    for spec in recipe.stage:
+        function = stage(spec.use)
+        inputs = _inputs(spec, inputs_of(function), known, sources)
+        settings = validated(settings_type(function), spec.settings, spec.name)
+        makes = product_of(function)
+        key = hash_of(
+            spec.use, settings.model_dump(mode="json"), {n: input_key(v) for n, v in inputs.items()},
+            recipe.seed, recipe.precision, recipe.device, template,
+            # Checkpoints are counted through the run, so the steps before them are part of what they are.
+            models_made if makes == "model" else [],
+        )  # fmt: skip
+        planned.append(Planned(spec.name, spec.use, settings, inputs, key))
+        if makes == "model":
+            models_made.append(key)
+            known["model"] = known[f"{spec.name}.model"] = Model(key, f"(made by {spec.name})")
+        elif makes == "data":
+            read = functools.partial(_not_yet, spec.name)
+            known["data"] = known[f"{spec.name}.data"] = Groups(key, read, f"made by {spec.name}", ready=False)
+    return planned
+
+
+def read_inputs(planned: Sequence[Planned]) -> None:
+    """Reads all rows that are there already: a bad one, or too few, is told before anything loads or trains."""
+    for stage_plan in planned:
+        required = inputs_of(stage(stage_plan.use))
+        for name, value in stage_plan.inputs.items():
+            if isinstance(value, Groups) and value.ready and not value.read() and required[name]:
+                raise DataError(
+                    f"stage '{stage_plan.name}' has no row in '{name}' ({value.description}): {_FILL[name]}"
+                )
+
+
+_FILL = {"data": "lower data.held_out, or give it more rows", "held_out": "raise data.held_out, or name a file"}
+
+
+def _inputs(spec: StageSpec, wanted: Mapping[str, bool], known: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
+    """What a stage asks for, by name: what its `inputs` say, or the latest of that kind."""
+    unknown = set(spec.inputs) - set(wanted)
+    if unknown:
+        name = sorted(unknown)[0]
+        raise ConfigError(f"{spec.name}.{name}: stage '{spec.use}' has no such input{did_you_mean(name, wanted)}")
+    found: dict[str, Any] = {}
+    for name, required in wanted.items():
+        given = spec.inputs.get(name)
+        value = _named_input(name, given, known, spec, sources) if given else known.get(name)
+        if value is None and required:
+            raise ConfigError(f"stage '{spec.name}' needs '{name}': {_advice(name)}")
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def _named_input(name: str, given: str, known: Mapping[str, Any], spec: StageSpec, sources: Sources) -> Any:
+    """An input by the name of the stage that made it, or by a path."""
+    made = known.get(f"{given}.{'model' if name in ('model', 'base') else 'data'}")
+    if made is not None:
+        return made
+    if name in ("model", "base"):
+        source = models.locate(given)
+        return Model(models.content_hash(source), source)
+    if Path(given).exists() or given.startswith("hub:"):
+        return sources.inputs(DataSettings(path=given))["data"]
+    raise ConfigError(f"{spec.name}.{name}: '{given}' is neither an earlier stage nor a file")
+
+
+def _not_yet(name: str) -> list[Group]:
+    raise ConfigError(f"stage '{name}' has not run yet")
+
+
+def input_key(value: Any) -> str:
+    """The hash of what a stage is given."""
+    return hash_of(value.model_dump()) if isinstance(value, Principle) else str(value.key)
+
+
+def _advice(name: str) -> str:
+    return {
+        "data": "set data.path to a file, or put a stage before it that makes data",
+        "held_out": "set data.held_out to a share or a file",
+        "principle": "add a [principle] with text, positive and negative",
+    }.get(name, f"set {name}")
+
+
+def _content_of(template: str | None) -> str:
+    """The hash of a chat template's file: what it says decides what a stage makes, not where it lies."""
+    if template is None:
+        return ""
+    if not Path(template).is_file():
+        raise ConfigError(f"chat_template: {template}: no such file: give the path of a Jinja template")
+    return sha256_file(Path(template))

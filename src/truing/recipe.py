@@ -1,0 +1,180 @@
+"""Recipes: what a user writes, checked against what stages and settings know, with every default spelled out."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomli_w
+import torch
+from pydantic import Field
+
+from truing.errors import ConfigError, MissingError, did_you_mean
+from truing.models.precision import Precision, best_device
+from truing.scoring.principle import Principle
+from truing.signatures import Settings, validated
+from truing.stages import inputs_of, settings_type, stage
+from truing.stages.training import Count
+
+INPUT_NAMES = ("model", "base", "data", "held_out")
+
+
+class DataSettings(Settings):
+    """Where the data of a recipe come from."""
+
+    path: str = Field(description="a file, or hub:owner/name:split")
+    format: str | None = Field(None, description="name of the format, of a held-out file too; none: found out")
+    held_out: Annotated[float, Field(ge=0, lt=1)] | str = Field(
+        0.0, description="share of the prompts kept out for evaluation, or a file of them"
+    )
+    limit: Count | None = Field(None, description="read only so many rows")
+    max_bad: int = Field(0, ge=0, description="bad rows that are tolerated and left out")
+
+
+class StageSpec(Settings):
+    """One stage of a recipe: which, under what name, with which inputs and settings."""
+
+    use: str
+    name: str
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+
+
+class Recipe(Settings):
+    """Everything that decides what a run does."""
+
+    name: str = "run"
+    model: str = Field(description="smollm2, a model folder, a run folder, or a hub id")
+    chat_template: str | None = Field(None, description="a Jinja file used instead of the model's own template")
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description="auto, cpu, cuda, ...")
+    precision: Precision = Field("auto", description="dtype of compute; trained weights are always kept in fp32")
+    data: DataSettings | None = None
+    principle: Principle | None = None
+    stage: tuple[StageSpec, ...]
+
+    def resolved(self) -> str:
+        """The recipe with every default spelled out, as TOML: a recipe itself, which means the same."""
+        table = self.model_dump(mode="json")
+        table["stage"] = [{"use": s.use, "name": s.name, **s.inputs, **s.settings} for s in self.stage]
+        return tomli_w.dumps(_without_none(table))
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe file with `key=value` overrides. Paths in the file are relative to it, those in overrides to here."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = [str(p) for p in sorted(path.parent.glob("*.toml"))] if path.parent.is_dir() else []
+        raise ConfigError(f"{path}: no such recipe{did_you_mean(str(path), known) if known else ''}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    table.setdefault("name", path.stem)
+    _make_absolute(table, path.parent)
+    return make_recipe(table, overrides)
+
+
+def make_recipe(table: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a table as TOML gives it."""
+    entries = table.get("stage", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError("stages are written [[stage]], with two brackets each, one after the other")
+    stages = [_with_name(dict(entry)) for entry in entries]
+    if not stages:
+        raise ConfigError('the recipe has no [[stage]]: add at least one, such as use = "sft"')
+    names = [entry["name"] for entry in stages]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"two stages are named '{next(n for n in names if names.count(n) > 1)}': give them a name each"
+        )
+    table = {**table, "stage": stages}
+    for override in overrides:
+        _override(table, override)
+    table["stage"] = [_stage_spec(entry) for entry in table["stage"]]
+    recipe: Recipe = validated(Recipe, table, "")
+    return recipe
+
+
+def _with_name(entry: dict[str, Any]) -> dict[str, Any]:
+    if "use" not in entry:
+        raise ConfigError('a [[stage]] says which one it is by use = "...": sft, preference, ...')
+    stage(str(entry["use"]))
+    entry.setdefault("name", entry["use"])
+    return entry
+
+
+def _stage_spec(entry: dict[str, Any]) -> dict[str, Any]:
+    """A stage's table, sorted into inputs and settings, the settings checked and spelled out."""
+    function = stage(entry["use"])
+    inputs = {name: entry.pop(name) for name in INPUT_NAMES if name in inputs_of(function) and name in entry}
+    use, name = entry.pop("use"), entry.pop("name")
+    settings = validated(settings_type(function), entry, name)
+    return {"use": use, "name": name, "inputs": inputs, "settings": settings.model_dump(mode="json")}
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    """Sets `a.b.c=value`, where `a` is a setting of the recipe or the name of a stage; the value is TOML or text."""
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"'{override}': write key=value, for example preference.learning_rate=1e-6")
+    first, *rest = path.strip().split(".")
+    stages = {entry["name"]: entry for entry in table["stage"]}
+    if first in stages and rest:
+        target, keys = stages[first], rest
+    elif first in Recipe.model_fields and first != "stage":
+        target, keys = table, [first, *rest]
+    else:
+        raise ConfigError(
+            f"'{first}' is neither a setting nor a stage{did_you_mean(first, [*Recipe.model_fields, *stages])}"
+        )
+    for key in keys[:-1]:
+        value = target.get(key)
+        if value is not None and not isinstance(value, str | dict):
+            raise ConfigError(f"'{override}': '{key}' is {value!r} and has no settings of its own")
+        target[key] = {"name": value} if isinstance(value, str) else dict(value or {})
+        target = target[key]
+    target[keys[-1]] = _toml_value(text)
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _make_absolute(table: dict[str, Any], folder: Path) -> None:
+    """Files beside a recipe are meant relative to it."""
+    places = [(table, "chat_template"), (table, "model")]
+    if isinstance(table.get("data"), dict):
+        places += [(table["data"], "path"), (table["data"], "held_out")]
+    stages = table.get("stage")
+    for entry in stages if isinstance(stages, list) else []:
+        if isinstance(entry, dict):
+            places += [(entry, key) for key in INPUT_NAMES]
+    for owner, key in places:
+        value = owner.get(key)
+        if isinstance(value, str) and (folder / value).exists():
+            owner[key] = str((folder / value).resolve())
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
+
+
+def device_of(name: str) -> torch.device:
+    """The device that a recipe names."""
+    if name == "auto":
+        return best_device()
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MissingError(
+            f"device '{name}' is not here: {str(error).splitlines()[0]}: set device = \"auto\""
+        ) from None
+    return device
