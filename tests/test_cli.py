@@ -177,7 +177,8 @@ def test_train_dpo_takes_settings_of_the_objective(here: Path, truing: Any, mode
     changed = truing(*words, "objective.beta=0.06", "--out", "o")
     assert changed.code == 0
     assert "checkpoint-1.superseded-1" in changed.err
-    own = truing("train", "sft", "--model", "o", "--data", "demos.jsonl", "--out", "o")
+    (here / "deep").mkdir()
+    own = truing("train", "sft", "--model", "o", "--data", "demos.jsonl", "--out", "deep/../o")
     assert own.code == 2
     assert "lies in the run's own folder: choose another --out" in " ".join(own.err.split())
     assert [c.step for c in run.checkpoints()] == [1], "and nothing has happened to it"

@@ -54,24 +54,7 @@ def run_recipe(
             names = ", ".join(str(path.relative_to(run.path)) for path in aside)
             reporter.say(f"other settings or data had made what lies now in {names}: remove it if it is not needed")
         with _stoppable(reporter) as stop:
-            made: dict[str, Model | Groups] = {}
-            first_step = 0
-            for stage_plan in planned:
-                context = Context(
-                    run=run,
-                    stage=stage_plan.name,
-                    key=stage_plan.key,
-                    seed=recipe.seed,
-                    device=device,
-                    precision=recipe.precision,
-                    reporter=reporter,
-                    first_step=first_step,
-                    chat_template=Path(recipe.chat_template) if recipe.chat_template else None,
-                    stop=stop,
-                )
-                artifact = _run_stage(context, stage_plan, made)
-                first_step += int(artifact.meta.get("steps", 0))
-                made |= _made(run, artifact)
+            _walk(recipe, planned, run, device, reporter, stop)
         _write_cards(run)
     from truing import report
 
@@ -86,11 +69,36 @@ def last_verdict(folder: Path) -> str | None:
     return str(found[-1]) if found else None
 
 
+def _walk(
+    recipe: Recipe, planned: Sequence[Planned], run: Run, device: torch.device, reporter: Reporter, stop: Stop
+) -> None:
+    """One stage after the other, each with what earlier ones made."""
+    made: dict[str, Model | Groups] = {}
+    first_step = 0
+    for stage_plan in planned:
+        context = Context(
+            run=run,
+            stage=stage_plan.name,
+            key=stage_plan.key,
+            seed=recipe.seed,
+            device=device,
+            precision=recipe.precision,
+            reporter=reporter,
+            first_step=first_step,
+            chat_template=Path(recipe.chat_template) if recipe.chat_template else None,
+            stop=stop,
+        )
+        artifact = _run_stage(context, stage_plan, made)
+        first_step += int(artifact.meta.get("steps", 0))
+        made |= _made(run, artifact)
+
+
 def _demand_outside(planned: Sequence[Planned], folder: Path) -> None:
     """A run must not start from a model in its own folder, which it would put aside or write over."""
     for stage_plan in planned:
         for name, value in stage_plan.inputs.items():
-            if isinstance(value, Model) and Path(value.source).is_relative_to(folder.absolute()):
+            local = isinstance(value, Model) and Path(value.source).is_dir()
+            if local and Path(value.source).resolve().is_relative_to(folder.resolve()):
                 raise ConfigError(
                     f"{stage_plan.name}.{name}: {value.source} lies in the run's own folder: choose another --out"
                 )

@@ -293,8 +293,10 @@ def test_every_setting_of_evaluate_is_alive(folder: Path, other: Path, runs: Cal
     assert len(judged(runs(), other, folder, PRINCIPLE, examples=1)["examples"]) == 1
     two = judged(runs(), other, folder, PRINCIPLE, answers=2)
     assert two["wins"] + two["ties"] + two["losses"] == 12
+    run = runs()
     with pytest.raises(ConfigError, match=r"needs a \[principle\]"):
-        judged(runs(), other, folder, judge="principle")
+        judged(run, other, folder, judge="principle")
+    assert run.artifacts() == [], "it is told before anything is drawn"
 
 
 @pytest.mark.parametrize("change", [{"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.5}])

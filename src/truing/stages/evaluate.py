@@ -56,6 +56,8 @@ def evaluate(
 ) -> None:
     """Compares a model with its base on held-out prompts: the same prompts, sampling and random numbers for both."""
     judge = settings.judge or ("principle" if principle else "likelihood")
+    if judge == "principle" and principle is None:
+        raise ConfigError(f"stage '{context.stage}': judge = \"principle\" needs a [principle] in the recipe")
     prompts = [bare(group) for group in held_out.read()][: settings.limit]
     if not prompts:
         raise DataError("there are no held-out prompts to evaluate on: set data.held_out")
@@ -152,8 +154,7 @@ def _scores(
             tuple(value / max(_tokens(answer), 1) for value, answer in zip(row, group.completions, strict=True))
             for row, group in zip(sums, groups, strict=True)
         ]
-    if principle is None:
-        raise ConfigError(f"stage '{context.stage}': judge = \"principle\" needs a [principle] in the recipe")
+    assert principle is not None, "without one the judge is another"
     with context.reporter.task(f"{context.stage}: judging", 2 * len(principle.positive)) as task:
         return principle_scores(engine, groups, principle, budget=settings.forest_tokens, on_scored=task.advance)
 

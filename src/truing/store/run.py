@@ -378,7 +378,7 @@ def _stands_on(folder: Path, run: Path) -> bool:
     if not config.is_file():
         return False
     base = json.loads(read_bytes(config)).get("base_model_name_or_path", "")
-    return Path(base).is_relative_to(run.absolute())
+    return Path(base).resolve().is_relative_to(run.resolve())
 
 
 def _is_of(key: str, keys: Set[str]) -> bool:
