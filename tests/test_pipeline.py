@@ -673,7 +673,7 @@ def test_a_gradient_that_is_no_number_stops_with_the_rows(model: Path, pairs: Pa
     weights[name][0, 0] = float("inf")
     save_file(weights, poisoned / "model.safetensors", {"format": "pt"})
     recipe = make_recipe(table(poisoned, pairs, short("sft")))
-    with pytest.raises(GuardError, match=r"stage 'sft', step 1: .*nan.*Rows of the step: \d+, \d+\."):
+    with pytest.raises(GuardError, match=rf"stage 'sft', step 1: .*nan.*{pairs.name}:\d+, .*{pairs.name}:\d+\."):
         go(recipe, tmp_path / "run")
     assert Run.read(tmp_path / "run").checkpoints() == []
 
