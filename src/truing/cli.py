@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -234,18 +237,88 @@ def compare(*runs: Path, out: Path = Path("compare.html"), json: Json = False) -
 
 
 @app.command
-def objectives(*, json: Json = False) -> None:
-    """List the training objectives and their settings, read from their signatures."""
-    from truing.objectives import OBJECTIVES
-    from truing.signatures import asks_for, settings_of
+def objectives(name: str | None = None, *, json: Json = False) -> None:
+    """List the training objectives, or say all there is to know of one.
 
+    Parameters
+    ----------
+    name
+        An objective, such as dpo.
+    """
+    from truing.describing import describe, markdown, table
+    from truing.objectives import OBJECTIVES
+    from truing.signatures import settings_of
+
+    if json and name:
+        return _print_json(asdict(describe(name)))
     if json:
-        return _print_json({name: settings_of(f).model_json_schema() for name, f in OBJECTIVES.items()})
-    for name, function in sorted(OBJECTIVES.items()):
-        first = (function.__doc__ or "").splitlines()[0]
-        print(f"{name}  {first}" + ("" if "reference" in asks_for(function) else "  (no reference)"))
-        for setting, field in settings_of(function).model_fields.items():
-            print(f"    {setting} = {field.default}  {field.description}")
+        return _print_json({known: settings_of(f).model_json_schema() for known, f in OBJECTIVES.items()})
+    words = markdown(name) if name else re.sub(r"\[(\w+)\]\(\w+\.md\)", r"\1", table())
+    if sys.stdout.isatty():
+        _show(Markdown(words))
+    else:
+        print(words)
+    return None
+
+
+@app.command(name="compare-objectives")
+def compare_objectives(
+    *overrides: str,
+    data: str,
+    objectives: str,
+    budget: str = "5m",
+    model: str = "smollm2",
+    held_out: str = "0.2",
+    principle: Path | None = None,
+    prompts: int = 100,
+    seed: int = 0,
+    out: Path = Path("runs/objectives"),
+    json: Json = False,
+) -> None:
+    """Train several objectives on the same data and budget, and say whether they can be told apart.
+
+    Parameters
+    ----------
+    overrides
+        Settings as key=value, such as simpo.learning_rate=1e-6 or simpo.objective.beta=4.
+    data
+        A file of any format that `truing data` knows.
+    objectives
+        Names with commas between them, such as dpo,ipo,simpo.
+    budget
+        Training time of DPO, such as 5m, from which the steps of all follow; or steps, such as 40steps.
+    held_out
+        Share of the prompts kept out to measure on, or a file of them.
+    principle
+        A TOML file with a [principle], such as recipes/quickstart.toml, by which the answers are judged.
+    prompts
+        Held-out prompts to measure on, at most.
+    out
+        Run folder; the same command goes on in it.
+    """
+    from truing import comparing
+    from truing.report.contest import read_entries, recommendation
+
+    page = comparing.compare_objectives(
+        data,
+        [name.strip() for name in objectives.split(",") if name.strip()],
+        budget=budget,
+        model=model,
+        out=out,
+        held_out=float(held_out) if re.fullmatch(r"0?\.\d+", held_out) else held_out,
+        principle=principle,
+        prompts=prompts,
+        seed=seed,
+        overrides=overrides,
+    )
+    ranked = read_entries(out)
+    if json:
+        results = {entry.name: {"win_rate": entry.rate, "verdict": entry.evaluation.verdict} for entry in ranked}
+        return _print_json({"page": str(page), "recommendation": recommendation(ranked), "objectives": results})
+    for entry in ranked:
+        print(f"{entry.name}: {entry.evaluation.verdict}")
+    print(" ".join(recommendation(ranked)))
+    print(page)
     return None
 
 

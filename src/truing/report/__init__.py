@@ -1,5 +1,5 @@
 """A run folder to one self-contained HTML page, and several of them to one page side by side."""
 
-from truing.report.page import build, compare
+from truing.report.page import build, compare, contest
 
-__all__ = ["build", "compare"]
+__all__ = ["build", "compare", "contest"]

@@ -17,12 +17,14 @@ from truing import statistics
 from truing.errors import ConfigError
 from truing.report import charts, words
 from truing.report.comparison import base_answers, differing_settings, flat, labels, overlaid_curves, shared_prompts
+from truing.report.contest import entries, recommendation, rivals
 from truing.report.figures import length_figure, stage_figures
 from truing.report.view import Evaluation, View, view
 from truing.statistics import Interval
 from truing.store.files import write_atomic
 from truing.store.run import REPORT
 
+CONTEST = "objectives.html"
 SHOWN_EXAMPLES = 12
 MAX_EXAMPLES = 60
 MAX_TEXT = 4000
@@ -58,6 +60,19 @@ def compare(run_folders: Sequence[Path], out: Path) -> Path:
         most=MAX_EXAMPLES,
     )
     return _write(out, page)
+
+
+def contest(run_folder: Path) -> Path:
+    """Writes objectives.html, one page on all objectives that a run compared, and returns its path."""
+    run = view(run_folder)
+    ranked = entries(run)
+    if not ranked:
+        raise ConfigError(f"{run_folder}: no objective was evaluated in this run")
+    template = _environment().get_template("objectives.html")
+    page = template.render(
+        run=run, ranked=ranked, rivals=rivals(ranked), sentences=recommendation(ranked), shown=SHOWN_EXAMPLES
+    )
+    return _write(run_folder / CONTEST, page)
 
 
 def tone(rate: Interval) -> str:

@@ -134,7 +134,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluation.json` of one evaluate stage says."""
+    """What `evaluation.json` of one evaluate stage says.
+
+    outcomes: share of won comparisons at each prompt. accuracy, margin, chosen: on held-out comparisons, where there
+    are some: how often the model moved towards the chosen answer, by how much, and what became of its log-likelihood.
+    """
 
     stage: str
     verdict: str
@@ -153,6 +157,10 @@ class Evaluation:
     base: Side
     sampling: dict[str, Any]
     examples: list[Example]
+    outcomes: list[float]
+    accuracy: Interval | None
+    margin: Interval | None
+    chosen: Interval | None
 
 
 @dataclass(frozen=True)
@@ -271,6 +279,7 @@ def _preview(event: Mapping[str, Any]) -> Preview:
 
 def _evaluation(artifact: Artifact) -> Evaluation:
     found = _mapping(_json(artifact.path / EVALUATION))
+    preferences = _mapping(found.get("preferences"))
     return Evaluation(
         stage=artifact.stage,
         verdict=str(found.get("verdict", "")),
@@ -289,6 +298,10 @@ def _evaluation(artifact: Artifact) -> Evaluation:
         base=_side(found.get("base")),
         sampling=_mapping(found.get("sampling")),
         examples=[_example(example) for example in found.get("examples", [])],
+        outcomes=[float(outcome) for outcome in found.get("outcomes", [])],
+        accuracy=_interval(preferences.get("accuracy")),
+        margin=_interval(preferences.get("margin")),
+        chosen=_interval(preferences.get("chosen")),
     )
 
 

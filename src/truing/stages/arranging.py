@@ -94,6 +94,11 @@ def hindsight(group: Group, good: str, bad: str, seed: int) -> Group:
     return replace(group, prompt=_asked(group.prompt, first), completions=(turns,), strength=None)
 
 
+def instructed_by(group: Group, instruction: str) -> Group:
+    """The row with an instruction at the end of its prompt; without one, as it is."""
+    return replace(group, prompt=_asked(group.prompt, instruction)) if instruction else group
+
+
 def _asked(prompt: Sequence[Message], instruction: str) -> tuple[Message, ...]:
     """The prompt with an instruction at the end of its last turn, or of its text."""
     if not prompt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -13,8 +13,10 @@ from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, DataError
 from truing.records import Completion, Group
 from truing.scoring.principle import Principle, answer_logprobs, is_looping, principle_scores, says_nothing
+from truing.stages.arranging import instructed_by
+from truing.stages.arranging import judge as judged
 from truing.stages.context import Context, Groups, Model, write_json
-from truing.stages.sample import SamplingSettings, bare, draw, make_generator
+from truing.stages.sample import SamplingSettings, bare, draw, draw_once, make_generator
 from truing.stages.training import Count
 from truing.statistics import Interval
 
@@ -36,6 +38,9 @@ class Evaluate(SamplingSettings):
     limit: Count | None = Field(None, description="use only so many held-out prompts")
     forest_tokens: Count = Field(2048, description="tokens scored at once; changes time and memory, never the result")
     examples: Count = Field(12, description="held-out prompts shown side by side in the report")
+    instruction: str = Field(
+        "", description="put after the prompts of the model alone, as csft and chain_of_hindsight were trained with"
+    )
 
     @property
     def measures_kl(self) -> bool:
@@ -58,21 +63,28 @@ def evaluate(
     judge = settings.judge or ("principle" if principle else "likelihood")
     if judge == "principle" and principle is None:
         raise ConfigError(f"stage '{context.stage}': judge = \"principle\" needs a [principle] in the recipe")
-    prompts = [bare(group) for group in held_out.read()][: settings.limit]
+    held = held_out.read()[: settings.limit]
+    prompts = [bare(group) for group in held]
     if not prompts:
         raise DataError("there are no held-out prompts to evaluate on: set data.held_out")
-    drawn = {}
-    for side, source in (("base", base), ("model", model)):
-        generator = make_generator(context, source, settings)
-        drawn[side] = draw(context, generator, prompts, settings, settings.answers, name=side)
+    theirs = draw_once(context, base, prompts, settings, settings.answers, name="base")
+    asked = [instructed_by(prompt, settings.instruction) for prompt in prompts]
+    ours = draw(context, make_generator(context, model, settings), asked, settings, settings.answers, name="model")
     groups = [
-        replace(prompt, completions=(*ours, *theirs))
-        for prompt, ours, theirs in zip(prompts, drawn["model"], drawn["base"], strict=True)
+        replace(prompt, completions=(*mine, *other)) for prompt, mine, other in zip(prompts, ours, theirs, strict=True)
     ]
     engine = LocalEngine(context.load(base), trainable=False)
     scores = _scores(context, engine, groups, judge, principle, settings)
-    divergence = _divergence(context, engine, model, groups, settings) if settings.measures_kl else None
+    own = [replace(group, completions=group.completions[: settings.answers]) for group in groups]
+    compared = [judged(group, "pair", "best_worst").group for group in held if len(group.completions) > 1]
+    before = _scored(engine, own, compared, settings)
+    engine = LocalEngine(context.load(model), trainable=False)
+    # an instruction that the model was trained with stands before its answers, and not before the base's
+    told, told_compared = ([instructed_by(group, settings.instruction) for group in some] for some in (own, compared))
+    after = _scored(engine, told, told_compared, settings)
+    divergence = _differences(after.answers, before.answers) if settings.measures_kl else None
     result = summarise(groups, scores, divergence, settings, principle)
+    result["preferences"] = _preferences(_differences(after.compared, before.compared)) if compared else None
     result |= {"judge": judge, "judge_description": JUDGES[judge], "sampling": _sampling(settings)}
     result["model"] |= {"name": model.source}
     result["base"] |= {"name": base.source}
@@ -127,6 +139,7 @@ def summarise(
     return {
         "principle": principle.text if principle else None,
         "prompts": len(groups),
+        "outcomes": [sum(outcomes[place * count : (place + 1) * count]) / count for place in range(len(groups))],
         "answers_per_prompt": count,
         "wins": sum(outcome == 1 for outcome in outcomes),
         "ties": sum(outcome == 0.5 for outcome in outcomes),
@@ -166,16 +179,36 @@ def _outcome(ours: Completion, theirs: Completion, our_score: float, their_score
     return 0.5 if our_score == their_score else float(our_score > their_score)
 
 
-def _divergence(
-    context: Context, base: LocalEngine, model: Model, groups: Sequence[Group], settings: Evaluate
-) -> list[list[float]]:
-    """log p(model) - log p(base) of the model's answers, at the temperature at which they were drawn."""
-    ours = [replace(group, completions=group.completions[: settings.answers]) for group in groups]
-    budget, temperature = settings.forest_tokens, settings.temperature
-    before = answer_logprobs(base, ours, budget=budget, temperature=temperature)
-    engine = LocalEngine(context.load(model), trainable=False)
-    after = answer_logprobs(engine, ours, budget=budget, temperature=temperature)
+class _Scored(NamedTuple):
+    """Log-probabilities under one model: of the model's own answers, and of held-out (chosen, rejected) answers."""
+
+    answers: list[tuple[float, ...]]
+    compared: list[tuple[float, ...]]
+
+
+def _scored(engine: LocalEngine, own: Sequence[Group], compared: Sequence[Group], settings: Evaluate) -> _Scored:
+    """The model's own answers at the temperature at which they were drawn, and the held-out ones as they are."""
+    budget = settings.forest_tokens
+    answers = (
+        answer_logprobs(engine, own, budget=budget, temperature=settings.temperature) if settings.measures_kl else []
+    )
+    return _Scored(answers, answer_logprobs(engine, compared, budget=budget) if compared else [])
+
+
+def _differences(after: Sequence[Sequence[float]], before: Sequence[Sequence[float]]) -> list[list[float]]:
+    """log p(model) - log p(base) of each answer."""
     return [[new - old for new, old in zip(*rows, strict=True)] for rows in zip(after, before, strict=True)]
+
+
+def _preferences(ratios: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """How the model moved on held-out comparisons: whether and by how much it now prefers the chosen answers."""
+    margins = [chosen - rejected for chosen, rejected in ratios]
+    right = [0.5 if margin == 0 else float(margin > 0) for margin in margins]
+    return {
+        "accuracy": _plain(statistics.win_rate(right)),
+        "margin": _plain(statistics.mean(margins)),
+        "chosen": _plain(statistics.mean([chosen for chosen, _ in ratios])),
+    }
 
 
 def _tokens(answer: Completion) -> int:

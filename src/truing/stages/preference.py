@@ -82,7 +82,8 @@ class Preference(Training):
 class Material:
     """Rows with what people said of their answers, and how the reference sees them.
 
-    mismatched: each row's prompt with the answers of the row before, on which the KL is measured; empty if unused.
+    mismatched: each row's prompt with the answers of the last row before it that has another prompt, on which the KL is
+        measured; empty if unused.
     budget: tokens run at once.
     """
 
@@ -229,11 +230,7 @@ class _Sources:
         """The rows with the reference's view of them, taken before the first step."""
         mismatched: list[Row] = []
         if objective.needs("kl"):
-            if len(rows) < 2:
-                raise DataError(
-                    f"objective '{objective.name}' measures the KL on other prompts' answers: one row is not enough"
-                )
-            mismatched = [replace(row, answers=rows[place - 1].answers) for place, row in enumerate(rows)]
+            mismatched = [replace(row, answers=_before(rows, place).answers) for place, row in enumerate(rows)]
         reference = self._reference(objective, rows)
         mismatched_reference = self._reference(objective, mismatched)
         return Material(rows, judged, reference, mismatched, mismatched_reference, self.settings.forest_tokens)
@@ -261,6 +258,14 @@ class _Sources:
             other = LocalEngine(self.context.load(self.base), trainable=False)
             return Cached.of(self.context, other, self.base.key, rows, budget)
         return Cached.of(self.context, self.engine, self.model.key, rows, budget)
+
+
+def _before(rows: Sequence[Row], place: int) -> Row:
+    """The last row before this one that has another prompt; before the first row comes the last one."""
+    for back in range(1, len(rows)):
+        if rows[place - back].prompt != rows[place].prompt:
+            return rows[place - back]
+    raise DataError(f"{rows[place].place}: the KL is measured on other prompts' answers, and all prompts are equal")
 
 
 def _watched(sources: _Sources, objective: Bound, held_out: Groups | None) -> Material | None:

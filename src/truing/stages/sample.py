@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
+import torch
 from pydantic import Field
 
-from truing import formats
+from truing import __version__, formats
 from truing.compute import Sampling
 from truing.compute.generate.native import NativeGenerator
 from truing.errors import DataError
 from truing.progress import Task
-from truing.records import Completion, Group, comparison
+from truing.records import Completion, Group, comparison, to_json
 from truing.scoring.principle import Principle, instructed, says_nothing
 from truing.signatures import NonNegative, Settings
 from truing.stages.context import Context, Groups, Model
 from truing.stages.training import Count
+from truing.store import hash_of
+from truing.store.cache import cache_folder, cached
 
 PART = 256
 """Prompts whose answers are kept on disk together: what an interruption loses at most."""
@@ -126,6 +130,35 @@ def draw(
             else:
                 count = _counter(context, task, len(found) * answers)
                 found += _draw_part(context, generator, some, settings, answers, f"{name}-{start}", count)
+            task.advance(len(found) * answers)
+    return found
+
+
+def draw_once(
+    context: Context, model: Model, prompts: Sequence[Group], settings: SamplingSettings, answers: int, *, name: str
+) -> list[tuple[Completion, ...]]:
+    """As `draw`, for answers that stages and runs have in common: kept in the cache under all they depend on."""
+    found: list[tuple[Completion, ...]] = []
+    with context.reporter.task(f"{context.stage}: {name}", len(prompts) * answers) as task:
+        for start in range(0, len(prompts), PART):
+            some = prompts[start : start + PART]
+            key = hash_of(
+                model.key, [to_json(group) for group in some], asdict(settings.sampling()), answers, context.seed,
+                context.chat_template.read_text(encoding="utf-8") if context.chat_template else "",
+                str(context.device), context.precision, settings.live_answers, torch.__version__, __version__,
+            )  # fmt: skip
+            count = _counter(context, task, len(found) * answers)
+
+            def make(folder: Path, some: Sequence[Group] = some, count: Callable[[int], None] = count) -> None:
+                generator = make_generator(context, model, settings)
+                drawn = generator.generate(
+                    some, settings.sampling(), answers=answers, seed=context.seed, on_finished=count
+                )
+                whole = [replace(group, completions=own) for group, own in zip(some, drawn, strict=True)]
+                formats.write_data(whole, folder / FILE, format="group")
+
+            folder = cached(cache_folder("answers") / key, kind="answers", meta={"model": model.key}, make=make)
+            found += [group.completions for group in formats.read_groups(folder / FILE, format="group")]
             task.advance(len(found) * answers)
     return found
 
