@@ -1,13 +1,14 @@
 # make quickstart   align a real model from a written principle, on CPU
 # make test         the test suite
 # make check        format, lint, types, tests
+# make parity       measures all objectives against TRL and writes docs/parity.md
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: quickstart test check format docs clean
+.PHONY: quickstart test check parity format docs clean
 .DELETE_ON_ERROR:
 
 quickstart: $(STAMP)
@@ -21,6 +22,9 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+parity: $(STAMP)
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m parity.page docs/parity.md
 
 format: $(STAMP)
 	$(BIN)/ruff format .

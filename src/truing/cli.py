@@ -245,19 +245,22 @@ def objectives(name: str | None = None, *, json: Json = False) -> None:
     name
         An objective, such as dpo.
     """
-    from truing.describing import describe, markdown, table
+    from truing.describing import describe, markdown
     from truing.objectives import OBJECTIVES
-    from truing.signatures import settings_of
+    from truing.signatures import asks_for, settings_of
 
-    if json and name:
-        return _print_json(asdict(describe(name)))
+    if name is not None:
+        if json:
+            return _print_json(asdict(describe(name)))
+        words = markdown(name)
+        return _show(Markdown(words)) if sys.stdout.isatty() else print(words)
     if json:
         return _print_json({known: settings_of(f).model_json_schema() for known, f in OBJECTIVES.items()})
-    words = markdown(name) if name else re.sub(r"\[(\w+)\]\(\w+\.md\)", r"\1", table())
-    if sys.stdout.isatty():
-        _show(Markdown(words))
-    else:
-        print(words)
+    for known, function in OBJECTIVES.items():
+        first = (function.__doc__ or "").splitlines()[0]
+        print(f"{known}  {first}" + ("" if "reference" in asks_for(function) else "  (no reference)"))
+        for setting, field in settings_of(function).model_fields.items():
+            print(f"    {setting} = {field.default}  {field.description}")
     return None
 
 

@@ -16,6 +16,7 @@ from torch.nn.functional import logsigmoid
 
 from truing.objectives.shared import (
     bounded_exp,
+    bounded_expm1,
     compared,
     log1mexp,
     log_likelihood,
@@ -28,6 +29,7 @@ from truing.signatures import Fraction, NonNegative, Positive
 from truing.tensors import Logprobs, Loss, Pair, PerToken
 
 MinorityShare = Annotated[float, Field(ge=0, lt=0.5)]
+RareShare = Annotated[float, Field(gt=0, lt=0.5)]
 Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 
 
@@ -172,8 +174,8 @@ def alphapo(policy: Pair[Logprobs], *, beta: Positive = 2.0, gamma: NonNegative 
     alpha: how much the reward bends; larger cares more for unlikely answers.
     """
     reward = Pair(
-        beta * (1 - bounded_exp(-alpha * policy.chosen.mean)) / alpha,
-        beta * (1 - bounded_exp(-alpha * policy.rejected.mean)) / alpha,
+        -beta * bounded_expm1(-alpha * policy.chosen.mean) / alpha,
+        -beta * bounded_expm1(-alpha * policy.rejected.mean) / alpha,
     )
     return compared(logistic(reward.chosen - reward.rejected - gamma), policy, reward)
 
@@ -341,7 +343,7 @@ def f_dpo(
 
 
 def exo(
-    policy: Pair[Logprobs], reference: Pair[Logprobs], *, beta: Positive = 0.1, label_smoothing: MinorityShare = 1e-3
+    policy: Pair[Logprobs], reference: Pair[Logprobs], *, beta: Positive = 0.1, label_smoothing: RareShare = 1e-3
 ) -> Loss:
     """Efficient exact optimisation on pairs: Eq. 16 of arXiv:2402.00856.
 
@@ -351,12 +353,12 @@ def exo(
     Claim: a better frontier of reward against KL than DPO and PPO.
 
     beta: inverse temperature of the implicit reward, in 1/nats.
-    label_smoothing: probability that the rejected answer is the better one; it has to be above 0.
+    label_smoothing: probability that the rejected answer is the better one, above 0 and below one half.
     """
     reward = scaled(beta, log_ratios(policy, reference))
     margin = reward.chosen - reward.rejected
     right = torch.sigmoid(margin) * (logsigmoid(margin) - math.log1p(-label_smoothing))
-    wrong = torch.sigmoid(-margin) * (logsigmoid(-margin) - math.log(max(label_smoothing, 1e-12)))
+    wrong = torch.sigmoid(-margin) * (logsigmoid(-margin) - math.log(label_smoothing))
     return compared(right + wrong, policy, reward)
 
 
@@ -646,9 +648,9 @@ def mpo(
 def _slope(ratio: Tensor, divergence: Divergence, alpha: float) -> Tensor:
     """f'(exp ratio) of a divergence's generator f."""
     if divergence == "forward_kl":
-        return 1 - bounded_exp(-ratio)
+        return -bounded_expm1(-ratio)
     if divergence == "js":
         return math.log(2) + logsigmoid(ratio)
     if divergence == "alpha" and alpha != 1.0:
-        return (bounded_exp((alpha - 1) * ratio) - 1) / (alpha - 1)
+        return bounded_expm1((alpha - 1) * ratio) / (alpha - 1)
     return ratio

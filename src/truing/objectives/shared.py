@@ -31,6 +31,11 @@ def bounded_exp(exponent: Tensor) -> Tensor:
     return exponent.clamp(max=80.0).exp()
 
 
+def bounded_expm1(exponent: Tensor) -> Tensor:
+    """exp - 1, held like bounded_exp; near 0 it keeps the digits that a difference would lose."""
+    return torch.expm1(exponent.clamp(max=80.0))
+
+
 def log1mexp(logprob: Tensor) -> Tensor:
     """log(1 - exp(logprob)) for log-probabilities up to just below 0, without cancellation at either end."""
     below = logprob.clamp(max=-1e-7)
