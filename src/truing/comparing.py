@@ -20,6 +20,7 @@ from truing.models.precision import best_device, compute_dtype
 from truing.objectives import Bound, bind
 from truing.packing import pack
 from truing.pipeline import run_recipe
+from truing.progress import Reporter
 from truing.recipe import make_recipe
 from truing.records import Group
 from truing.signatures import asks_for
@@ -75,7 +76,10 @@ def compare_objectives(
     rows = len(groups) * (1 - held_out if isinstance(held_out, float) else 1)
     batch = int(training[0].settings.get("batch_size", Preference().batch_size))
     steps = _steps(budget, data, model, batch, out)
-    steps = min(steps, MOST_EPOCHS * math.ceil(rows / batch))
+    most = MOST_EPOCHS * math.ceil(rows / batch)
+    if steps > most:
+        Reporter().say(f"{most} steps instead of {steps}: {MOST_EPOCHS} passes over the data are enough")
+        steps = most
     limits = [
         f"{spec.name}.{key}={value}"
         for spec in training

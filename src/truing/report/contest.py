@@ -105,9 +105,12 @@ def recommendation(ranked: Sequence[Entry]) -> list[str]:
     if open_ones:
         names = _listed([rival.entry.name for rival in open_ones])
         sentences.append(f"The difference from {names} is not distinguishable from chance.")
-        needed = [rival.needed for rival in open_ones if rival.needed is not None]
-        if needed:
-            sentences.append(f"About {min(needed):,} prompts would tell the nearest one that differs at all.")
+        known = [rival for rival in open_ones if rival.needed is not None]
+        if known:
+            sentences.append(
+                f"About {known[0].needed:,} prompts would tell {leader.name} from {known[0].entry.name}, "
+                "if the difference is as large as it looks here."
+            )
         near = [leader, *(rival.entry for rival in open_ones)]
         gentle = min((entry for entry in near if entry.evaluation.kl is not None), key=_kl, default=None)
         if gentle is not None and gentle.rate.low > 0.5:
@@ -115,6 +118,8 @@ def recommendation(ranked: Sequence[Entry]) -> list[str]:
                 f"Of those that cannot be told apart, {gentle.name} stays nearest to the base "
                 f"({_kl(gentle):.1f} nats an answer): take it unless something else speaks against it."
             )
+    if leader.evaluation.judge == "likelihood":
+        sentences.append("The judge knew no principle: give it one, or go by the held-out accuracy.")
     return sentences
 
 
