@@ -165,6 +165,24 @@ def test_train_sft_makes_a_model_with_a_card_that_transformers_loads(here: Path,
     assert (here / "o" / "report.html").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("method", ["kto", "simpo", "aot", "tdpo2", "plackett_luce", "csft", "dft"])
+def test_train_takes_any_objective(here: Path, truing: Any, model: Path, method: str) -> None:
+    words = ["train", method, "max_steps=2", "batch_size=4", "--model", model, "--data", "pairs.jsonl", "--out", "o"]
+    done = truing(*words)
+    assert done.code == 0, done.err
+    (start,) = Run.read(here / "o").events(kind="start")
+    name = start["settings"]["objective"]
+    assert (name if isinstance(name, str) else name["name"]) == method
+
+
+def test_objectives_says_all_there_is_to_know_of_one(truing: Any) -> None:
+    page = truing("objectives", "ipo").out
+    assert "(h' - 1 / (2 tau))^2" in page
+    assert json.loads(truing("objectives", "ipo", "--json").out)["settings"][0]["name"] == "tau"
+    unknown = truing("objectives", "ipoo")
+    assert (unknown.code, "did you mean 'ipo'" in unknown.err) == (2, True)
+
+
 def test_train_dpo_takes_settings_of_the_objective(here: Path, truing: Any, model: Path) -> None:
     words = ["train", "dpo", "objective.beta=0.05", "max_steps=1", "seed=4", "--model", model, "--data", "pairs.jsonl"]
     done = truing(*words, "--out", "o", "--json")

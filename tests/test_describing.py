@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from truing.describing import cost, data_of, describe, markdown, passes, table, write_pages
+from truing.describing import cost, data_of, describe, grouped, markdown, passes, table, write_pages
 from truing.objectives import OBJECTIVES, bind
 
 DOCS = Path(__file__).parent.parent / "docs" / "objectives"
@@ -17,6 +17,12 @@ def test_the_pages_in_the_repository_are_those_of_the_code(tmp_path):
     assert {p.name for p in DOCS.iterdir()} == {p.name for p in tmp_path.iterdir()}
     for page in tmp_path.iterdir():
         assert (DOCS / page.name).read_text() == page.read_text(), f"{page.name} is out of date: run make docs"
+
+
+def test_the_readme_names_every_objective():
+    assert grouped() in (DOCS.parent.parent / "README.md").read_text(), (
+        "its table is out of date: see describing.grouped"
+    )
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -23,6 +23,7 @@ SMALL = {
     ],
     "dpo": ["preference.batch_size=4"],
 }
+SMALL_BUDGET = {"5m": "2steps"}
 
 
 def commands() -> list[str]:
@@ -54,7 +55,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    words = [word.replace("smollm2", "tiny") for word in shlex.split(command)]
+    words = [SMALL_BUDGET.get(word, word.replace("smollm2", "tiny")) for word in shlex.split(command)]
+    if words[1] == "compare-objectives":
+        words += ["--model", "tiny", "--held-out", "0.4"]
     if words[1] in ("run", "plan"):
         words += ["model=tiny", *SMALL.get(Path(words[2]).stem, [])]
     environment = {**os.environ, "TRUING_CACHE": str(folder / "cache")}

@@ -97,14 +97,14 @@ def train(
     """
     from truing import pipeline
 
-    entry: dict[str, Any] = {"use": method} if method in ("sft", "pretrain") else _preference(method)
+    entry = _training_stage(method)
     table = {
         "name": method,
         "model": model,
         "data": {"path": data, "held_out": held_out},
         "stage": [entry],
     }
-    named = [_qualified(setting, method) for setting in settings]
+    named = [_qualified(setting, method, entry["use"]) for setting in settings]
     _print_run(pipeline.run_recipe(pipeline.make_recipe(table, named), out=out), json)
 
 
@@ -395,14 +395,16 @@ def _explain(error: BaseException) -> int:
     return code
 
 
-def _preference(method: str) -> dict[str, Any]:
-    from truing.objectives import objective
+def _training_stage(method: str) -> dict[str, Any]:
+    """The stage that trains by this method: a stage's name, or an objective's."""
+    from truing.objectives import bind
 
-    objective(method)
-    return {"use": "preference", "objective": method}
+    if method in ("sft", "pretrain"):
+        return {"use": method}
+    return {"use": "sft" if bind({"name": method}).kind == "token" else "preference", "objective": method}
 
 
-def _qualified(setting: str, method: str) -> str:
+def _qualified(setting: str, method: str, use: str) -> str:
     """A setting of `train` by its full name: the recipe's, the objective's, or else the stage's."""
     from truing.objectives import OBJECTIVES
     from truing.signatures import settings_of
@@ -410,10 +412,8 @@ def _qualified(setting: str, method: str) -> str:
     first = setting.partition("=")[0].split(".")[0]
     if first in ("data", "seed", "device", "precision", "name", "chat_template"):
         return setting
-    if method not in OBJECTIVES or method in ("sft", "pretrain"):
-        return f"{method}.{setting}"
-    inner = "objective." if first in settings_of(OBJECTIVES[method]).model_fields else ""
-    return f"preference.{inner}{setting}"
+    of_objective = method in OBJECTIVES and first in settings_of(OBJECTIVES[method]).model_fields
+    return f"{use}.objective.{setting}" if of_objective else f"{use}.{setting}"
 
 
 def _print_run(folder: Path, as_json: bool) -> None:

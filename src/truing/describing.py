@@ -141,6 +141,15 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def grouped() -> str:
+    """The names of all objectives by the data they learn from, as rows of a Markdown table for the README."""
+    kinds: dict[str, list[str]] = {}
+    for name in OBJECTIVES:
+        about = describe(name)
+        kinds.setdefault(about.data, []).append(f"[{name}](docs/objectives/{name}.md)")
+    return "\n".join(f"| {data} | {', '.join(names)} |" for data, names in kinds.items())
+
+
 def logged_by(bound: Bound) -> list[str]:
     """Names of the numbers that the objective logs, found by calling it on a few made-up answers."""
     completion = torch.arange(4).repeat_interleave(2)

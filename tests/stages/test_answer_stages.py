@@ -284,6 +284,45 @@ def test_two_models_differ_and_their_divergence_is_that_of_the_sampled_answers(
     assert found["kl"]["n"] == 6
 
 
+def plain_logprob(model: Any, prompt: tuple[int, ...], answer: tuple[int, ...]) -> float:
+    """The sum over the answer's tokens, from an ordinary forward pass."""
+    ids = torch.tensor([[*prompt, *answer]])
+    logprobs = model(input_ids=ids).logits[0].log_softmax(-1).detach()
+    return sum(logprobs[place - 1, ids[0, place]].item() for place in range(len(prompt), ids.shape[1]))
+
+
+def test_held_out_comparisons_say_how_the_model_moved(folder: Path, other: Path, runs: Callable[[], Run]) -> None:
+    found = judged(runs(), other, folder)
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(path) for path in (other, folder))
+    renderer = models.read_renderer(str(folder))
+    moved = []
+    for group in tiny_model.pairs(6):
+        row = renderer.render(group)
+        moved.append(
+            [
+                plain_logprob(ours, row.prompt, a.tokens) - plain_logprob(theirs, row.prompt, a.tokens)
+                for a in row.answers
+            ]
+        )
+    margins = [chosen - rejected for chosen, rejected in moved]
+    told = found["preferences"]
+    assert told["margin"]["value"] == pytest.approx(sum(margins) / 6, rel=1e-3)
+    assert told["chosen"]["value"] == pytest.approx(sum(chosen for chosen, _ in moved) / 6, rel=1e-3)
+    assert told["accuracy"]["value"] == pytest.approx(sum(margin > 0 for margin in margins) / 6)
+    assert len(found["outcomes"]) == 6
+    assert sum(found["outcomes"]) == found["wins"] + found["ties"] / 2
+
+
+def test_an_instruction_is_put_before_the_models_answers_alone(
+    folder: Path, other: Path, runs: Callable[[], Run]
+) -> None:
+    bare, told = judged(runs(), folder, folder), judged(runs(), folder, folder, instruction="Give a good answer.")
+    assert [e["base"]["text"] for e in told["examples"]] == [e["base"]["text"] for e in bare["examples"]]
+    assert [e["prompt"] for e in told["examples"]] == [e["prompt"] for e in bare["examples"]]
+    assert [e["model"]["text"] for e in told["examples"]] != [e["model"]["text"] for e in bare["examples"]]
+    assert (bare["kl"]["value"], told["kl"]["value"] != 0) == (0.0, True)
+
+
 def test_every_setting_of_evaluate_is_alive(folder: Path, other: Path, runs: Callable[[], Run]) -> None:
     base = judged(runs(), other, folder, PRINCIPLE)
     assert judged(runs(), other, folder, PRINCIPLE) == base

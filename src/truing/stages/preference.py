@@ -265,7 +265,7 @@ def _before(rows: Sequence[Row], place: int) -> Row:
     for back in range(1, len(rows)):
         if rows[place - back].prompt != rows[place].prompt:
             return rows[place - back]
-    raise DataError(f"{rows[place].place}: the KL is measured on other prompts' answers, and all prompts are equal")
+    raise DataError(f"{rows[place].place}: the KL is measured on other prompts' answers, and there is no other prompt")
 
 
 def _watched(sources: _Sources, objective: Bound, held_out: Groups | None) -> Material | None:
@@ -276,6 +276,9 @@ def _watched(sources: _Sources, objective: Bound, held_out: Groups | None) -> Ma
     settings = sources.settings
     judged = _judge(objective, groups, settings)
     rows, kept, _ = render_rows(sources.engine.loaded.renderer, [j.group for j in judged], settings)
+    if objective.needs("kl") and len({row.prompt for row in rows}) < 2:
+        sources.context.warn("held-out rows with one prompt alone cannot measure the KL, so none is measured on them")
+        return None
     return sources.material(objective, rows, [judged[place] for place in kept])
 
 
