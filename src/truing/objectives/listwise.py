@@ -46,7 +46,7 @@ def lipo(policy: Ranking, reference: Ranking, reward: Tensor, *, beta: Positive 
     """
     score = beta * (policy.sum - reference.sum)
     gain = 2 ** ((reward - reward.min()) / (reward.max() - reward.min()).clamp(min=1e-6))
-    place = score.detach().argsort(descending=True).argsort() + 1
+    place = score.detach().argsort(descending=True, stable=True).argsort() + 1
     discount = 1 / torch.log1p(place.to(score.dtype))
     weight = (gain[:, None] - gain).abs() * (discount[:, None] - discount).abs()
     ordered = reward[:, None] > reward
