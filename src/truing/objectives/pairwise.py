@@ -28,6 +28,7 @@ from truing.signatures import Fraction, NonNegative, Positive
 from truing.tensors import Logprobs, Loss, Pair, PerToken
 
 MinorityShare = Annotated[float, Field(ge=0, lt=0.5)]
+SomeMinority = Annotated[float, Field(gt=0, lt=0.5)]
 Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 
 
@@ -341,7 +342,7 @@ def f_dpo(
 
 
 def exo(
-    policy: Pair[Logprobs], reference: Pair[Logprobs], *, beta: Positive = 0.1, label_smoothing: MinorityShare = 1e-3
+    policy: Pair[Logprobs], reference: Pair[Logprobs], *, beta: Positive = 0.1, label_smoothing: SomeMinority = 1e-3
 ) -> Loss:
     """Efficient exact optimisation on pairs: Eq. 16 of arXiv:2402.00856.
 
@@ -356,7 +357,7 @@ def exo(
     reward = scaled(beta, log_ratios(policy, reference))
     margin = reward.chosen - reward.rejected
     right = torch.sigmoid(margin) * (logsigmoid(margin) - math.log1p(-label_smoothing))
-    wrong = torch.sigmoid(-margin) * (logsigmoid(-margin) - math.log(max(label_smoothing, 1e-12)))
+    wrong = torch.sigmoid(-margin) * (logsigmoid(-margin) - math.log(label_smoothing))
     return compared(right + wrong, policy, reward)
 
 
