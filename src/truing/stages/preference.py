@@ -246,6 +246,11 @@ class _Sources:
                     f"objective '{objective.name}' measures the KL from a reference: reference = \"none\" has none"
                 )
             return Nothing()
+        if kind == "base" and objective.needs("divergence") and self.base.key != self.model.key:
+            raise ConfigError(
+                f"objective '{objective.name}' runs its reference beside the policy, and that is the model this stage "
+                'starts from, not the run\'s base: use reference = "start"'
+            )
         if kind == "adapters_off" and self.settings.lora is None:
             raise ConfigError('reference = "adapters_off" needs an adapter: set lora, or use "start"')
         if isinstance(kind, Moving) or (objective.needs("divergence") and self.settings.lora is None):
