@@ -704,20 +704,21 @@ class TestLengths:
 
 
 def exactly(x):
-    """(log odds, its slope) of a mean log-probability, in fifty digits."""
+    """Of a mean log-probability, in fifty digits: log odds, their slope, log(1 - p)."""
     with decimal.localcontext(prec=50):
         p = decimal.Decimal(x).exp()
-        return float(decimal.Decimal(x) - (1 - p).ln()), float(1 / (1 - p))
+        return float(decimal.Decimal(x) - (1 - p).ln()), float(1 / (1 - p)), float((1 - p).ln())
 
 
 class TestOrpoNearCertainty:
     """Weight 1 on a rejected answer of even odds: the loss is x's own log odds and its likelihood."""
 
-    @pytest.mark.parametrize("x", [-1e-6, -1e-4, -0.01, -0.5, -0.6931471, -0.6931472, -0.7, -3.0, -40.0])
+    @pytest.mark.parametrize("x", [-1e-6, -1e-4, -0.01, -0.5, -0.6931471, -0.6931472, -0.7, -3.0, -30.0, -40.0])
     @pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
     def test_against_fifty_digits(self, x, dtype, within):
         token = torch.tensor([x], dtype=dtype, requires_grad=True)
-        odds, slope = exactly(token.item())
+        odds, slope, away = exactly(token.item())
+        assert log1mexp(token).item() == pytest.approx(away, rel=within, abs=0), "at either end"
         value = token - log1mexp(token)
         assert value.item() == pytest.approx(odds, rel=within, abs=within)
         (got,) = torch.autograd.grad(value.sum(), token)
@@ -727,7 +728,7 @@ class TestOrpoNearCertainty:
     def test_loss(self, x):
         even = Said((-LN2,), (-LN2,))
         sure = Said((x, x), (x, x))
-        odds, _ = exactly(x)
+        odds, _, _ = exactly(x)
         (value,) = values_of("orpo", [(sure, even)], weight=1.0)
         assert value == pytest.approx(-x + math.log1p(math.exp(-odds)), rel=1e-9)
         (value,) = values_of("orpo", [(even, sure)], weight=1.0)

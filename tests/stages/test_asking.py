@@ -322,6 +322,36 @@ def test_interrupted_and_gone_on_with_equals_uninterrupted_to_the_bit(
     assert hashes[0] == hashes[1]
 
 
+def test_answers_are_mismatched_with_those_of_the_row_before(
+    folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the reference of these rows is theirs: at the start it says what the policy says."""
+    from truing.stages import preference as stage
+
+    seen: list[Material] = []
+    measured: list[float] = []
+
+    def watched(engine: LocalEngine, objective: Bound, material: Material, rows: Any) -> Any:
+        seen.append(material)
+        for made in pack(material.mismatched, 4096):
+            with torch.no_grad():
+                gap = engine.logprobs(made).token - material.mismatched_reference.logprobs(made).token
+            measured.append(float(gap.abs().max()))
+        return _mismatched_kl(engine, objective, material, rows)
+
+    monkeypatch.setattr(stage, "_mismatched_kl", watched)
+    data = [
+        Group((user(f"q {i}"),), (Completion((assistant(f"yes {i}"),), rank=0), Completion((assistant("no"),), rank=1)))
+        for i in range(5)
+    ]
+    trained(runs(), folder, data, objective="kto", max_steps=2)
+    rows, crossed = seen[0].rows, seen[0].mismatched
+    assert [row.prompt for row in crossed] == [row.prompt for row in rows]
+    assert [row.answers for row in crossed] == [rows[place - 1].answers for place in range(len(rows))]
+    assert [row.index for row in crossed] == list(range(5))
+    assert measured[0] < 1e-5 < measured[1]
+
+
 @pytest.mark.parametrize("name", ["bco", "beta_dpo"])
 def test_memory_is_carried_from_step_to_step(folder: Path, runs: Callable[[], Run], name: str) -> None:
     """With decay 1 nothing new is learnt of the middle, with decay 0 nothing is kept: the steps differ."""
