@@ -76,3 +76,14 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", commands())
 def test_command(command: str, workplace: Path) -> None:
     run(command, workplace)
+
+
+def test_the_diff_that_shows_a_new_objective_is_the_code() -> None:
+    (diff,) = re.findall(r"```diff\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    parts = re.split(r"^--- a/.*\n\+\+\+ b/(.*)\n", diff, flags=re.MULTILINE)[1:]
+    assert len(parts) == 8
+    for path, lines in zip(parts[::2], parts[1::2], strict=True):
+        code = (ROOT / path).read_text()
+        for line in lines.splitlines():
+            assert line.startswith("+")
+            assert line[1:] in code, f"{path} has no longer: {line[1:]}"

@@ -640,6 +640,19 @@ while True:
         assert tiny_model.weights_hash(run.path / checkpoint.path.name) == tiny_model.weights_hash(checkpoint.path)
 
 
+def test_rows_that_a_later_objective_cannot_use_are_told_before_anything_trains(
+    model: Path, pairs: Path, tmp_path: Path
+) -> None:
+    table_ = table(model, pairs, short("sft"), short("preference", objective="sppo"))
+    table_["stage"][1]["data"] = str(pairs)
+    recipe = make_recipe(table_)
+    with pytest.raises(DataError, match=rf"{pairs.name}:\d+: this objective needs a score of each answer"):
+        go(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(DataError, match="needs a score"):
+        estimates.check(recipe, plan(recipe))
+
+
 def test_a_loss_that_is_no_number_stops_with_the_rows_and_changes_nothing(
     model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

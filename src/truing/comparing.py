@@ -24,8 +24,7 @@ from truing.progress import Reporter
 from truing.recipe import make_recipe
 from truing.records import Group
 from truing.signatures import asks_for
-from truing.stages.arranging import judge
-from truing.stages.preference import Preference
+from truing.stages.preference import Preference, judged_rows
 from truing.stages.sft import Sft
 from truing.stages.training import render_rows
 from truing.store.files import write_atomic
@@ -107,8 +106,7 @@ def _check_data(bounds: Sequence[Bound], groups: Sequence[Group], data: str) -> 
         if bound.kind == "token":
             continue
         try:
-            for group in groups:
-                judge(group, bound.kind, scored=bound.needs("reward"))
+            judged_rows(Preference.model_validate({"objective": bound.name}), groups)
         except DataError as error:
             raise DataError(f"objective '{bound.name}' cannot use {data}: {error}") from error
 

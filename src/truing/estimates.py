@@ -102,8 +102,8 @@ def _trained(size: Size, settings: Training) -> float:
         return 0.0
     tokens = size.prompt + size.answers
     passes = min(step_count(size.rows, settings) * settings.batch_size / size.rows, settings.epochs)
-    reference = 1 if isinstance(settings, Preference) else 0
-    return tokens * (3.0 * passes + reference)
+    each, once = settings.bound().passes if isinstance(settings, Preference) else (3, 0)
+    return float(tokens * (each * passes + once))
 
 
 def _drawn(size: Size, settings: Contrast | Sample) -> tuple[Size, float]:

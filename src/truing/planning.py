@@ -17,6 +17,7 @@ from truing.scoring.principle import Principle
 from truing.signatures import Settings, validated
 from truing.stages import inputs_of, product_of, settings_type, stage
 from truing.stages.context import Groups, Model
+from truing.stages.preference import Preference, judged_rows
 from truing.store import hash_of
 from truing.store.files import sha256_file
 
@@ -74,6 +75,9 @@ def read_inputs(planned: Sequence[Planned]) -> None:
                 raise DataError(
                     f"stage '{stage_plan.name}' has no row in '{name}' ({value.description}): {_FILL[name]}"
                 )
+        data = stage_plan.inputs.get("data")
+        if isinstance(stage_plan.settings, Preference) and isinstance(data, Groups) and data.ready:
+            judged_rows(stage_plan.settings, data.read())
 
 
 _FILL = {"data": "lower data.held_out, or give it more rows", "held_out": "raise data.held_out, or name a file"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import ClassVar
 
 import pytest
 import tiny
@@ -368,6 +369,187 @@ class TestStep:
         for engine in (usual, saving):
             engine.backward(-engine.logprobs(made).token.mean())
         assert_same(usual.gradients(), saving.gradients())
+
+
+def distributions(model, row):
+    """For each scored token the whole log-softmax that predicts it, and the token: one ordinary pass per answer."""
+    found = []
+    for answer in row.answers:
+        path = [*row.prompt, *answer.tokens]
+        with torch.no_grad():
+            logprobs = model(input_ids=torch.tensor([path])).logits[0].double().log_softmax(1)
+        found += [(logprobs[len(row.prompt) + place - 1], token) for place, token in enumerate(answer.tokens)]
+    return found
+
+
+def plain_statistics(policy, reference, rows):
+    """log-prob, reference's log-prob, KL(reference || policy), log sum p^2 of every scored token."""
+    columns = []
+    for row in rows:
+        pairs = zip(distributions(policy, row), distributions(reference, row), strict=True)
+        for (ours, token), (theirs, _) in pairs:
+            kl = sum(float(q.exp() * (q - p)) for p, q in zip(ours, theirs, strict=True))
+            columns.append((ours[token], theirs[token], kl, ours.exp().square().sum().log()))
+    return torch.tensor(columns, dtype=torch.float64).T
+
+
+def assert_statistics(found, expected):
+    got = (found.logprobs, found.reference, found.divergence, found.concentration)
+    for values, plain in zip(got, expected, strict=True):
+        torch.testing.assert_close(values.token.detach(), plain, **TIGHT)
+
+
+def moved(engine, steps=2):
+    """The engine after some steps on one fixed batch."""
+    made = forest(tiny.random_rows(7, SHAPES[:2]))
+    for _ in range(steps):
+        engine.backward(-engine.logprobs(made).token.mean())
+        engine.step(0.02, 1.0)
+    return engine
+
+
+class TestStatistics:
+    ROWS = tuple(tiny.random_rows(0, [*SHAPES[:2], (1, (2,))]))
+    BOTH: ClassVar = {"divergence": True, "concentration": True}
+
+    def test_of_full_weights_against_a_second_model(self):
+        engine = engine_of()
+        engine.keep_reference()
+        moved(engine)
+        plain = tiny.plain_model(torch.float64)
+        plain.load_state_dict(engine.model.state_dict())
+        expected = plain_statistics(plain, tiny.plain_model(torch.float64), self.ROWS)
+        assert expected[2].min() > 1e-4, "the two must differ"
+        assert_statistics(engine.statistics(forest(self.ROWS), **self.BOTH), expected)
+
+    def test_of_an_adapter_against_the_model_without_it(self):
+        engine = moved(TestLora.engine())
+        found = engine.statistics(forest(self.ROWS), **self.BOTH)
+        reference = engine_of().logprobs(forest(self.ROWS)).token
+        assert torch.equal(found.reference.token, reference)
+        merged = tiny.plain_model(torch.float64)
+        merged.load_state_dict(copy.deepcopy(engine.model).merge_and_unload().state_dict())
+        assert_statistics(found, plain_statistics(merged, tiny.plain_model(torch.float64), self.ROWS))
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("adapter", [True, False])
+    def test_at_the_start_the_divergence_is_exactly_0(self, adapter, dtype):
+        engine = TestLora.engine(dtype) if adapter else engine_of(dtype)
+        if not adapter:
+            engine.keep_reference()
+        found = engine.statistics(forest(self.ROWS), **self.BOTH)
+        assert (found.divergence.token == 0).all()
+        assert torch.equal(found.reference.token, found.logprobs.token)
+
+    def test_change_no_logprob_and_ask_only_what_is_wanted(self):
+        engine = engine_of(torch.float32)
+        found = engine.statistics(forest(self.ROWS), divergence=False, concentration=True)
+        assert torch.equal(found.logprobs.token, engine.logprobs(forest(self.ROWS)).token)
+        assert (found.reference, found.divergence) == (None, None)
+
+    @pytest.mark.parametrize("adapter", [True, False])
+    def test_gradient_of_the_divergence_is_the_policys_alone(self, adapter):
+        """Against finite differences along one direction of all weights that train, in which the reference stays."""
+        engine = TestLora.engine() if adapter else engine_of()
+        tiny.widen_norms(engine.model)
+        if not adapter:
+            engine.keep_reference()
+        moved(engine)
+        made = forest(self.ROWS)
+
+        def total():
+            return engine.statistics(made, divergence=True, concentration=False).divergence.token.sum()
+
+        engine.backward(total())
+        generator = torch.Generator().manual_seed(2)
+        weights = dict(engine._masters)
+        way = {n: torch.randn(w.shape, generator=generator, dtype=torch.float64) for n, w in weights.items()}
+        slope = sum(float((g * way[name]).sum()) for name, g in engine.gradients().items())
+        values = []
+        for by in (1e-5, -2e-5):
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    weight += by * way[name]
+            values.append(float(total().detach()))
+        assert abs(slope) > 0.01
+        assert slope == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5)
+
+
+class TestKeptReference:
+    ROWS = TestStatistics.ROWS
+
+    def logprobs(self, engine):
+        with torch.no_grad():
+            return engine.logprobs(forest(self.ROWS), of="reference").token
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_stays_while_the_policy_moves(self, dtype):
+        engine = engine_of(dtype)
+        before = engine.logprobs(forest(self.ROWS)).token.detach()
+        engine.keep_reference()
+        moved(engine)
+        after = engine.logprobs(forest(self.ROWS)).token.detach()
+        assert torch.equal(self.logprobs(engine), before)
+        assert not torch.equal(after, before)
+        assert torch.equal(engine.logprobs(forest(self.ROWS)).token, after), "the policy's weights are its own again"
+
+    def test_moves_by_the_mix(self):
+        """mix * policy + (1 - mix) * reference, of a second model's weights; twice."""
+        engine = engine_of()
+        engine.keep_reference()
+        plain = tiny.loaded_model(torch.float64)
+        for mix in (0.25, 0.6):
+            moved(engine)
+            engine.move_reference(mix)
+            with torch.no_grad():
+                for name, weight in plain.model.named_parameters():
+                    weight.copy_(mix * engine._masters[name] + (1 - mix) * weight)
+        expected = LocalEngine(plain).logprobs(forest(self.ROWS)).token
+        torch.testing.assert_close(self.logprobs(engine), expected.detach(), **TIGHT)
+        engine.move_reference(1.0)
+        assert torch.equal(self.logprobs(engine), engine.logprobs(forest(self.ROWS)).token)
+
+    def test_of_an_adapter_comes_before_adapters_off(self):
+        engine = moved(TestLora.engine())
+        engine.keep_reference()
+        kept = engine.logprobs(forest(self.ROWS)).token.detach()
+        moved(engine)
+        assert torch.equal(self.logprobs(engine), kept)
+
+    def test_refuses_to_run_with_gradient(self):
+        engine = engine_of()
+        engine.keep_reference()
+        before = engine.logprobs(forest(self.ROWS)).token.detach()
+        with pytest.raises(GuardError, match=r"without gradient: wrap the call in torch.no_grad\(\)"):
+            engine.logprobs(forest(self.ROWS), of="reference")
+        assert torch.equal(engine.logprobs(forest(self.ROWS)).token, before)
+
+    def test_the_policys_weights_come_back_after_an_error(self):
+        engine = engine_of()
+        engine.keep_reference()
+        moved(engine)
+        before = engine.logprobs(forest(self.ROWS)).token.detach()
+        with pytest.raises(RuntimeError, match="lost"), torch.no_grad(), engine._as_role("reference"):
+            raise RuntimeError("lost")
+        assert torch.equal(engine.logprobs(forest(self.ROWS)).token, before)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_is_saved_and_read_to_the_same_bits(self, dtype, tmp_path):
+        engine = engine_of(dtype)
+        engine.keep_reference()
+        moved(engine)
+        engine.move_reference(0.3)
+        engine.save_state(tmp_path)
+        again = engine_of(dtype)
+        again.keep_reference()
+        assert not torch.equal(self.logprobs(again), self.logprobs(engine))
+        again.load_state(tmp_path)
+        assert torch.equal(self.logprobs(again), self.logprobs(engine))
+        for some in (engine, again):
+            moved(some)
+            some.move_reference(0.3)
+        assert torch.equal(self.logprobs(again), self.logprobs(engine))
+        assert_same(dict(again._masters), dict(engine._masters), rtol=0, atol=0)
 
 
 def trained(engine, rows, steps):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from truing.compute import head
-from truing.compute.head import CHUNK, token_logprobs
+from truing.compute.head import CHUNK, Head, token_logprobs, token_statistics
 
 
-def inputs(rows, dtype=torch.float64, width=6, vocabulary=11):
-    generator = torch.Generator().manual_seed(rows)
+def inputs(rows, dtype=torch.float64, width=6, vocabulary=11, seed=0):
+    generator = torch.Generator().manual_seed(rows + 1000 * seed)
     hidden = torch.randn(rows, width, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
     weight = torch.randn(vocabulary, width, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
     target = torch.randint(vocabulary, (rows,), generator=generator)
@@ -71,3 +71,102 @@ def test_bf16_gives_fp32_and_gradients_in_bf16():
     wide, wide_weight = hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
     plainly(wide, wide_weight, target, 1.0).sum().backward()
     torch.testing.assert_close(weight.grad.double(), wide_weight.grad, rtol=0.02, atol=0.3)
+
+
+def plain_statistics(policy, target, temperature, reference):
+    """Whole softmaxes: log-prob, KL(reference || policy), the reference's log-prob, log sum p^2."""
+    ours = ((policy.hidden @ policy.weight.T) / temperature).log_softmax(1)
+    theirs = ((reference.hidden @ reference.weight.T) / temperature).log_softmax(1)
+    at = target[:, None]
+    return (
+        ours.gather(1, at)[:, 0],
+        (theirs.exp() * (theirs - ours)).sum(1),
+        theirs.gather(1, at)[:, 0],
+        ours.exp().square().sum(1).log(),
+    )
+
+
+def two_heads(rows, dtype=torch.float64, **shape):
+    """Policy, a reference of another width, targets."""
+    hidden, weight, target = inputs(rows, dtype, **shape)
+    other, other_weight, _ = inputs(rows, dtype, seed=1, **(shape | {"width": 4}))
+    return Head(hidden, weight), Head(other.detach(), other_weight.detach()), target
+
+
+class TestStatistics:
+    @pytest.mark.parametrize("rows", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
+    @pytest.mark.parametrize("temperature", [1.0, 0.6])
+    def test_equal_those_of_whole_softmaxes_and_their_gradients(self, rows, temperature):
+        policy, reference, target = two_heads(rows)
+        got = token_statistics(policy, target, temperature, reference=reference, concentration=True)
+        expected = plain_statistics(policy, target, temperature, reference)
+        for one, other in zip(got, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+        assert (got.divergence > 0.01).all()
+        generator = torch.Generator().manual_seed(3)
+        up, pull = torch.randn(2, rows, generator=generator, dtype=torch.float64)
+        for on_logprob, on_divergence in ((up, pull), (up, 0 * pull), (0 * up, pull)):
+            ours, theirs = (
+                torch.autograd.grad(
+                    (on_logprob * found[0] + on_divergence * found[1]).sum(),
+                    (policy.hidden, policy.weight),
+                    retain_graph=True,
+                )
+                for found in (got, expected)
+            )
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
+
+    @pytest.mark.parametrize("temperature", [1.0, 0.5])
+    def test_gradient_by_finite_differences(self, temperature, monkeypatch):
+        monkeypatch.setattr(head, "CHUNK", 2)
+        policy, reference, target = two_heads(5, width=3, vocabulary=4)
+
+        def found(hidden, weight):
+            return token_statistics(Head(hidden, weight), target, temperature, reference=reference)[:2]
+
+        assert torch.autograd.gradcheck(found, (policy.hidden, policy.weight))
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+    def test_of_one_head_with_itself_are_exactly_0(self, dtype):
+        policy, _, target = two_heads(CHUNK + 5, dtype)
+        itself = Head(policy.hidden.detach(), policy.weight.detach())
+        got = token_statistics(policy, target, reference=itself)
+        assert (got.divergence == 0).all()
+        assert torch.equal(got.logprob, got.reference)
+        slopes = torch.autograd.grad(got.divergence.sum(), (policy.hidden, policy.weight))
+        assert all((slope == 0).all() for slope in slopes)
+
+    def test_change_no_logprob(self):
+        policy, reference, target = two_heads(CHUNK + 5, torch.float32)
+        alone = token_logprobs(policy.hidden, policy.weight, target)
+        assert torch.equal(token_statistics(policy, target, reference=reference, concentration=True).logprob, alone)
+
+    def test_only_what_is_asked_for(self):
+        policy, reference, target = two_heads(3)
+        assert token_statistics(policy, target)[1:] == (None, None, None)
+        got = token_statistics(policy, target, concentration=True)
+        assert (got.divergence, got.reference) == (None, None)
+        assert token_statistics(policy, target, reference=reference).concentration is None
+
+    def test_which_have_a_gradient(self):
+        policy, reference, target = two_heads(3)
+        got = token_statistics(policy, target, reference=reference, concentration=True)
+        assert [values.requires_grad for values in got] == [True, True, False, False]
+
+    def test_no_rows(self):
+        policy, reference, target = two_heads(0)
+        got = token_statistics(policy, target, reference=reference, concentration=True)
+        (got.logprob.sum() + got.divergence.sum()).backward()
+        assert [values.shape for values in got] == [(0,)] * 4
+        assert policy.weight.grad.abs().sum() == 0
+
+    def test_large_logits_do_not_overflow(self):
+        policy, reference, target = two_heads(4, torch.float32)
+        policy = Head(policy.hidden.detach() * 1e3, policy.weight)
+        got = token_statistics(policy, target, reference=reference, concentration=True)
+        (got.logprob.sum() + got.divergence.sum()).backward()
+        assert all(torch.isfinite(values).all() for values in got)
+        assert torch.isfinite(policy.weight.grad).all()
+        expected = plain_statistics(policy, target, 1.0, reference)
+        torch.testing.assert_close(got.divergence, expected[1], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(got.concentration, expected[3], rtol=1e-4, atol=1e-5)

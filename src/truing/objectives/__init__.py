@@ -29,7 +29,7 @@ NEEDS: dict[str, str] = {
     "policy": "log-probabilities under the model that is trained",
     "reference": "log-probabilities under the model it must stay near: cached where that model is fixed",
     "label": "a thumb for each answer, up or down; of comparisons the chosen answers are up",
-    "reward": "a score for each answer; where the data only rank the answers, minus the rank",
+    "reward": "a score for each answer; minus the rank, or a thumb as 1 and 0, where there is no score",
     "strength": "how much better the chosen answer is: the row's `strength`, or the difference of the scores",
     "kl": "KL of policy and reference, measured each step on prompts with other prompts' answers: one more pass",
     "divergence": "KL(reference || policy) over the vocabulary at each token: the reference is run live, uncached",
@@ -76,6 +76,13 @@ class Bound:
     def is_coupled(self) -> bool:
         """Whether the rows of one optimizer step meet in the objective, so that it needs them all at once."""
         return self.function.__module__ == batchwise.__name__
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Passes through the model, at each step and once for all epochs; one with gradient counts three."""
+        live = self.needs("divergence")
+        each = 3 + live + self.needs("kl") + self.is_coupled
+        return each, (self.needs("reference") and not live) + self.needs("kl")
 
     def needs(self, name: str) -> bool:
         """Whether the objective asks for this input."""

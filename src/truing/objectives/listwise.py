@@ -46,7 +46,7 @@ def lipo(policy: Ranking, reference: Ranking, reward: Tensor, *, beta: Positive 
     """
     score = beta * (policy.sum - reference.sum)
     gain = 2 ** ((reward - reward.min()) / (reward.max() - reward.min()).clamp(min=1e-6))
-    place = score.detach().argsort(descending=True).argsort() + 1
+    place = score.detach().argsort(descending=True, stable=True).argsort() + 1
     discount = 1 / torch.log1p(place.to(score.dtype))
     weight = (gain[:, None] - gain).abs() * (discount[:, None] - discount).abs()
     ordered = reward[:, None] > reward
@@ -112,7 +112,8 @@ def tpo(policy: Ranking, reward: Tensor, *, beta: Positive = 0.01, nll_weight: N
 
     -log sigmoid(beta (log p(second) - log p(last))) + nll_weight * nll(best)
 
-    Use: on a gold answer, a preferred and a rejected one, in one stage and without a reference.
+    Use: on a gold answer, a preferred and a rejected one, in one stage and without a reference. With two answers only
+        the likelihood of the best is left.
     Claim: above DPO, SimPO and KTO on Arena-Hard and MT-Bench with less data.
 
     beta: scale of the log-ratio, in 1/nats.

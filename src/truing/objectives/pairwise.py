@@ -457,7 +457,8 @@ def discopop(policy: Pair[Logprobs], reference: Pair[Logprobs], *, beta: Positiv
 
     (1 - m) (-log sigmoid(beta h)) + m exp(-beta h), m = sigmoid(beta h / tau)
 
-    Use: as an alternative to DPO that a search found; it is not convex, so look at the margins.
+    Use: as an alternative to DPO that a search found. It is not convex: at the default tau its slope at the reference
+        lowers h, and only comparisons that are already won or lost move the right way.
     Claim: above DPO on MT-Bench, and transfers to summaries and controlled sentiment.
 
     beta: inverse temperature of the implicit reward, in 1/nats.
@@ -478,16 +479,16 @@ def wpo(
 ) -> Loss:
     """Weighted preference optimisation: Eq. 2 and 5 of arXiv:2406.11827.
 
-    w(chosen) w(rejected) dpo, w = min(1, exp mean_t(log p_t - log sum_v p_v^2)), without gradient
+    min(1, w(chosen) w(rejected)) dpo, w = exp mean_t(log p_t - log sum_v p_v^2), without gradient
 
     Use: on data that another model wrote: pairs that the policy would write itself count more.
     Claim: 5.6 % above DPO in length-controlled wins on AlpacaEval 2.
 
     beta: inverse temperature of the implicit reward, in 1/nats.
     """
-    chosen = (policy.chosen.mean - concentration.chosen.mean).clamp(max=0).exp()
-    rejected = (policy.rejected.mean - concentration.rejected.mean).clamp(max=0).exp()
-    weight = (chosen * rejected).detach()
+    chosen = policy.chosen.mean - concentration.chosen.mean
+    rejected = policy.rejected.mean - concentration.rejected.mean
+    weight = (chosen + rejected).clamp(max=0).exp().detach()
     reward = scaled(beta, log_ratios(policy, reference))
     loss = compared(weight * logistic(reward.chosen - reward.rejected), policy, reward)
     return Loss(loss.value, {**loss.stats, "weight": weight})

@@ -43,7 +43,10 @@ def judge(group: Group, kind: Kind, which: Pairs = "all", *, scored: bool = Fals
     """
     if scored and kind != "ranking" and any(answer.score is None for answer in group.completions):
         raise DataError(f"{group.place}: this objective needs a score of each answer: put scores into the data")
-    ordered = _with_labels(group) if kind == "answer" else _best_first(group)
+    if kind == "answer":  # every scored answer counts for itself; thumbs need both kinds
+        ordered = group if scored and group.completions else _with_labels(group)
+    else:
+        ordered = _best_first(group)
     answers = ordered.completions
     pairs = _pairs(ordered, which) if kind == "pair" else ()
     return Judged(
@@ -79,9 +82,9 @@ def conditioned(group: Group, good: str, bad: str) -> list[Group]:
 
 def hindsight(group: Group, good: str, bad: str, seed: int) -> Group:
     """The best and the worst answer one after the other, each after an instruction, in an order drawn by `seed`."""
-    ordered = _best_first(group).completions
-    if len(ordered) < 2:
+    if len(group.completions) < 2:
         raise DataError(f"{group.place}: chain_of_hindsight needs two answers: use comparisons or rankings")
+    ordered = _best_first(group).completions
     sides = [(good, ordered[0]), (bad, ordered[-1])]
     random.Random(f"{seed}:{group.id}").shuffle(sides)
     (first, one), (second, other) = sides
@@ -171,7 +174,7 @@ def _strength(group: Group, chosen: int, rejected: int) -> float:
 def _reward(answer: Completion) -> float:
     if answer.score is not None:
         return answer.score
-    return 0.0 if answer.rank is None else -float(answer.rank)
+    return float(bool(answer.label)) if answer.rank is None else -float(answer.rank)
 
 
 def _with_labels(group: Group) -> Group:

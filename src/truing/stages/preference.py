@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -105,7 +106,7 @@ def preference(
 ) -> None:
     """Trains on comparisons, rankings, scores or thumbs, and measures the objective on held-out rows."""
     objective = settings.bound()
-    judged = _judge(objective, data.read(), settings)
+    judged = judged_rows(settings, data.read())
     engine = make_engine(context, model, settings)
     rows, kept, refused = render_rows(engine.loaded.renderer, [j.group for j in judged], settings)
     describe_data(context, data, len(judged), rows, refused)
@@ -212,8 +213,15 @@ def _uniform(judged: Sequence[Judged], step: Step, seed: int) -> dict[int, list[
     return drawn
 
 
-def _judge(objective: Bound, groups: Sequence[Group], settings: Preference) -> list[Judged]:
-    return [judge(group, objective.kind, settings.pairs, scored=objective.needs("reward")) for group in groups]
+def judged_rows(settings: Preference, groups: Sequence[Group]) -> list[Judged]:
+    """The rows as the objective wants them. Raises DataError where one does not say what the objective needs."""
+    objective = settings.bound()
+    rows = [judge(group, objective.kind, settings.pairs, scored=objective.needs("reward")) for group in groups]
+    if objective.kind == "ranking" or objective.needs("strength"):
+        for row in rows:
+            if any(later > earlier for earlier, later in pairwise(row.reward)):
+                raise DataError(f"{row.group.place}: ranks and scores contradict each other: leave one of them out")
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +251,11 @@ class _Sources:
                     f"objective '{objective.name}' measures the KL from a reference: reference = \"none\" has none"
                 )
             return Nothing()
+        if kind == "base" and objective.needs("divergence") and self.base.key != self.model.key:
+            raise ConfigError(
+                f"objective '{objective.name}' runs its reference beside the policy, and that is the model this stage "
+                'starts from, not the run\'s base: use reference = "start"'
+            )
         if kind == "adapters_off" and self.settings.lora is None:
             raise ConfigError('reference = "adapters_off" needs an adapter: set lora, or use "start"')
         if isinstance(kind, Moving) or (objective.needs("divergence") and self.settings.lora is None):
@@ -274,7 +287,7 @@ def _watched(sources: _Sources, objective: Bound, held_out: Groups | None) -> Ma
     if not groups:
         return None
     settings = sources.settings
-    judged = _judge(objective, groups, settings)
+    judged = judged_rows(settings, groups)
     rows, kept, _ = render_rows(sources.engine.loaded.renderer, [j.group for j in judged], settings)
     if objective.needs("kl") and len({row.prompt for row in rows}) < 2:
         sources.context.warn("held-out rows with one prompt alone cannot measure the KL, so none is measured on them")
