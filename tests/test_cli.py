@@ -165,6 +165,21 @@ def test_train_sft_makes_a_model_with_a_card_that_transformers_loads(here: Path,
     assert (here / "o" / "report.html").stat().st_size > 1000
 
 
+def test_plan_says_what_an_objective_makes_of_a_steps_size(here: Path, truing: Any) -> None:
+    def notes(objective: str, **settings: Any) -> str:
+        given = [f"preference.{key}={value}" for key, value in settings.items()]
+        shown = truing("plan", "recipe.toml", f"preference.objective={objective}", *given)
+        assert shown.code == 0, shown.err
+        return "".join(line for line in shown.out.splitlines() if line.startswith("note: "))
+
+    assert notes("dpo") == ""
+    assert "meet in 'aot'" in notes("aot")
+    assert "one more pass" in notes("aot", forest_tokens=16)
+    assert "one more pass" not in notes("aot")
+    assert "measures the KL on the 4 rows" in notes("kto")
+    assert notes("kto", batch_size=8) == ""
+
+
 @pytest.mark.parametrize("method", ["kto", "simpo", "aot", "tdpo2", "plackett_luce", "csft", "dft"])
 def test_train_takes_any_objective(here: Path, truing: Any, model: Path, method: str) -> None:
     words = ["train", method, "max_steps=2", "batch_size=4", "--model", model, "--data", "pairs.jsonl", "--out", "o"]

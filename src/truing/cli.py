@@ -458,7 +458,7 @@ def _facts(facts: dict[str, Any]) -> list[str]:
         lines.append(
             "  less where drawn answers end before max_new_tokens, more where the machine has other work to do"
         )
-    return lines
+    return lines + [f"note: {note}" for note in facts["notes"]]
 
 
 def _first_kept(groups: Iterable[Any], count: int, kept: list[Any]) -> Iterator[Any]:

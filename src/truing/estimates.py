@@ -58,7 +58,33 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
     second = facts["matrix_rate"] / 3 / (2 * facts["parameters"])
     tokens = _tokens_run(planned, renderer, len(recipe.principle.positive) if recipe.principle else 0)
     facts["stage_seconds"] = {name: count / second for name, count in tokens.items()}
+    facts["notes"] = [note for stage_plan in planned for note in _notes(stage_plan, facts)]
     return facts | {"seconds": sum(facts["stage_seconds"].values())}
+
+
+def _notes(planned: Planned, facts: Mapping[str, Any]) -> list[str]:
+    """What an objective makes of a step's size, where that is worth knowing before it runs."""
+    settings = planned.settings
+    if not isinstance(settings, Preference):
+        return []
+    bound, notes = settings.bound(), []
+    if bound.is_coupled:
+        notes.append(
+            f"{planned.name}: the {settings.batch_size} rows of a step meet in '{bound.name}', "
+            "so batch_size is part of what it learns"
+        )
+        step = settings.batch_size * facts.get("tokens", 0) / max(facts.get("rows", 1), 1)
+        if step > settings.forest_tokens:
+            notes.append(
+                f"{planned.name}: a step of about {step:,.0f} tokens is more than one forest of "
+                f"{settings.forest_tokens:,}: the gradient stays exact at one more pass; raise forest_tokens to save it"
+            )
+    if bound.needs("kl") and settings.batch_size < 8:
+        notes.append(
+            f"{planned.name}: '{bound.name}' measures the KL on the {settings.batch_size} rows of each step; "
+            "with fewer than 8 the estimate is noisy"
+        )
+    return notes
 
 
 def _first_data(planned: Sequence[Planned], renderer: Renderer) -> dict[str, Any]:
