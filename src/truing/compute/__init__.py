@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from truing.records import Completion, Group
+from truing.rendering import Renderer
 from truing.tensors import Forest, Logprobs, PerToken
 
 Role = Literal["policy", "reference"]
@@ -32,11 +33,25 @@ class ForestStatistics(NamedTuple):
 class Engine(Protocol):
     """One trainable policy and the roles that share its weights."""
 
+    @property
+    def renderer(self) -> Renderer:
+        """What turns text into this model's token ids."""
+
+    @property
+    def arithmetic(self) -> str:
+        """Dtype and device of the computation, on which the last bits of its results depend."""
+
     def logprobs(self, forest: Forest, of: Role = "policy", temperature: float = 1.0) -> Logprobs:
         """Log-probabilities of the scored tokens; with gradient only for the policy and outside `torch.no_grad`."""
 
     def statistics(self, forest: Forest, *, divergence: bool, concentration: bool) -> ForestStatistics:
         """Log-probabilities of the policy with what else is asked for, from the same logits."""
+
+    def keep_reference(self) -> None:
+        """Keeps the policy as it is now as the reference, beside the policy."""
+
+    def move_reference(self, mix: float) -> None:
+        """Moves the kept reference: mix * policy + (1 - mix) * reference."""
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a scalar to what has been gathered for the next step."""
@@ -74,9 +89,18 @@ class Generator(Protocol):
     """Draws answers to prompts."""
 
     def generate(
-        self, prompts: Sequence[Group], sampling: Sampling, *, answers: int, seed: int
+        self,
+        prompts: Sequence[Group],
+        sampling: Sampling,
+        *,
+        answers: int,
+        seed: int,
+        on_finished: Callable[[int], None] = lambda count: None,
     ) -> list[tuple[Completion, ...]]:
-        """`answers` answers to each prompt, with log-probabilities from the very distribution that was drawn from."""
+        """`answers` answers to each prompt, with log-probabilities from the very distribution that was drawn from.
+
+        on_finished: is told now and then how many answers are done, and may raise to stop.
+        """
 
 
 def seed_everything(seed: int) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from pydantic import model_validator
 
-from truing.compute.engine.local import LocalEngine
+from truing.compute import Engine
 from truing.packing import pack
 from truing.records import TEXT_ROLE, Completion, Group, Message
 from truing.signatures import Settings
@@ -65,7 +65,7 @@ def instructed(prompt: tuple[Message, ...], asked: str, opposite: str, style: st
 
 
 def principle_scores(
-    engine: LocalEngine,
+    engine: Engine,
     groups: Sequence[Group],
     principle: Principle,
     *,
@@ -91,10 +91,10 @@ def principle_scores(
 
 
 def answer_logprobs(
-    engine: LocalEngine, groups: Sequence[Group], *, budget: int, temperature: float = 1.0
+    engine: Engine, groups: Sequence[Group], *, budget: int, temperature: float = 1.0
 ) -> list[tuple[float, ...]]:
     """Log-probability in nats of every answer of every Group; an answer without any token has 0."""
-    rows = [engine.loaded.renderer.render(group, index) for index, group in enumerate(groups)]
+    rows = [engine.renderer.render(group, index) for index, group in enumerate(groups)]
     sums: list[list[float]] = [[] for _ in groups]
     with torch.no_grad():
         for forest in pack(rows, budget):

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from truing.compute import Engine
+from truing.compute.engine.local import LocalEngine
 from truing.errors import Interrupted
 from truing.models import Loaded, load
 from truing.models.precision import Precision, compute_dtype
@@ -86,6 +88,10 @@ class Context:
         """The model in memory, in the run's precision, or in fp32 to be trained."""
         dtype = torch.float32 if full_width else compute_dtype(self.precision, self.device)
         return load(model.source, dtype=dtype, device=self.device, chat_template=self.chat_template)
+
+    def scorer(self, model: Model) -> Engine:
+        """An engine that scores with the model and does not train it."""
+        return LocalEngine(self.load(model), trainable=False)
 
     @contextmanager
     def output(self, meta: Mapping[str, Any], part: str = "") -> Iterator[Path]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from truing import statistics
-from truing.compute.engine.local import LocalEngine
+from truing.compute import Engine
 from truing.errors import ConfigError, DataError
 from truing.records import Completion, Group
 from truing.scoring.principle import Principle, answer_logprobs, is_looping, principle_scores, says_nothing
@@ -73,12 +73,12 @@ def evaluate(
     groups = [
         replace(prompt, completions=(*mine, *other)) for prompt, mine, other in zip(prompts, ours, theirs, strict=True)
     ]
-    engine = LocalEngine(context.load(base), trainable=False)
+    engine = context.scorer(base)
     scores = _scores(context, engine, groups, judge, principle, settings)
     own = [replace(group, completions=group.completions[: settings.answers]) for group in groups]
     compared = [judged(group, "pair", "best_worst").group for group in held if len(group.completions) > 1]
     before = _scored(engine, own, compared, settings)
-    engine = LocalEngine(context.load(model), trainable=False)
+    engine = context.scorer(model)
     # an instruction that the model was trained with stands before its answers, and not before the base's
     told, told_compared = ([instructed_by(group, settings.instruction) for group in some] for some in (own, compared))
     after = _scored(engine, told, told_compared, settings)
@@ -155,7 +155,7 @@ def summarise(
 
 def _scores(
     context: Context,
-    engine: LocalEngine,
+    engine: Engine,
     groups: Sequence[Group],
     judge: Judge,
     principle: Principle | None,
@@ -186,7 +186,7 @@ class _Scored(NamedTuple):
     compared: list[tuple[float, ...]]
 
 
-def _scored(engine: LocalEngine, own: Sequence[Group], compared: Sequence[Group], settings: Evaluate) -> _Scored:
+def _scored(engine: Engine, own: Sequence[Group], compared: Sequence[Group], settings: Evaluate) -> _Scored:
     """The model's own answers at the temperature at which they were drawn, and the held-out ones as they are."""
     budget = settings.forest_tokens
     answers = (

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from truing import statistics
-from truing.compute.engine.local import LocalEngine
+from truing.compute import Engine
 from truing.errors import ConfigError, DataError
 from truing.objectives import Bound, bind
 from truing.packing import pack
@@ -108,9 +108,9 @@ def preference(
     objective = settings.bound()
     judged = judged_rows(settings, data.read())
     engine = make_engine(context, model, settings)
-    rows, kept, refused = render_rows(engine.loaded.renderer, [j.group for j in judged], settings)
+    rows, kept, refused = render_rows(engine.renderer, [j.group for j in judged], settings)
     describe_data(context, data, len(judged), rows, refused)
-    context.event("preview", row=rows[0].index, pieces=engine.loaded.renderer.pieces(rows[0]))
+    context.event("preview", row=rows[0].index, pieces=engine.renderer.pieces(rows[0]))
     sources = _Sources(context, settings, engine, model, base or model)
     material = sources.material(objective, rows, [judged[place] for place in kept])
     watched = _watched(sources, objective, held_out)
@@ -130,7 +130,7 @@ def preference(
 
 
 def _add(
-    step: Step, engine: LocalEngine, objective: Bound, material: Material, memory: Mapping[str, Tensor], seed: int
+    step: Step, engine: Engine, objective: Bound, material: Material, memory: Mapping[str, Tensor], seed: int
 ) -> Mapping[str, Tensor]:
     """Gathers the gradient of one optimizer step. Returns what the objective wants to remember."""
     kl = _mismatched_kl(engine, objective, material, [row.index for row in step.rows])
@@ -146,7 +146,7 @@ def _add(
 
 def _add_coupled(
     step: Step,
-    engine: LocalEngine,
+    engine: Engine,
     objective: Bound,
     material: Material,
     memory: Mapping[str, Tensor],
@@ -179,7 +179,7 @@ def _add_coupled(
     return loss.memory
 
 
-def _case(engine: LocalEngine, objective: Bound, material: Material, forest: Forest) -> Case:
+def _case(engine: Engine, objective: Bound, material: Material, forest: Forest) -> Case:
     """What the models say of a forest, as far as the objective asks for it."""
     judged = rows_of(forest, material.judged)
     if objective.needs("divergence") or objective.needs("concentration"):
@@ -192,7 +192,7 @@ def _case(engine: LocalEngine, objective: Bound, material: Material, forest: For
     return Case(judged, engine.logprobs(forest), reference)
 
 
-def _mismatched_kl(engine: LocalEngine, objective: Bound, material: Material, rows: Iterable[int]) -> Tensor | None:
+def _mismatched_kl(engine: Engine, objective: Bound, material: Material, rows: Iterable[int]) -> Tensor | None:
     """Mean log-ratio of answers to prompts they do not belong to, at least 0: KTO's estimate of the KL, in nats."""
     if not objective.needs("kl"):
         return None
@@ -230,7 +230,7 @@ class _Sources:
 
     context: Context
     settings: Preference
-    engine: LocalEngine
+    engine: Engine
     model: Model
     base: Model
 
@@ -268,7 +268,7 @@ class _Sources:
     def _cached(self, rows: Sequence[Row]) -> Reference:
         budget = self.settings.forest_tokens
         if self.settings.reference == "base" and self.base.key != self.model.key:
-            other = LocalEngine(self.context.load(self.base), trainable=False)
+            other = self.context.scorer(self.base)
             return Cached.of(self.context, other, self.base.key, rows, budget)
         return Cached.of(self.context, self.engine, self.model.key, rows, budget)
 
@@ -288,7 +288,7 @@ def _watched(sources: _Sources, objective: Bound, held_out: Groups | None) -> Ma
         return None
     settings = sources.settings
     judged = judged_rows(settings, groups)
-    rows, kept, _ = render_rows(sources.engine.loaded.renderer, [j.group for j in judged], settings)
+    rows, kept, _ = render_rows(sources.engine.renderer, [j.group for j in judged], settings)
     if objective.needs("kl") and len({row.prompt for row in rows}) < 2:
         sources.context.warn("held-out rows with one prompt alone cannot measure the KL, so none is measured on them")
         return None
@@ -297,7 +297,7 @@ def _watched(sources: _Sources, objective: Bound, held_out: Groups | None) -> Ma
 
 def _watch(
     context: Context,
-    engine: LocalEngine,
+    engine: Engine,
     objective: Bound,
     watched: Material | None,
     memory: Mapping[str, Tensor],
@@ -319,7 +319,7 @@ def _watch(
     return result
 
 
-def _measure(engine: LocalEngine, objective: Bound, watched: Material, memory: Mapping[str, Tensor]) -> list[Loss]:
+def _measure(engine: Engine, objective: Bound, watched: Material, memory: Mapping[str, Tensor]) -> list[Loss]:
     """The objective on held-out rows, without gradient."""
     kl = _mismatched_kl(engine, objective, watched, range(len(watched.rows)))
     with torch.no_grad():

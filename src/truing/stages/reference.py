@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from truing import __version__
-from truing.compute.engine.local import LocalEngine
+from truing.compute import Engine
 from truing.packing import pack
 from truing.reductions import scored_tokens
 from truing.rendering import Row
@@ -40,13 +40,12 @@ class Cached:
     start: Tensor
 
     @classmethod
-    def of(cls, context: Context, engine: LocalEngine, model_key: str, rows: Sequence[Row], budget: int) -> Cached:
+    def of(cls, context: Context, engine: Engine, model_key: str, rows: Sequence[Row], budget: int) -> Cached:
         """The engine's model as it is now, which must be before its first step. Kept under all that it depends on."""
         counts = torch.tensor([0] + [scored_tokens(row) for row in rows])
         start = counts.cumsum(0)
-        dtype = str(next(engine.model.parameters()).dtype)
         tokens = [[row.prompt, [[a.tokens, a.scored] for a in row.answers]] for row in rows]
-        key = hash_of(model_key, tokens, dtype, str(engine.device.type), torch.__version__, __version__)
+        key = hash_of(model_key, tokens, engine.arithmetic, torch.__version__, __version__)
 
         def make(folder: Path) -> None:
             save_file({"token": _score(context, engine, rows, start, budget)}, folder / "reference.safetensors")
@@ -65,7 +64,7 @@ class Cached:
 class Live:
     """The reference that lives in the engine: the model without its adapter, or the weights that were kept."""
 
-    engine: LocalEngine
+    engine: Engine
 
     def logprobs(self, forest: Forest) -> Logprobs:
         """One more pass."""
@@ -82,7 +81,7 @@ class Nothing:
         return Logprobs(torch.zeros(forest.completion.shape[0]), forest.completion, forest.group.shape[0])
 
 
-def _score(context: Context, engine: LocalEngine, rows: Sequence[Row], start: Tensor, budget: int) -> Tensor:
+def _score(context: Context, engine: Engine, rows: Sequence[Row], start: Tensor, budget: int) -> Tensor:
     token = torch.empty(int(start[-1]))
     done = 0
     with torch.no_grad(), context.reporter.task(f"{context.stage}: reference", len(rows)) as task:

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from truing import __version__, formats
-from truing.compute import Sampling
+from truing.compute import Generator, Sampling
 from truing.compute.generate.native import NativeGenerator
 from truing.errors import DataError
 from truing.progress import Task
@@ -105,14 +105,14 @@ def contrast(context: Context, settings: Contrast, model: Model, data: Groups, p
     _put_out(context, groups)
 
 
-def make_generator(context: Context, model: Model, settings: SamplingSettings) -> NativeGenerator:
+def make_generator(context: Context, model: Model, settings: SamplingSettings) -> Generator:
     """A generator with the model's weights."""
     return NativeGenerator(context.load(model), policy=model.key, max_rows=settings.live_answers)
 
 
 def draw(
     context: Context,
-    generator: NativeGenerator,
+    generator: Generator,
     prompts: Sequence[Group],
     settings: SamplingSettings,
     answers: int,
@@ -170,7 +170,7 @@ def bare(group: Group) -> Group:
 
 def _draw_part(
     context: Context,
-    generator: NativeGenerator,
+    generator: Generator,
     prompts: Sequence[Group],
     settings: SamplingSettings,
     answers: int,

@@ -50,9 +50,9 @@ def sft(context: Context, settings: Sft, model: Model, data: Groups) -> None:
     groups = _arranged(read, asks_for(objective.function)["policy"], settings, context.seed)
     down = {THUMB_DOWN: len(read) - len(groups)} if len(groups) < len(read) else {}
     engine = make_engine(context, model, settings)
-    rows, _, refused = render_rows(engine.loaded.renderer, groups, settings)
+    rows, _, refused = render_rows(engine.renderer, groups, settings)
     describe_data(context, data, len(read), rows, refused | down)
-    context.event("preview", row=rows[0].index, pieces=engine.loaded.renderer.pieces(rows[0]))
+    context.event("preview", row=rows[0].index, pieces=engine.renderer.pieces(rows[0]))
     for step in optimizer_steps(context, engine, rows, settings):
         divisor = reductions.divisor(step.rows, settings.reduction)
         for forest in step.forests:

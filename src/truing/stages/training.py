@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from truing import __version__
+from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.errors import DataError, GuardError, StorageError
 from truing.models import Loaded, add_lora
@@ -73,7 +74,7 @@ class Step:
     number: int
     rows: Sequence[Row]
     forests: Sequence[Forest]
-    engine: LocalEngine
+    engine: Engine
     sums: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, loss: Loss, weights: Tensor, divisor: float) -> None:
@@ -111,7 +112,7 @@ class Step:
         return {name: amount / of for name, (amount, of) in self.sums.items() if of}
 
 
-def make_engine(context: Context, model: Model, settings: Training) -> LocalEngine:
+def make_engine(context: Context, model: Model, settings: Training) -> Engine:
     """The model, with a fresh adapter where one is asked for, ready to be trained."""
     loaded = context.load(in_full(context, model) if settings.lora else model, full_width=True)
     if settings.lora:
@@ -173,7 +174,7 @@ def describe_data(context: Context, data: Groups, groups: int, rows: Sequence[Ro
 
 def optimizer_steps(
     context: Context,
-    engine: LocalEngine,
+    engine: Engine,
     rows: Sequence[Row],
     settings: Training,
     memory: dict[str, Tensor] | None = None,
@@ -214,7 +215,7 @@ def optimizer_steps(
 
 
 def save_checkpoint(
-    context: Context, engine: LocalEngine, number: int, settings: Training, memory: Mapping[str, Tensor] | None
+    context: Context, engine: Engine, number: int, settings: Training, memory: Mapping[str, Tensor] | None
 ) -> str:
     """A folder that transformers or PEFT load. Returns its name.
 
@@ -244,7 +245,7 @@ def save_checkpoint(
 
 
 def finish(
-    context: Context, engine: LocalEngine, model: Model, rows: Sequence[Row], settings: Training, **meta: Any
+    context: Context, engine: Engine, model: Model, rows: Sequence[Row], settings: Training, **meta: Any
 ) -> None:
     """The trained model as the stage's artifact. The checkpoints it came from go last, when nothing needs them."""
     steps = step_count(len(rows), settings)
@@ -289,7 +290,7 @@ def peak_memory() -> int:
     )
 
 
-def _go_on(context: Context, engine: LocalEngine, memory: dict[str, Tensor]) -> int:
+def _go_on(context: Context, engine: Engine, memory: dict[str, Tensor]) -> int:
     """Steps of this stage that are done already: those of its last sound checkpoint, which fills `memory`."""
     checkpoint = context.run.latest_checkpoint(context.key, finished=False)
     if checkpoint is None:

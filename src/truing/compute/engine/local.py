@@ -17,6 +17,7 @@ from truing.compute.head import Head, token_logprobs, token_statistics
 from truing.errors import GuardError, MissingError
 from truing.models import Loaded, is_adapted
 from truing.models.quiet import quiet_libraries
+from truing.rendering import Renderer
 from truing.tensors import Forest, Logprobs, PerToken
 
 
@@ -60,6 +61,16 @@ class LocalEngine:
                 weight.register_post_accumulate_grad_hook(_gather_into(self._masters[name]))
         if checkpointing:
             _recompute_activations(self.model)
+
+    @property
+    def renderer(self) -> Renderer:
+        """What turns text into this model's token ids."""
+        return self.loaded.renderer
+
+    @property
+    def arithmetic(self) -> str:
+        """Dtype and device of the computation, on which the last bits of its results depend."""
+        return f"{next(self.model.parameters()).dtype} on {self.device.type}"
 
     def logprobs(self, forest: Forest, of: Role = "policy", temperature: float = 1.0) -> Logprobs:
         """Log-probabilities of the scored tokens of a forest, fp32 (fp64 for an fp64 model)."""
