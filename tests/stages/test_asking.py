@@ -495,3 +495,21 @@ def test_a_reference_by_another_run_of_the_stage_is_the_first_ones_start(folder:
     preference(context, settings, last, tiny_model.given(tiny_model.pairs()), base=tiny_model.model_of(folder))
     (event,) = tiny_model.step_events(run, "second")
     assert event["metrics"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["plackett_luce", "dpo"])
+def test_accuracy_on_held_out_rankings_counts_prompts(folder: Path, runs: Callable[[], Run], objective: str) -> None:
+    """Three answers to each prompt: a share of three comparisons, which is no win or loss, and n is the prompts'."""
+    ranked = [
+        replace(g, completions=(*g.completions, replace(g.completions[0], messages=(assistant("no, no"),), rank=2)))
+        for g in tiny_model.pairs(5)
+    ]
+    run = runs()
+    settings = validated(Preference, {"objective": objective, "max_steps": 1, "learning_rate": 1e-2}, "test")
+    model = tiny_model.model_of(folder)
+    preference(
+        tiny_model.context(run, "p"), settings, model, tiny_model.given(ranked), tiny_model.given(ranked, "held")
+    )
+    after = [e for e in run.events(kind="held_out")][-1]["accuracy"]
+    assert 0 <= after["low"] <= after["value"] <= after["high"]
+    assert after["n"] in (5, 15)

@@ -85,13 +85,17 @@ def ask(objective: Bound, case: Case) -> Loss:
     )
 
 
+def owners(objective: Bound, judged: Sequence[Judged]) -> list[Judged]:
+    """The row of each loss that `ask` returns."""
+    if objective.kind == "ranking":
+        return list(judged)
+    return [j for j in judged for _ in (j.pairs if objective.kind == "pair" else j.label)]
+
+
 def weights(objective: Bound, judged: Sequence[Judged]) -> list[float]:
     """The weight of each loss that `ask` returns. The pairs of a row share its weight, so every prompt counts once."""
-    if objective.kind == "pair":
-        return [j.group.weight / len(j.pairs) for j in judged for _ in j.pairs]
-    if objective.kind == "ranking":
-        return [j.group.weight for j in judged]
-    return [j.group.weight for j in judged for _ in j.label]
+    rows = owners(objective, judged)
+    return [j.group.weight / (len(j.pairs) if objective.kind == "pair" else 1) for j in rows]
 
 
 def _pairs(objective: Bound, case: Case) -> Loss:

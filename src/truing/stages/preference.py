@@ -21,7 +21,7 @@ from truing.records import Group
 from truing.rendering import Row
 from truing.signatures import Fraction, Settings
 from truing.stages.arranging import Judged, Pairs, judge
-from truing.stages.asking import Case, ask, join, rows_of, weights
+from truing.stages.asking import Case, ask, join, owners, rows_of, weights
 from truing.stages.context import Context, Groups, Model
 from truing.stages.reference import Cached, Live, Nothing, Reference
 from truing.stages.training import (
@@ -35,6 +35,7 @@ from truing.stages.training import (
     render_rows,
     step_count,
 )
+from truing.statistics import Interval
 from truing.tensors import Forest, Loss
 
 ReferenceKind = Literal["start", "base", "adapters_off", "none"]
@@ -308,18 +309,30 @@ def _watch(
     if watched is None:
         return None
     seen = {event["step"] for event in context.run.events(context.stage, "held_out")}
-    losses = _measure(engine, objective, watched, memory)
-    result: dict[str, Any] = {"loss": float(torch.cat([loss.value for loss in losses]).mean())}
-    right = [value for loss in losses for value in loss.stats.get("reward/accuracy", torch.empty(0)).tolist()]
-    if right:
-        accuracy = statistics.win_rate(right)
+    measured = _measure(engine, objective, watched, memory)
+    result: dict[str, Any] = {"loss": float(torch.cat([loss.value for _, loss in measured]).mean())}
+    accuracy = _accuracy(objective, measured)
+    if accuracy is not None:
         result["accuracy"] = {"value": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n}
     if context.first_step + step not in seen:  # after an interruption the start is measured once more
         context.event("held_out", step=context.first_step + step, **result)
     return result
 
 
-def _measure(engine: Engine, objective: Bound, watched: Material, memory: Mapping[str, Tensor]) -> list[Loss]:
+def _accuracy(objective: Bound, measured: Sequence[tuple[Case, Loss]]) -> Interval | None:
+    """How often the implicit reward is right, where the objective has one; comparisons of a row count together."""
+    right = [value for _, loss in measured for value in loss.stats.get("reward/accuracy", torch.empty(0)).tolist()]
+    rows = [id(row) for case, _ in measured for row in owners(objective, case.judged)]
+    if not right:
+        return None
+    if objective.kind == "ranking":  # the share of a ranking's comparisons that are right
+        return statistics.mean(right)
+    return statistics.win_rate(right, prompts=rows)
+
+
+def _measure(
+    engine: Engine, objective: Bound, watched: Material, memory: Mapping[str, Tensor]
+) -> list[tuple[Case, Loss]]:
     """The objective on held-out rows, without gradient."""
     kl = _mismatched_kl(engine, objective, watched, range(len(watched.rows)))
     with torch.no_grad():
@@ -332,4 +345,5 @@ def _measure(engine: Engine, objective: Bound, watched: Material, memory: Mappin
             )
             for forest in pack(watched.rows, watched.budget)
         ]
-        return [ask(objective, case) for case in ([join(cases)] if objective.is_coupled else cases)]
+        whole = [join(cases)] if objective.is_coupled else cases
+        return [(case, ask(objective, case)) for case in whole]
