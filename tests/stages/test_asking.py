@@ -510,6 +510,6 @@ def test_accuracy_on_held_out_rankings_counts_prompts(folder: Path, runs: Callab
     preference(
         tiny_model.context(run, "p"), settings, model, tiny_model.given(ranked), tiny_model.given(ranked, "held")
     )
-    after = [e for e in run.events(kind="held_out")][-1]["accuracy"]
+    after = list(run.events(kind="held_out"))[-1]["accuracy"]
     assert 0 <= after["low"] <= after["value"] <= after["high"]
     assert after["n"] in (5, 15)
