@@ -38,7 +38,7 @@ def test_one_run_holds_all_and_goes_on(model, data, tmp_path, monkeypatch):
     assert all(len(entry.outcomes) == entry.evaluation.prompts for entry in found)
     assert all(entry.evaluation.accuracy and entry.evaluation.margin and entry.evaluation.chosen for entry in found)
     before = {artifact.key for artifact in Run.read(tmp_path / "out").artifacts()}
-    compared(model, data, tmp_path / "out", ("dpo", "nll", "csft", "simpo"))
+    compared(model, data, tmp_path / "out", ("simpo", "csft", "nll", "dpo"))
     after = Run.read(tmp_path / "out").artifacts()
     assert before < {artifact.key for artifact in after}, "another objective costs only its own training"
     assert len(read_entries(tmp_path / "out")) == 4
@@ -74,6 +74,8 @@ def test_a_time_is_measured_once_and_kept(model, data, tmp_path, monkeypatch):
     monkeypatch.setattr(comparing, "_step_seconds", lambda *_: 0.1)
     compared(model, data, tmp_path / "out", ("dpo", "nll"), budget="10s")
     assert {entry.steps for entry in read_entries(tmp_path / "out")} == {4}
+    more = tiny_model.write_pairs(tmp_path / "more.jsonl", 30)
+    assert comparing._steps("1s", str(more), str(model), 4, tmp_path / "out") == 10, "other data are measured anew"
 
 
 def test_a_step_takes_a_time(model, data):
@@ -89,6 +91,8 @@ def test_a_budget_is_cut_to_three_passes(model, data, tmp_path):
     ("names", "more", "kind", "words"),
     [
         (("dpo",), {}, ConfigError, "at least two"),
+        (("dpo", "dpo"), {}, ConfigError, "at least two different"),
+        (("dpo", "xpo"), {}, DataError, "objective 'xpo' cannot use .*source"),
         (("dpo", "dop"), {}, ConfigError, "objective 'dop' does not exist"),
         (("dpo", "ipo"), {"budget": "soon"}, ConfigError, "5m, 90s or 1h, or 40steps"),
         (("dpo", "sppo"), {}, DataError, "objective 'sppo' cannot use .*needs a score"),

@@ -308,7 +308,7 @@ def compare_objectives(
         budget=budget,
         model=model,
         out=out,
-        held_out=float(held_out) if re.fullmatch(r"0?\.\d+", held_out) else held_out,
+        held_out=float(held_out) if re.fullmatch(r"\d*\.?\d+", held_out) else held_out,
         principle=principle,
         prompts=prompts,
         seed=seed,

@@ -7,7 +7,7 @@ import math
 import re
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from truing.recipe import make_recipe
 from truing.records import Group
 from truing.signatures import asks_for
 from truing.stages.preference import Preference, judged_rows
-from truing.stages.sft import Sft
+from truing.stages.sft import Sft, arranged
 from truing.stages.training import render_rows
 from truing.store.files import write_atomic
 
@@ -49,16 +49,17 @@ def compare_objectives(
 ) -> Path:
     """Trains the model with each objective, evaluates all on the same held-out prompts, and returns the page.
 
-    One run folder holds everything: the same command goes on where it stopped, and another objective added to it costs
-    only its own training.
+    One run folder holds everything: the same command goes on where it stopped, and another objective named with the
+    earlier ones costs only its own training.
 
     budget: training time of DPO on this machine, such as 5m, from which the number of steps follows once; or the steps
         themselves, such as 40steps. Every objective gets the same number.
+        csft makes two rows of a comparison, and sees half as many in them.
     principle: a TOML file with a [principle] that judges the answers; without one their likelihood under the base does.
     """
-    bounds = [bind({"name": name}) for name in dict.fromkeys(names)]
+    bounds = [bind({"name": name}) for name in _old_first(dict.fromkeys(names), out)]
     if len(bounds) < 2:
-        raise ConfigError("name at least two objectives, such as --objectives dpo,ipo")
+        raise ConfigError("name at least two different objectives, such as --objectives dpo,ipo")
     groups = formats.read_groups(data)
     _check_data(bounds, groups, data)
     table: dict[str, Any] = {
@@ -82,7 +83,7 @@ def compare_objectives(
     limits = [
         f"{spec.name}.{key}={value}"
         for spec in training
-        for key, value in (("max_steps", steps), ("epochs", math.ceil(steps * batch / max(rows, 1))))
+        for key, value in (("max_steps", steps), ("epochs", steps))  # the steps alone decide
     ]
     return report.contest(run_recipe(make_recipe(table, [*limits, *overrides]), out=out))
 
@@ -100,13 +101,21 @@ def _stages(bound: Bound, model: str, prompts: int) -> list[dict[str, Any]]:
     return [train, evaluate | {"max_new_tokens": 96}]
 
 
+def _old_first(names: Iterable[str], out: Path) -> list[str]:
+    """Objectives that the folder already holds keep their order, so that what they made still stands."""
+    kept = out / "recipe.resolved.toml"
+    known = [s["name"] for s in tomllib.loads(kept.read_text(encoding="utf-8"))["stage"]] if kept.is_file() else []
+    return sorted(names, key=lambda name: known.index(name) if name in known else len(known))
+
+
 def _check_data(bounds: Sequence[Bound], groups: Sequence[Group], data: str) -> None:
     """Rows that an objective cannot use are told before the first one trains."""
     for bound in bounds:
-        if bound.kind == "token":
-            continue
         try:
-            judged_rows(Preference.model_validate({"objective": bound.name}), groups)
+            if bound.kind == "token":
+                arranged(Sft(objective=bound.name), groups, 0)
+            else:
+                judged_rows(Preference.model_validate({"objective": bound.name}), groups)
         except DataError as error:
             raise DataError(f"objective '{bound.name}' cannot use {data}: {error}") from error
 
@@ -129,15 +138,16 @@ def _steps(budget: str, data: str, model: str, batch: int, out: Path) -> int:
     if unit.startswith("step"):
         return max(1, round(amount))
     kept = out / BUDGET
+    asked = {"budget": budget, "model": model, "data": formats.content_hash(data), "batch_size": batch}
     if kept.is_file():
         known = json.loads(kept.read_text(encoding="utf-8"))
-        if known["budget"] == budget:
+        if all(known.get(key) == value for key, value in asked.items()):
             return int(known["steps"])
     seconds = amount * {"s": 1, "m": 60, "h": 3600}[unit]
     one = _step_seconds(data, model, batch)
     steps = max(1, int(seconds / one))
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(kept, json.dumps({"budget": budget, "seconds_per_step": one, "steps": steps}).encode())
+    write_atomic(kept, json.dumps({**asked, "seconds_per_step": one, "steps": steps}).encode())
     return steps
 
 

@@ -18,6 +18,7 @@ from truing.signatures import Settings, validated
 from truing.stages import inputs_of, product_of, settings_type, stage
 from truing.stages.context import Groups, Model
 from truing.stages.preference import Preference, judged_rows
+from truing.stages.sft import Sft, arranged
 from truing.store import hash_of
 from truing.store.files import sha256_file
 
@@ -75,9 +76,19 @@ def read_inputs(planned: Sequence[Planned]) -> None:
                 raise DataError(
                     f"stage '{stage_plan.name}' has no row in '{name}' ({value.description}): {_FILL[name]}"
                 )
-        data = stage_plan.inputs.get("data")
-        if isinstance(stage_plan.settings, Preference) and isinstance(data, Groups) and data.ready:
-            judged_rows(stage_plan.settings, data.read())
+        _demand_usable(stage_plan)
+
+
+def _demand_usable(planned: Planned) -> None:
+    """Rows that the stage's objective cannot use."""
+    settings = planned.settings
+    for name, value in planned.inputs.items():
+        if not isinstance(value, Groups) or not value.ready:
+            continue
+        if isinstance(settings, Preference):
+            judged_rows(settings, [group for group in value.read() if name == "data" or group.completions])
+        elif isinstance(settings, Sft) and name == "data":
+            arranged(settings, value.read(), 0)
 
 
 _FILL = {"data": "lower data.held_out, or give it more rows", "held_out": "raise data.held_out, or name a file"}

@@ -113,6 +113,10 @@ class PerToken:
         """Other numbers for the same tokens."""
         return type(self)(token, self.completion, self.count)
 
+    def to(self: Values, device: torch.device) -> Values:
+        """The same numbers on another device."""
+        return type(self)(self.token.to(device), self.completion.to(device), self.count)
+
     def detach(self: Values) -> Values:
         """The same numbers without their history."""
         return self.with_token(self.token.detach())

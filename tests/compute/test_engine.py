@@ -661,3 +661,17 @@ class TestRefusals:
 
     def test_the_tiny_model_does_run_on_forest_attention(self):
         assert tiny.loaded_model().model.config._attn_implementation == ATTENTION
+
+
+def test_a_moving_reference_keeps_small_moves_in_bf16():
+    """A hundred moves of a hundredth each, of which every single one is below what bf16 can show."""
+    engine = engine_of(torch.bfloat16)
+    engine.keep_reference()
+    name, master = next(iter(engine._masters.items()))
+    start = master.detach().clone()
+    with torch.no_grad():
+        master.add_(1e-3)
+    for _ in range(100):
+        engine.move_reference(0.01)
+    moved = engine._reference_masters[name] - start
+    torch.testing.assert_close(moved, torch.full_like(moved, 1e-3 * (1 - 0.99**100)), rtol=0.02, atol=1e-6)

@@ -238,7 +238,7 @@ def rows(name: str, start: int, count: int) -> list[Group]:
     for i in range(start, start + count):
         for kind, good, bad in (("up", "yes", "nope"), ("down", "nope", "yes")):
             words = [(good, 1.0), ("hmm", 0.5), (bad, 0.0)] if ranked else [(good, 1.0), (bad, 0.0)]
-            given = tuple(Completion((assistant(word),), score=score) for word, score in words)
+            given = tuple(Completion((assistant(w),), score=s, source="reference") for w, s in words)
             found.append(Group((user(f"{kind} {i}"),), given))
     return found
 

@@ -49,7 +49,7 @@ def test_a_difference_within_chance_is_called_so_and_the_gentlest_is_taken():
 
 def test_a_leader_that_a_coin_could_be_is_no_better_than_the_base():
     said = " ".join(recommendation([entry("a", [1.0] * 32 + [0.0] * 28), entry("b", [1.0] * 30 + [0.0] * 30)]))
-    assert "no objective is shown to be better than the base" in said
+    assert "that does not show that any is better than the base" in said
     assert "take it" not in said
 
 
@@ -65,8 +65,27 @@ def test_several_rivals_ask_for_more():
     """What one comparison would tell is not told when it is one of many."""
     leader, other = [1.0] * 8 + [0.0] * 2, [1.0] * 2 + [0.0] * 8
     alone = rivals([entry("a", leader), entry("b", other)])[0]
-    among = rivals([entry("a", leader), *(entry(name, other) for name in "bcdef")])[0]
-    assert among.chance == pytest.approx(5 * alone.chance)
+    among = rivals([entry("a", leader), *(entry(name, other) for name in "bcd")])[0]
+    assert among.chance == pytest.approx(6 * alone.chance), "any two of the four could have led"
+
+
+def test_a_leader_by_ties_that_lost_more_prompts_is_not_called_better():
+    """The mean of shares can lead while most prompts speak for the other one."""
+    first = [1.0] * 30 + [0.0] * 58 + [0.5] * 12
+    second = [0.0] * 30 + [0.5] * 58 + [0.5] * 12
+    (rival,) = rivals([entry("a", first), entry("b", second)])
+    assert rival.wins < rival.losses
+    assert rival.chance < 0.05
+    assert not rival.told
+
+
+def test_the_best_of_many_needs_more_than_its_own_interval():
+    """An interval that would do for one does not for the best of ten."""
+    outcomes = [1.0] * 38 + [0.0] * 22
+    assert statistics.win_rate(outcomes).low > 0.5
+    assert "does not show" not in " ".join(recommendation([entry("a", outcomes)]))
+    others = [entry(name, [1.0] * 30 + [0.0] * 30) for name in "bcdefghij"]
+    assert "With 10 tried, that does not show" in " ".join(recommendation([entry("a", outcomes), *others]))
 
 
 def test_prompts_needed_follow_from_those_that_differ():
@@ -75,11 +94,14 @@ def test_prompts_needed_follow_from_those_that_differ():
     (rival,) = rivals([entry("a", first), entry("b", second)])
     assert (rival.wins, rival.losses) == (6, 3)
     assert rival.needed == round(statistics.comparisons_needed(6 / 9) / (9 / 60))
+    three = rivals([entry("a", first), entry("b", second), entry("c", second)])[0]
+    assert three.needed == round(statistics.comparisons_needed(6 / 9, confidence=1 - 0.05 / 3) / (9 / 60))
 
 
 def test_the_judge_without_a_principle_is_named():
     ranked = [entry(name, [1.0] * 40 + [0.0] * 20, judge="likelihood") for name in "ab"]
     assert "knew no principle" in recommendation(ranked)[-1]
+    assert any("trained once" in sentence for sentence in recommendation(ranked))
 
 
 def test_different_prompts_are_refused():

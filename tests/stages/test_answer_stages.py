@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from truing import formats, models
 from truing.errors import ConfigError, DataError, Interrupted
-from truing.records import Completion, Group
+from truing.records import Completion, Group, assistant
 from truing.scoring.principle import Principle
 from truing.signatures import Settings, validated
 from truing.stages import evaluate as evaluation
@@ -311,6 +312,23 @@ def test_held_out_comparisons_say_how_the_model_moved(folder: Path, other: Path,
     assert told["accuracy"]["value"] == pytest.approx(sum(margin > 0 for margin in margins) / 6)
     assert len(found["outcomes"]) == 6
     assert sum(found["outcomes"]) == found["wins"] + found["ties"] / 2
+
+
+def test_held_out_rankings_are_compared_by_their_ends_and_other_rows_left_out(
+    folder: Path, other: Path, runs: Callable[[], Run]
+) -> None:
+    """Three answers, two thumbs up, and two equal scores: only the first says which answer is better."""
+    first, second, third = tiny_model.pairs(3)
+    ranked = replace(
+        first, completions=(*first.completions, replace(first.completions[1], rank=2, messages=(assistant("no no"),)))
+    )
+    thumbs = replace(second, completions=tuple(replace(a, rank=None, label=True) for a in second.completions))
+    tied = replace(third, completions=tuple(replace(a, rank=None, score=1.0) for a in third.completions))
+    context = tiny_model.context(runs(), "evaluate")
+    held = tiny_model.given([ranked, thumbs, tied])
+    evaluate(context, checked(Evaluate, {}), tiny_model.model_of(other), tiny_model.model_of(folder), held)
+    found = json.loads((result(context.run).path / "evaluation.json").read_text())
+    assert (found["prompts"], found["preferences"]["accuracy"]["n"]) == (3, 1)
 
 
 def test_an_instruction_is_put_before_the_models_answers_alone(

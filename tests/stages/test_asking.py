@@ -429,6 +429,46 @@ class TestReferences:
             assert events[0]["metrics"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"objective": "simpo", "reference": "base"}, "'simpo' has no reference"),
+        ({"objective": "kto", "pairs": "adjacent"}, "'kto' makes no comparisons"),
+        ({"objective": "dpo", "reference": "adapters_off"}, "needs an adapter"),
+        ({"objective": 5}, "objective is a name"),
+    ],
+)
+def test_settings_that_would_change_nothing_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        validated(Preference, settings, "test")
+
+
+@pytest.mark.parametrize(
+    ("objective", "scores", "words"),
+    [
+        ("odpo", None, "'odpo' needs a strength"),
+        ("odpo", (1.0, 1.0), "a strength must be above 0"),
+        ("xpo", None, "'xpo' needs an answer whose `source` is \"reference\""),
+        ("sppo", (9.0, 3.0), "probabilities from 0 to 1"),
+    ],
+)
+def test_without_what_an_objective_is_about_it_is_refused(objective: str, scores: Any, words: str) -> None:
+    (group,) = tiny_model.pairs(1)
+    if scores:
+        group = replace(
+            group, completions=tuple(replace(a, score=s) for a, s in zip(group.completions, scores, strict=True))
+        )
+    with pytest.raises(DataError, match=words):
+        judged_rows(validated(Preference, {"objective": objective}, "test"), [group])
+
+
+def test_rows_without_weight_teach_nothing_and_negative_ones_are_refused(folder: Path, runs: Callable[[], Run]) -> None:
+    light = [replace(group, weight=0.0) for group in tiny_model.pairs(3)]
+    assert trained(runs(), folder, light, objective="dpo", batch_size=3)[0]["metrics"]["gradient_norm"] == 0.0
+    with pytest.raises(DataError, match="a row counts 0 or more"):
+        trained(runs(), folder, [replace(light[0], weight=-1.0)], objective="dpo")
+
+
 def test_refusals(folder: Path, runs: Callable[[], Run]) -> None:
     with pytest.raises(DataError, match="the KL is measured on other prompts' answers, and there is no other prompt"):
         trained(runs(), folder, tiny_model.pairs(1), objective="kto")

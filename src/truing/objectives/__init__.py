@@ -29,7 +29,7 @@ NEEDS: dict[str, str] = {
     "policy": "log-probabilities under the model that is trained",
     "reference": "log-probabilities under the model it must stay near: cached where that model is fixed",
     "label": "a thumb for each answer, up or down; of comparisons the chosen answers are up",
-    "reward": "a score for each answer; minus the rank, or a thumb as 1 and 0, where there is no score",
+    "reward": "a score for each answer; rankings can do with ranks or thumbs instead",
     "strength": "how much better the chosen answer is: the row's `strength`, or the difference of the scores",
     "kl": "KL of policy and reference, measured each step on prompts with other prompts' answers: one more pass",
     "divergence": "KL(reference || policy) over the vocabulary at each token: the reference is run live, uncached",

@@ -41,7 +41,7 @@ def aot_unpaired(
 
     -log sigmoid(beta d), d the differences of the sorted D(chosen) and the sorted D(rejected) of the step
 
-    Use: when chosen and rejected answers come from different prompts.
+    Use: to part the rewards of all chosen from those of all rejected answers, whichever prompt they belong to.
     Claim: as for aot.
 
     beta: inverse temperature, in 1/nats.

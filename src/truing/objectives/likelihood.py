@@ -44,8 +44,8 @@ def chain_of_hindsight(policy: Hindsight) -> Loss:
 
     -log p(token) of a conversation that holds a good and a bad answer, each announced, in random order
 
-    Use: on comparisons or rankings, without a reference; answers are later asked for with the good instruction
-        (setting `good` of stage `sft`).
+    Use: on comparisons or rankings, without a reference and without the paper's masking of past tokens; answers are
+        later asked for with the good instruction (setting `good` of stage `sft`).
     Claim: above SFT and RLHF on TL;DR and hh-rlhf in the paper's own human study.
     """
     return nll(policy)

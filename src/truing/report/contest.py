@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from truing import statistics
@@ -12,7 +13,7 @@ from truing.report.view import Curve, Evaluation, View, view
 from truing.statistics import Interval
 
 SURE = 0.05
-"""Chance of an error in all statements of the recommendation together."""
+"""Chance that any of several equal entries is called better than another, or than the base."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class Entry:
 class Rival:
     """The leader against another entry, prompt by prompt.
 
-    difference: of the two win rates. chance: of so uneven a result if the two were equal, adjusted for the number of
-    rivals. needed: prompts that would tell a difference of this size, where it is not told yet.
+    difference: of the two win rates. chance: of so uneven a result if the two were equal, adjusted for all pairs of
+    entries, since the leader was found by the same numbers. needed: prompts that would tell a difference of this size,
+    where it is not told yet.
     """
 
     entry: Entry
@@ -54,7 +56,7 @@ class Rival:
     @property
     def told(self) -> bool:
         """Whether the leader is shown to be better."""
-        return self.chance < SURE
+        return self.wins > self.losses and self.chance < SURE
 
 
 def entries(run: View) -> list[Entry]:
@@ -76,18 +78,16 @@ def entries(run: View) -> list[Entry]:
 
 
 def rivals(ranked: Sequence[Entry]) -> list[Rival]:
-    """The leader against each other entry. Chances are adjusted by Holm's method, so that all hold together."""
-    if not ranked:
-        return []
-    leader = ranked[0]
-    raw = [_sign_test(leader, other) for other in ranked[1:]]
-    adjusted = holm([chance for _, _, chance in raw])
-    return [
-        Rival(other, statistics.paired_difference(leader.outcomes, other.outcomes), wins, losses, chance, needed)
-        for other, (wins, losses, _), chance, needed in zip(
-            ranked[1:], raw, adjusted, [_needed(leader, other, SURE) for other in ranked[1:]], strict=True
-        )
-    ]
+    """The leader against each other entry. Chances are adjusted by Holm's method over all pairs of entries."""
+    pairs = list(itertools.combinations(ranked, 2))  # those of the leader come first
+    adjusted = holm([_sign_test(*pair)[2] for pair in pairs])
+    found = []
+    for (leader, other), chance in zip(pairs[: len(ranked) - 1], adjusted, strict=False):
+        wins, losses, _ = _sign_test(leader, other)
+        difference = statistics.paired_difference(leader.outcomes, other.outcomes)
+        rival = Rival(other, difference, wins, losses, chance, None)
+        found.append(rival if rival.told else replace(rival, needed=_needed(leader, other, SURE / len(pairs))))
+    return found
 
 
 def recommendation(ranked: Sequence[Entry]) -> list[str]:
@@ -96,8 +96,9 @@ def recommendation(ranked: Sequence[Entry]) -> list[str]:
         return ["No objective was evaluated."]
     leader, others = ranked[0], rivals(ranked)
     sentences = [f"{leader.name} has the highest win rate against the base: {percent(leader.rate)}."]
-    if leader.rate.low <= 0.5:
-        sentences.append("That interval holds 50 %: no objective is shown to be better than the base.")
+    proven = _sure_rate(leader, len(ranked)).low > 0.5
+    if not proven:
+        sentences.append(f"With {len(ranked)} tried, that does not show that any is better than the base.")
     beaten = [rival.entry.name for rival in others if rival.told]
     open_ones = [rival for rival in others if not rival.told]
     if beaten:
@@ -113,11 +114,12 @@ def recommendation(ranked: Sequence[Entry]) -> list[str]:
             )
         near = [leader, *(rival.entry for rival in open_ones)]
         gentle = min((entry for entry in near if entry.evaluation.kl is not None), key=_kl, default=None)
-        if gentle is not None and gentle.rate.low > 0.5:
+        if gentle is not None and _sure_rate(gentle, len(ranked)).low > 0.5:
             sentences.append(
                 f"Of those that cannot be told apart, {gentle.name} stays nearest to the base "
                 f"({_kl(gentle):.1f} nats an answer): take it unless something else speaks against it."
             )
+    sentences.append("Each was trained once: intervals and chances are of these checkpoints, not of another seed's.")
     if leader.evaluation.judge == "likelihood":
         sentences.append("The judge knew no principle: give it one, or go by the held-out accuracy.")
     return sentences
@@ -155,11 +157,19 @@ def _sign_test(leader: Entry, other: Entry) -> tuple[int, int, float]:
 
 def _needed(leader: Entry, other: Entry, sure: float) -> int | None:
     """Prompts that would tell the two apart if the prompts that differ go on as they did; None where none lead."""
-    wins, losses, chance = _sign_test(leader, other)
-    if chance < sure or wins <= losses:
+    wins, losses, _ = _sign_test(leader, other)
+    if wins <= losses:
         return None
     decided = (wins + losses) / len(leader.outcomes)
-    return round(statistics.comparisons_needed(wins / (wins + losses)) / decided)
+    return round(statistics.comparisons_needed(wins / (wins + losses), confidence=1 - sure) / decided)
+
+
+def _sure_rate(entry: Entry, tried: int) -> Interval:
+    """The win rate, with an interval that holds for the best of several as well."""
+    confidence = 1 - SURE / tried
+    if set(entry.outcomes) <= {0, 0.5, 1}:
+        return statistics.win_rate(entry.outcomes, confidence=confidence)
+    return statistics.mean(entry.outcomes, confidence=confidence)
 
 
 def _kl(entry: Entry) -> float:

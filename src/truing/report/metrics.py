@@ -28,7 +28,7 @@ METRICS = {
     "loss": LOSS,
     "reward/margin": Metric(
         "Reward margin",
-        "Starts at 0 and rises slowly. Rising while held-out accuracy stands still is over-fitting.",
+        "Rises slowly, with a reference from 0 (dashed). Rising while held-out accuracy stands still is over-fitting.",
         0.0,
     ),
     "reward/accuracy": Metric(
@@ -51,7 +51,9 @@ METRICS = {
         "Log-probability of a token", "In nats. It rises; above -0.1 the answers are known by heart."
     ),
     "nll/chosen": Metric("Negative log-likelihood of the chosen", "In nats a token. It holds or falls."),
-    "reward/signed": Metric("Reward, turned for thumbs down", "Starts at 0 and rises: thumbs up gain, down lose.", 0.0),
+    "reward/signed": Metric(
+        "Reward, turned for thumbs down", "Rises, with a reference from 0: thumbs up gain, down lose.", 0.0
+    ),
     "reward/score": Metric("Score of the answers", "The data's own; training does not change it."),
     "kl": Metric(
         "KL from the reference", "In nats an answer, on answers to other prompts. A few nats; tens are another model."

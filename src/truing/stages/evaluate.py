@@ -76,7 +76,7 @@ def evaluate(
     engine = context.scorer(base)
     scores = _scores(context, engine, groups, judge, principle, settings)
     own = [replace(group, completions=group.completions[: settings.answers]) for group in groups]
-    compared = [judged(group, "pair", "best_worst").group for group in held if len(group.completions) > 1]
+    compared = _comparisons(held)
     before = _scored(engine, own, compared, settings)
     engine = context.scorer(model)
     # an instruction that the model was trained with stands before its answers, and not before the base's
@@ -193,6 +193,18 @@ def _scored(engine: Engine, own: Sequence[Group], compared: Sequence[Group], set
         answer_logprobs(engine, own, budget=budget, temperature=settings.temperature) if settings.measures_kl else []
     )
     return _Scored(answers, answer_logprobs(engine, compared, budget=budget) if compared else [])
+
+
+def _comparisons(held: Sequence[Group]) -> list[Group]:
+    """The best and the worst answer of every held-out row that ranks its answers; other rows say nothing of this."""
+    found: list[Group] = []
+    for group in held:
+        try:
+            answers = judged(group, "pair", "best_worst").group.completions
+        except DataError:
+            continue
+        found.append(replace(group, completions=(answers[0], answers[-1])))
+    return found
 
 
 def _differences(after: Sequence[Sequence[float]], before: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -6,10 +6,10 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from truing import statistics
@@ -18,9 +18,9 @@ from truing.errors import ConfigError, DataError
 from truing.objectives import Bound, bind
 from truing.packing import pack
 from truing.records import Group
-from truing.rendering import Row
+from truing.rendering import Row, shorten
 from truing.signatures import Fraction, Settings
-from truing.stages.arranging import Judged, Pairs, judge
+from truing.stages.arranging import FROM_REFERENCE, Judged, Pairs, judge
 from truing.stages.asking import Case, ask, join, owners, rows_of, weights
 from truing.stages.context import Context, Groups, Model
 from truing.stages.reference import Cached, Live, Nothing, Reference
@@ -70,10 +70,24 @@ class Preference(Training):
     @classmethod
     def _named(cls, value: Any) -> Any:
         """`objective = "dpo"` is short for `objective = { name = "dpo" }`; every setting is checked and spelled out."""
+        if not isinstance(value, str | Mapping):
+            raise ConfigError(f'objective is a name such as "dpo", or a table with name and settings; found {value!r}')
         bound = bind({"name": value} if isinstance(value, str) else {"name": "dpo", **value})
         if bound.kind == "token":
             raise ConfigError(f"objective '{bound.name}' belongs to stage 'sft': use = \"sft\"")
         return {"name": bound.name, **bound.settings}
+
+    @model_validator(mode="after")
+    def _alive(self) -> Self:
+        """A setting that would change nothing is refused."""
+        bound = self.bound()
+        if not bound.needs("reference") and self.reference not in ("start", "none"):
+            raise ConfigError(f"objective '{bound.name}' has no reference: take the setting `reference` out")
+        if self.reference == "adapters_off" and self.lora is None:
+            raise ConfigError('reference = "adapters_off" needs an adapter: set lora, or use "start"')
+        if bound.kind != "pair" and self.pairs != "all":
+            raise ConfigError(f"objective '{bound.name}' makes no comparisons: take the setting `pairs` out")
+        return self
 
     def bound(self) -> Bound:
         """The objective with its settings filled in."""
@@ -188,9 +202,12 @@ def _case(engine: Engine, objective: Bound, material: Material, forest: Forest) 
             forest, divergence=objective.needs("divergence"), concentration=objective.needs("concentration")
         )
         known = found.reference if found.reference is not None else material.reference.logprobs(forest)
+        known = known.to(found.logprobs.token.device)
         return Case(judged, found.logprobs, known, found.divergence, found.concentration)
-    reference = material.reference.logprobs(forest) if objective.needs("reference") else None
-    return Case(judged, engine.logprobs(forest), reference)
+    policy = engine.logprobs(forest)
+    if not objective.needs("reference"):
+        return Case(judged, policy)
+    return Case(judged, policy, material.reference.logprobs(forest).to(policy.token.device))
 
 
 def _mismatched_kl(engine: Engine, objective: Bound, material: Material, rows: Iterable[int]) -> Tensor | None:
@@ -201,7 +218,8 @@ def _mismatched_kl(engine: Engine, objective: Bound, material: Material, rows: I
     with torch.no_grad():
         some = [material.mismatched[row] for row in rows]
         for forest in pack(some, material.budget):
-            ratios.append(engine.logprobs(forest).sum - material.mismatched_reference.logprobs(forest).sum)
+            policy = engine.logprobs(forest).sum
+            ratios.append(policy - material.mismatched_reference.logprobs(forest).sum.to(policy.device))
     return torch.cat(ratios).mean().clamp(min=0)
 
 
@@ -218,11 +236,26 @@ def judged_rows(settings: Preference, groups: Sequence[Group]) -> list[Judged]:
     """The rows as the objective wants them. Raises DataError where one does not say what the objective needs."""
     objective = settings.bound()
     rows = [judge(group, objective.kind, settings.pairs, scored=objective.needs("reward")) for group in groups]
-    if objective.kind == "ranking" or objective.needs("strength"):
-        for row in rows:
-            if any(later > earlier for earlier, later in pairwise(row.reward)):
-                raise DataError(f"{row.group.place}: ranks and scores contradict each other: leave one of them out")
+    for row in rows:
+        _demand_what_counts(objective, row)
     return rows
+
+
+def _demand_what_counts(objective: Bound, row: Judged) -> None:
+    """Without what the objective is about it would silently be another one."""
+    place, answers = row.group.place, row.group.completions
+    counted = objective.kind == "ranking" or objective.needs("strength")
+    if counted and any(later > earlier for earlier, later in pairwise(row.reward)):
+        raise DataError(f"{place}: ranks and scores contradict each other: leave one of them out")
+    if objective.needs("strength"):
+        if row.group.strength is None and any(answer.score is None for answer in answers):
+            raise DataError(f"{place}: '{objective.name}' needs a strength: put `strength` or scores into the data")
+        if min(row.strength) <= 0:
+            raise DataError(f"{place}: a strength must be above 0; found {min(row.strength)}: drop the row")
+    if objective.needs("from_reference") and not any(row.by_reference):
+        raise DataError(f"{place}: '{objective.name}' needs an answer whose `source` is \"{FROM_REFERENCE}\"")
+    if objective.kind == "pair" and objective.needs("reward") and not all(0 <= score <= 1 for score in row.reward):
+        raise DataError(f"{place}: '{objective.name}' takes scores as probabilities from 0 to 1; found {row.reward}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +272,15 @@ class _Sources:
         """The rows with the reference's view of them, taken before the first step."""
         mismatched: list[Row] = []
         if objective.needs("kl"):
-            mismatched = [replace(row, answers=_before(rows, place).answers) for place, row in enumerate(rows)]
+            mismatched = [self._mismatched(rows, place) for place in range(len(rows))]
         reference = self._reference(objective, rows)
         mismatched_reference = self._reference(objective, mismatched)
         return Material(rows, judged, reference, mismatched, mismatched_reference, self.settings.forest_tokens)
+
+    def _mismatched(self, rows: Sequence[Row], place: int) -> Row:
+        row = replace(rows[place], answers=_before(rows, place).answers)
+        limit = self.settings.max_length
+        return shorten(row, limit) if row.longest > limit else row
 
     def _reference(self, objective: Bound, rows: Sequence[Row]) -> Reference:
         kind = self.settings.reference
@@ -257,8 +295,6 @@ class _Sources:
                 f"objective '{objective.name}' runs its reference beside the policy, and that is the model this stage "
                 'starts from, not the run\'s base: use reference = "start"'
             )
-        if kind == "adapters_off" and self.settings.lora is None:
-            raise ConfigError('reference = "adapters_off" needs an adapter: set lora, or use "start"')
         if isinstance(kind, Moving) or (objective.needs("divergence") and self.settings.lora is None):
             self.engine.keep_reference()
             return Live(self.engine)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from truing import reductions
 from truing.errors import ConfigError, DataError
@@ -42,12 +43,20 @@ class Sft(Training):
             raise ConfigError(f"objective '{value}' belongs to stage 'preference': use = \"preference\"")
         return value
 
+    @model_validator(mode="after")
+    def _alive(self) -> Self:
+        """Instructions that nothing would ask for are refused."""
+        words = (Sft.model_fields["good"].default, Sft.model_fields["bad"].default)
+        if self.objective in ("nll", "dft") and (self.good, self.bad) != words:
+            raise ConfigError(f"objective '{self.objective}' asks for no instruction: take `good` and `bad` out")
+        return self
+
 
 def sft(context: Context, settings: Sft, model: Model, data: Groups) -> None:
     """Trains on answers. Of comparisons and rankings the best answer counts; of conversations the assistant's turns."""
     objective = bind({"name": settings.objective})
     read = data.read()
-    groups = _arranged(read, asks_for(objective.function)["policy"], settings, context.seed)
+    groups = arranged(settings, read, context.seed)
     down = {THUMB_DOWN: len(read) - len(groups)} if len(groups) < len(read) else {}
     engine = make_engine(context, model, settings)
     rows, _, refused = render_rows(engine.renderer, groups, settings)
@@ -71,8 +80,9 @@ def pretrain(context: Context, settings: Sft, model: Model, data: Groups) -> Non
     sft(context, settings, model, data)
 
 
-def _arranged(groups: Sequence[Group], policy: str, settings: Sft, seed: int) -> list[Group]:
-    """The rows as the objective's `policy` wants them: see its type in `tensors`."""
+def arranged(settings: Sft, groups: Sequence[Group], seed: int) -> list[Group]:
+    """The rows as the objective's `policy` wants them, which its type in `tensors` says. Raises DataError on others."""
+    policy = asks_for(bind({"name": settings.objective}).function)["policy"]
     if policy == "Conditioned":
         return [row for group in groups for row in conditioned(group, settings.good, settings.bad)]
     if policy == "Hindsight":

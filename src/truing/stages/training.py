@@ -84,7 +84,7 @@ class Step:
     def total(self, loss: Loss, weights: Tensor, divisor: float) -> Tensor:
         """sum(weights * loss) / divisor, written down with the loss's stats, for a caller that takes the gradient."""
         weights = weights.to(loss.value)
-        total = (loss.value * weights).sum() / divisor
+        total = (loss.value * weights).sum() / (divisor or 1.0)  # rows of no weight at all teach nothing
         if not torch.isfinite(total):
             raise self.refusal(f"the loss is {float(total.detach())}")
         # the divisor is the whole step's, so it counts once however many forests there are
@@ -136,6 +136,8 @@ def render_rows(
     kept: list[int] = []
     refused: dict[str, int] = {}
     for place, group in enumerate(groups):
+        if group.weight < 0:
+            raise DataError(f"{group.place}: the weight is {group.weight}: a row counts 0 or more")
         row = renderer.render(group, index=len(rows))
         if row.longest > settings.max_length:
             if settings.too_long == "error":

@@ -47,6 +47,7 @@ class LocalEngine:
         self.device = next(self.model.parameters()).device
         self._adapted = is_adapted(self.model)
         self._reference: dict[str, Tensor] = {}
+        self._reference_masters: dict[str, Tensor] = {}
         if not trainable:
             self.model.requires_grad_(False)
         self._weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -105,14 +106,18 @@ class LocalEngine:
         )
 
     def keep_reference(self) -> None:
-        """Keeps the weights as they are now as the reference, beside the policy in memory."""
-        self._reference = {name: weight.detach().clone() for name, weight in self._weights.items()}
+        """Keeps the weights as they are now as the reference, beside the policy in memory.
+
+        It has masters as wide as the policy's, or small moves of it would be rounded away.
+        """
+        self._reference_masters = {name: master.detach().clone() for name, master in self._masters.items()}
+        self._round_reference()
 
     def move_reference(self, mix: float) -> None:
         """Moves the kept reference: mix * policy + (1 - mix) * reference."""
-        for name, reference in self._reference.items():
-            master = self._masters[name].detach()
-            reference.copy_(torch.lerp(reference.to(master.dtype), master, mix))
+        for name, reference in self._reference_masters.items():
+            reference.lerp_(self._masters[name].detach(), mix)
+        self._round_reference()
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a scalar to the masters' gradients."""
@@ -162,7 +167,7 @@ class LocalEngine:
         for name, master in self._masters.items():
             for key, value in self._optimizer.state[master].items():
                 tensors[f"optimizer.{key}.{name}"] = value
-        tensors |= {f"reference.{name}": weight for name, weight in self._reference.items()}
+        tensors |= {f"reference.{name}": master for name, master in self._reference_masters.items()}
         tensors["rng.torch"] = torch.get_rng_state()
         save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "state.safetensors")
 
@@ -173,8 +178,9 @@ class LocalEngine:
         with torch.no_grad():
             for name, master in self._masters.items():
                 master.copy_(tensors[f"master.{name}"])
-            for name, weight in self._reference.items():
-                weight.copy_(tensors[f"reference.{name}"])
+            for name, kept in self._reference_masters.items():
+                kept.copy_(tensors[f"reference.{name}"])
+        self._round_reference()
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 kind, name = key.removeprefix("optimizer.").split(".", 1)
@@ -210,6 +216,10 @@ class LocalEngine:
             off: AbstractContextManager[Any] = self.model.disable_adapter()
             return off
         raise GuardError("there is no reference in memory: it is cached before the first step, or kept on request")
+
+    def _round_reference(self) -> None:
+        """The reference's weights in the dtype of compute."""
+        self._reference = {name: m.to(self._weights[name].dtype) for name, m in self._reference_masters.items()}
 
     @contextmanager
     def _with_kept_reference(self) -> Iterator[None]:
