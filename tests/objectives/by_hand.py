@@ -67,7 +67,7 @@ def kl_of_coins(p: float, q: float) -> float:
     return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
 
 
-def slope_of_f(u: float, divergence: str, a: float) -> float:
+def slope_of_f(u: float, divergence: str | float) -> float:
     """f'(u) up to a constant, of the f-divergences of arXiv:2309.16240."""
     if divergence == "reverse_kl":
         return math.log(u)
@@ -75,7 +75,7 @@ def slope_of_f(u: float, divergence: str, a: float) -> float:
         return -1 / u
     if divergence == "js":
         return math.log(2 * u / (1 + u))
-    return u ** (a - 1) / (a - 1)
+    return u ** (divergence - 1) / (divergence - 1)
 
 
 def headed(c: Said, r: Said, tail: float) -> float:
@@ -130,13 +130,7 @@ PAIRWISE: dict[str, Callable[[Said, Said, Any], float]] = {
     "ln_dpo": lambda c, r, s: -lsig(s.beta * mean_gap(c, r)),
     "odpo": lambda c, r, s: -lsig(s.beta * gap(c, r) - s.alpha * math.log(s.strength)),
     "f_dpo": lambda c, r, s: (
-        -lsig(
-            s.beta
-            * (
-                slope_of_f(math.exp(c.ratio), s.divergence, s.alpha)
-                - slope_of_f(math.exp(r.ratio), s.divergence, s.alpha)
-            )
-        )
+        -lsig(s.beta * (slope_of_f(math.exp(c.ratio), s.divergence) - slope_of_f(math.exp(r.ratio), s.divergence)))
     ),
     "exo": lambda c, r, s: kl_of_coins(sig(s.beta * gap(c, r)), 1 - s.label_smoothing),
     "nca": lambda c, r, s: -lsig(s.beta * c.ratio) - lsig(-s.beta * c.ratio) / 2 - lsig(-s.beta * r.ratio) / 2,

@@ -159,12 +159,12 @@ class TestClosedForms:
             ("reverse_kl", math.log),
             ("forward_kl", lambda u: -1 / u),
             ("js", lambda u: math.log(2 * u / (1 + u))),
-            ("alpha", lambda u: -2 * u**-0.5),
+            (0.5, lambda u: -2 * u**-0.5),
         ],
     )
     def test_f_dpo_fits_the_rewards_by_its_slope(self, divergence, slope):
         """beta (f'(u_i) - f'(u_j)) = r_i - r_j, the optimum under that divergence."""
-        found = best_policy("f_dpo", beta=3.0, divergence=divergence, alpha=0.5)
+        found = best_policy("f_dpo", beta=3.0, divergence=divergence)
         reward = [3.0 * slope(p / q) for p, q in zip(found, REFERENCE, strict=True)]
         assert [x - reward[-1] for x in reward] == pytest.approx([r - REWARD[-1] for r in REWARD], abs=1e-5)
 

@@ -26,7 +26,7 @@ def test_alphapo_is_simpo_as_alpha_goes_to_0(alpha: float) -> None:
 
 @pytest.mark.parametrize("distance", [1e-5, 1e-6, 1e-8, 0.0])
 def test_f_dpo_is_dpo_as_alpha_goes_to_1(distance: float) -> None:
-    value = f_dpo(POLICY, REFERENCE, beta=1.0, divergence="alpha", alpha=1 - distance).value
+    value = f_dpo(POLICY, REFERENCE, beta=1.0, divergence=1 - distance).value
     assert value.item() == pytest.approx(dpo(POLICY, REFERENCE, beta=1.0).value.item(), abs=1e-5)
 
 

@@ -170,14 +170,14 @@ CASES = [
     Case(call("ln_dpo", beta=5.0), call("DPO", loss_type="sigmoid_norm", beta=5.0)),
     *(
         Case(
-            call("f_dpo", beta=0.3, divergence=ours, **settings),
+            call("f_dpo", beta=0.3, divergence=ours),
             call("DPO", loss_type="sigmoid", beta=0.3, f_divergence_type=theirs, **their_settings),
         )
-        for ours, settings, theirs, their_settings in [
-            ("reverse_kl", {}, "reverse_kl", {}),
-            ("forward_kl", {}, "forward_kl", {}),
-            ("js", {}, "js_divergence", {}),
-            ("alpha", {"alpha": 0.4}, "alpha_divergence", {"f_alpha_divergence_coef": 0.4}),
+        for ours, theirs, their_settings in [
+            ("reverse_kl", "reverse_kl", {}),
+            ("forward_kl", "forward_kl", {}),
+            ("js", "js_divergence", {}),
+            (0.4, "alpha_divergence", {"f_alpha_divergence_coef": 0.4}),
         ]
     ),
     Case(

@@ -30,7 +30,7 @@ from truing.tensors import Logprobs, Loss, Pair, PerToken
 
 MinorityShare = Annotated[float, Field(ge=0, lt=0.5)]
 RareShare = Annotated[float, Field(gt=0, lt=0.5)]
-Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
+Divergence = Literal["reverse_kl", "forward_kl", "js"] | Fraction
 
 
 def dpo(
@@ -324,7 +324,6 @@ def f_dpo(
     *,
     beta: Positive = 0.1,
     divergence: Divergence = "js",
-    alpha: Fraction = 0.5,
 ) -> Loss:
     """DPO under another divergence from the reference: arXiv:2309.16240.
 
@@ -334,11 +333,11 @@ def f_dpo(
     Claim: JS and alpha divergences keep more diverse answers at nearly DPO's win rate.
 
     beta: inverse temperature of the implicit reward.
-    divergence: reverse_kl, f' = log u; forward_kl, 1 - 1/u; js, log(2u / (1 + u)); alpha, (u^(a-1) - 1) / (a - 1).
-    alpha: a of the alpha divergence; near 1 it is the reverse KL.
+    divergence: reverse_kl, f' = log u; forward_kl, 1 - 1/u; js, log(2u / (1 + u)); or the number a of an alpha
+        divergence, (u^(a-1) - 1) / (a - 1), which is the reverse KL at 1 and the forward one at 0.
     """
     ratio = log_ratios(policy, reference)
-    reward = Pair(beta * _slope(ratio.chosen, divergence, alpha), beta * _slope(ratio.rejected, divergence, alpha))
+    reward = Pair(beta * _slope(ratio.chosen, divergence), beta * _slope(ratio.rejected, divergence))
     return compared(logistic(reward.chosen - reward.rejected), policy, reward)
 
 
@@ -646,12 +645,9 @@ def mpo(
     return preference + quality + nll_weight * log_likelihood(policy)
 
 
-def _slope(ratio: Tensor, divergence: Divergence, alpha: float) -> Tensor:
+def _slope(ratio: Tensor, divergence: Divergence) -> Tensor:
     """f'(exp ratio) of a divergence's generator f."""
-    if divergence == "forward_kl":
-        return -bounded_expm1(-ratio)
     if divergence == "js":
         return math.log(2) + logsigmoid(ratio)
-    if divergence == "alpha" and alpha != 1.0:
-        return bounded_expm1((alpha - 1) * ratio) / (alpha - 1)
-    return ratio
+    alpha = {"forward_kl": 0.0, "reverse_kl": 1.0}[divergence] if isinstance(divergence, str) else divergence
+    return ratio if alpha == 1 else bounded_expm1((alpha - 1) * ratio) / (alpha - 1)
