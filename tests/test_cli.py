@@ -73,7 +73,8 @@ def truing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 def test_run_says_the_verdict_and_the_folder_and_nothing_else_on_stdout(here: Path, truing: Any) -> None:
     done = truing("run", "recipe.toml", "--out", "out")
     assert done.code == 0, done.err
-    first, second = done.out.splitlines()
+    first, second, held_out = done.out.splitlines()
+    assert held_out.startswith("preference: held-out accuracy ")
     assert re.match(r"wins \d+ % \[\d+, \d+\] against the base on \d+ held-out prompts; KL ", first)
     assert second == "run: out"
     assert "preference" in done.err
@@ -178,6 +179,32 @@ def test_plan_says_what_an_objective_makes_of_a_steps_size(here: Path, truing: A
     assert "one more pass" not in notes("aot")
     assert "measures the KL on the 4 rows" in notes("kto")
     assert notes("kto", batch_size=8) == ""
+
+
+def test_data_says_by_its_exit_code_that_rows_are_bad_and_never_writes_over_what_it_reads(
+    here: Path, truing: Any
+) -> None:
+    rows = (here / "pairs.jsonl").read_text()
+    (here / "bad.jsonl").write_text(rows + "{}\n")
+    assert (truing("data", "bad.jsonl").code, truing("data", "bad.jsonl", "--max-bad", "1").code) == (65, 0)
+    assert truing("data", "bad.jsonl", "--json").code == 65
+    over = truing("data", "pairs.jsonl", "--to", "sharegpt", "--out", "pairs.jsonl")
+    assert (over.code, (here / "pairs.jsonl").read_text()) == (2, rows)
+
+
+def test_a_misspelt_model_is_told_without_asking_the_hub(here: Path, truing: Any) -> None:
+    done = truing("plan", "recipe.toml", "model=smolm2")
+    assert (done.code, "did you mean 'smollm2'" in done.err) == (2, True)
+
+
+def test_plan_tells_that_no_row_would_be_left(here: Path, truing: Any) -> None:
+    done = truing("plan", "recipe.toml", "preference.max_length=2")
+    assert (done.code, "no row is within max_length = 2" in done.err) == (65, True)
+
+
+def test_held_out_accuracy_is_told_beside_the_verdict(here: Path, truing: Any) -> None:
+    done = truing("run", "recipe.toml", "--out", "o")
+    assert re.search(r"^preference: held-out accuracy \d+ % \[\d+, \d+\] on \d+$", done.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("method", ["kto", "simpo", "aot", "tdpo2", "plackett_luce", "csft", "dft"])
@@ -297,7 +324,7 @@ def test_bad_rows_are_named_and_counted(here: Path, truing: Any) -> None:
     with open(here / "pairs.jsonl", "a") as file:
         file.write('{"prompt": 1}\n')
     done = truing("data", "pairs.jsonl")
-    assert done.code == 0
+    assert done.code == 65
     assert "12 rows; 1 rejected" in done.out
     assert "pairs.jsonl:13" in done.out
     assert truing("data", "pairs.jsonl", "--to", "group", "--out", "g.jsonl").code == 65

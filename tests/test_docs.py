@@ -78,6 +78,16 @@ def test_command(command: str, workplace: Path) -> None:
     run(command, workplace)
 
 
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+def test_python(code: str, workplace: Path) -> None:
+    environment = {**os.environ, "TRUING_CACHE": str(workplace / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("smollm2", "tiny")],
+        cwd=workplace, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_diff_that_shows_a_new_objective_is_the_code() -> None:
     (diff,) = re.findall(r"```diff\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     parts = re.split(r"^--- a/.*\n\+\+\+ b/(.*)\n", diff, flags=re.MULTILINE)[1:]

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from truing import __version__
-from truing.errors import ConfigError, TruingError, describe_error
+from truing.errors import ConfigError, DataError, TruingError, describe_error
 
 app = App(
     name="truing",
@@ -136,11 +136,15 @@ def data(
         Format to convert to; needs --out. Rows pass through one by one, save into .csv and .parquet.
     out
         File to write; its suffix says how: .jsonl, .json, .csv, .parquet, with .gz or .zst.
+    max_bad
+        Rows that may be unreadable; with more, the exit code is 65, and nothing is converted.
     """
     from truing import formats
 
     if (to is None) != (out is None):
         raise ConfigError("--to needs --out FILE" if out is None else "--out needs --to FORMAT")
+    if out is not None and out.exists() and Path(file).exists() and out.samefile(file):
+        raise ConfigError(f"{out}: this is the file that is read: write to another one")
     source = formats.open_data(file, format=format)
     bad: list[str] = []
     shown: list[Any] = []
@@ -148,9 +152,13 @@ def data(
     groups = formats.iter_groups(source, max_bad=allowed, on_bad=lambda row: bad.append(str(row)))
     seen = _first_kept(groups, rows, shown)
     good = formats.write_data(seen, out, format=to) if to and out else sum(1 for _ in seen)
+    too_many = DataError(f"{file}: {len(bad):,} rows cannot be read, and max_bad is {max_bad}")
     if json:
         facts = {"format": source.format, "description": source.description, "rows": good, "rejected": bad}
-        return _print_json(facts | ({"out": str(out), "to": to} if to else {}))
+        _print_json(facts | ({"out": str(out), "to": to} if to else {}))
+        if len(bad) > max_bad:
+            raise too_many
+        return
     print(f"{source.description}; {good:,} rows; {len(bad):,} rejected")
     for line in bad[:10]:
         print(f"  {line}")
@@ -161,7 +169,9 @@ def data(
             _print_group(group)
     if to:
         print(f"wrote {good:,} rows to {out}")
-    return None
+    if len(bad) > max_bad:
+        raise too_many
+    return
 
 
 @app.command
@@ -417,13 +427,15 @@ def _qualified(setting: str, method: str, use: str) -> str:
 
 
 def _print_run(folder: Path, as_json: bool) -> None:
-    from truing.pipeline import last_verdict
+    from truing.pipeline import held_out_lines, last_verdict
 
     verdict = last_verdict(folder)
     if as_json:
         return _print_json({"run": str(folder), "report": str(folder / "report.html"), "verdict": verdict})
     print(verdict or "done; the recipe has no stage 'evaluate', so there is no verdict")
     print(f"run: {folder}")
+    for line in held_out_lines(folder):
+        print(line)
     return None
 
 

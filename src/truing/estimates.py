@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from truing import models
+from truing.errors import DataError
 from truing.models.precision import compute_dtype
 from truing.planning import Planned, read_inputs
 from truing.recipe import Recipe, device_of
@@ -119,6 +120,8 @@ def _measured(source: Groups, settings: object, renderer: Renderer) -> Size:
     rows = [renderer.render(group, index) for index, group in enumerate(groups)]
     if isinstance(settings, Training):
         rows = [row for row in rows if row.longest <= settings.max_length or settings.too_long != "drop"]
+        if not rows:
+            raise DataError(f"no row is within max_length = {settings.max_length}: raise it, or look at the data")
     prompt = sum(len(row.prompt) for row in rows)
     return Size(len(rows), prompt, sum(len(row) for row in rows) - prompt)
 

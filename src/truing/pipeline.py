@@ -69,6 +69,17 @@ def last_verdict(folder: Path) -> str | None:
     return str(found[-1]) if found else None
 
 
+def held_out_lines(folder: Path) -> list[str]:
+    """What each preference stage measured on held-out rows after its last step."""
+    last: dict[str, str] = {}
+    for event in Run.read(folder).events(kind="held_out"):
+        found = event.get("accuracy")
+        if found and event["step"] > 0:
+            interval = f"{100 * found['value']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+            last[event["stage"]] = f"{event['stage']}: held-out accuracy {interval} on {found['n']}"
+    return list(last.values())
+
+
 def _walk(
     recipe: Recipe, planned: Sequence[Planned], run: Run, device: torch.device, reporter: Reporter, stop: Stop
 ) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 
 from truing.compute.attention import ATTENTION
-from truing.errors import ConfigError, MissingError
+from truing.errors import ConfigError, MissingError, did_you_mean
 from truing.models import smollm2
 from truing.models.parity import demand_parity, refusal
 from truing.models.quiet import quiet_libraries
@@ -60,6 +60,8 @@ def locate(name: str) -> str:
         return str(_last_model(path.absolute()))
     if path.exists() or name.startswith((".", "/")) or name.count("/") > 1:
         raise ConfigError(f"{name}: no model there: a model folder holds config.json, a run folder events.jsonl")
+    if "/" not in name and (meant := did_you_mean(name, [smollm2.NAME])):
+        raise ConfigError(f"{name}: no such model{meant}")  # before the hub is asked, which takes minutes offline
     return name
 
 

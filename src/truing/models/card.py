@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from truing.models import locate
+from truing.models import locate, smollm2
 from truing.store import Artifact, Checkpoint, Run
 from truing.store.files import write_atomic
 
@@ -53,6 +53,8 @@ def _base(run: Run, made: list[Artifact]) -> str:
     source = str(made[-1].meta["base"]) if made else str(run.info["model"])
     if Path(source).is_relative_to(run.path.absolute()):
         return Path(source).relative_to(run.path.absolute()).as_posix()
+    if run.info["model"] == smollm2.NAME and source == locate(smollm2.NAME):
+        return smollm2.HUB_ID  # the name by which others know it
     return str(run.info["model"]) if source == locate(run.info["model"]) else source
 
 

@@ -84,7 +84,8 @@ def rivals(ranked: Sequence[Entry]) -> list[Rival]:
     found = []
     for (leader, other), chance in zip(pairs[: len(ranked) - 1], adjusted, strict=False):
         wins, losses, _ = _sign_test(leader, other)
-        difference = statistics.paired_difference(leader.outcomes, other.outcomes)
+        free = statistics.paired_difference(leader.outcomes, other.outcomes)
+        difference = replace(free, low=max(free.low, -1.0), high=min(free.high, 1.0))  # no rates differ by more
         rival = Rival(other, difference, wins, losses, chance, None)
         found.append(rival if rival.told else replace(rival, needed=_needed(leader, other, SURE / len(pairs))))
     return found
