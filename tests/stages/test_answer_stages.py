@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,26 +31,8 @@ PRINCIPLE = Principle(text="brief", positive=("Be brief.", "Few words."), negati
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.save(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model.save(tmp_path_factory.mktemp("model") / "other", seed=5)
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Callable[[], Run]]:
-    opened: list[Run] = []
-
-    def new() -> Run:
-        opened.append(tiny_model.open_run(tmp_path / f"run-{len(opened)}"))
-        return opened[-1]
-
-    yield new
-    for run in opened:
-        run.close()
 
 
 def checked(schema: type[Settings], settings: dict[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -250,24 +250,6 @@ class TestMismatchedKl:
     def test_only_where_asked_for(self) -> None:
         engine = LocalEngine(tiny.loaded_model(torch.float64))
         assert _mismatched_kl(engine, bind({"name": "dpo"}), Material([], [], Nothing(), [], Nothing(), 1), []) is None
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.save(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Callable[[], Run]]:
-    opened: list[Run] = []
-
-    def new() -> Run:
-        opened.append(tiny_model.open_run(tmp_path / f"run-{len(opened)}"))
-        return opened[-1]
-
-    yield new
-    for run in opened:
-        run.close()
 
 
 SHORT: dict[str, Any] = {"batch_size": 4, "learning_rate": 3e-3, "epochs": 2, "warmup": 0.0}

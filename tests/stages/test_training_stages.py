@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,24 +27,6 @@ from truing.stages.training import Training, learning_rate, make_engine, step_co
 from truing.store import Run
 
 Stage = Callable[..., None]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.save(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Callable[[], Run]]:
-    opened: list[Run] = []
-
-    def new() -> Run:
-        opened.append(tiny_model.open_run(tmp_path / f"run-{len(opened)}"))
-        return opened[-1]
-
-    yield new
-    for run in opened:
-        run.close()
 
 
 SHORT: dict[str, Any] = {"batch_size": 4, "learning_rate": 1e-3, "epochs": 1}
