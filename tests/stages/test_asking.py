@@ -18,7 +18,7 @@ from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, DataError, Interrupted
 from truing.objectives import OBJECTIVES, Bound, bind, kind_of
 from truing.packing import forest, pack
-from truing.records import Completion, Group, assistant, user
+from truing.records import Completion, Group, assistant, text, user
 from truing.rendering import Row
 from truing.signatures import validated
 from truing.stages.arranging import Judged, Pairs, judge
@@ -423,6 +423,17 @@ class TestReferences:
 def test_settings_that_would_change_nothing_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         validated(Preference, settings, "test")
+
+
+def test_plain_text_prompts_for_a_chat_model_are_told(folder: Path, runs: Callable[[], Run]) -> None:
+    plain = [
+        replace(g, prompt=(text("Q "),), completions=tuple(replace(a, messages=(text(a.text),)) for a in g.completions))
+        for g in tiny_model.pairs(2)
+    ]
+    for data, told in ((plain, True), (tiny_model.pairs(2), False)):
+        run = runs()
+        trained(run, folder, data, max_steps=1)
+        assert any("plain text" in e["message"] for e in run.events(kind="warning")) == told
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from truing.stages.training import (
     optimizer_steps,
     render_rows,
     step_count,
+    warn_of_plain_text,
 )
 from truing.statistics import Interval
 from truing.tensors import Forest, Loss
@@ -125,6 +126,7 @@ def preference(
     engine = make_engine(context, model, settings)
     rows, kept, refused = render_rows(engine.renderer, [j.group for j in judged], settings)
     describe_data(context, data, len(judged), rows, refused)
+    warn_of_plain_text(context, engine.renderer, [j.group for j in judged])
     context.event("preview", row=rows[0].index, pieces=engine.renderer.pieces(rows[0]))
     sources = _Sources(context, settings, engine, model, base or model)
     material = sources.material(objective, rows, [judged[place] for place in kept])

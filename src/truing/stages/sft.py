@@ -22,6 +22,7 @@ from truing.stages.training import (
     make_engine,
     optimizer_steps,
     render_rows,
+    warn_of_plain_text,
 )
 
 THUMB_DOWN = "an answer with a thumb down"
@@ -61,6 +62,7 @@ def sft(context: Context, settings: Sft, model: Model, data: Groups) -> None:
     engine = make_engine(context, model, settings)
     rows, _, refused = render_rows(engine.renderer, groups, settings)
     describe_data(context, data, len(read), rows, refused | down)
+    warn_of_plain_text(context, engine.renderer, groups)
     context.event("preview", row=rows[0].index, pieces=engine.renderer.pieces(rows[0]))
     for step in optimizer_steps(context, engine, rows, settings):
         divisor = reductions.divisor(step.rows, settings.reduction)

@@ -21,7 +21,7 @@ from truing.errors import DataError, GuardError, StorageError
 from truing.models import Loaded, add_lora
 from truing.models.precision import compute_dtype
 from truing.packing import pack
-from truing.records import Group
+from truing.records import TEXT_ROLE, Group
 from truing.rendering import Renderer, Row, shorten
 from truing.signatures import Fraction, NonNegative, Positive, Settings
 from truing.stages.context import Context, Groups, Model
@@ -156,6 +156,16 @@ def render_rows(
     if not rows:
         raise DataError(f"no row is left to train on; refused: {refused or 'none'}; look at max_length and the data")
     return rows, kept, refused
+
+
+def warn_of_plain_text(context: Context, renderer: Renderer, groups: Sequence[Group]) -> None:
+    """A chat model that learns from plain text prompts would not meet them so again in a chat."""
+    plain = sum(any(message.role == TEXT_ROLE for message in group.prompt) for group in groups)
+    if plain and renderer.tokenizer.chat_template is not None:
+        context.warn(
+            f"{plain:,} prompts are plain text, to which the model's chat template is not applied: to train a chat "
+            'model write them as turns, such as [{"role": "user", "content": "..."}]'
+        )
 
 
 def describe_data(context: Context, data: Groups, groups: int, rows: Sequence[Row], refused: Mapping[str, int]) -> None:
