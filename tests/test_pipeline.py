@@ -717,7 +717,6 @@ def test_time_is_told_by_stage_from_what_each_of_them_takes(model: Path, tmp_pat
         {"use": "contrast", "max_new_tokens": 10, "limit": 8},
         short("preference", epochs=2),
         short("sft", name="few", max_steps=2, data=str(tiny_model.write_demonstrations(tmp_path / "d.jsonl", 10))),
-        short("sft", name="short", max_length=1, data=str(tmp_path / "d.jsonl")),
         {"use": "evaluate", "max_new_tokens": 10, "answers": 2, "limit": 4},
         {"use": "merge"},
     )
@@ -733,7 +732,6 @@ def test_time_is_told_by_stage_from_what_each_of_them_takes(model: Path, tmp_pat
         "contrast": 8 * 2 * (prompt + 10),
         "preference": 8 * (prompt + 20) * (3 * 2 + 1),
         "few": pytest.approx(shown * 3 * 2 * 2 / 10),
-        "short": 0,
         "evaluate": 4 * (2 * (asked + 20) + 2 * (asked + 40) + 2 * (asked + 20)),
     }
 

@@ -127,8 +127,6 @@ def _measured(source: Groups, settings: object, renderer: Renderer) -> Size:
 
 
 def _trained(size: Size, settings: Training) -> float:
-    if not size.rows:
-        return 0.0
     tokens = size.prompt + size.answers
     passes = min(step_count(size.rows, settings) * settings.batch_size / size.rows, settings.epochs)
     each, once = settings.bound().passes if isinstance(settings, Preference) else (3, 0)
