@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 
 from truing.objectives import NEEDS, OBJECTIVES, Bound, Kind, bind
 from truing.records import Group
@@ -162,8 +163,15 @@ def bounds(metadata: Any) -> str:
     """The range of a setting, as mathematics writes it."""
     low, high = "", ""
     for limit in metadata:
-        low = f"({limit.gt}" if hasattr(limit, "gt") else f"[{limit.ge}" if hasattr(limit, "ge") else low
-        high = f"{limit.lt})" if hasattr(limit, "lt") else f"{limit.le}]" if hasattr(limit, "le") else high
+        match limit:
+            case Gt(gt=least):
+                low = f"({least}"
+            case Ge(ge=least):
+                low = f"[{least}"
+            case Lt(lt=most):
+                high = f"{most})"
+            case Le(le=most):
+                high = f"{most}]"
     return f"{low}, {high or 'inf)'}" if low or high else ""
 
 

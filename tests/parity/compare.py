@@ -86,7 +86,7 @@ def reference_model() -> Any:
 
 
 @cache
-def library() -> dict[str, tuple[Any, Any]]:
+def trainers() -> dict[str, tuple[Any, Any]]:
     """TRL's trainers and their settings, by name."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     import trl
@@ -117,7 +117,7 @@ def _saved_reference(folder: Path) -> Path:
 def _trainer(case: Case, folder: Path) -> Any:
     from datasets import Dataset
 
-    trainer, config = library()[case.theirs.name]
+    trainer, config = trainers()[case.theirs.name]
     groups = case.rows()
     common = {
         "output_dir": str(folder / "trl"),

@@ -45,7 +45,7 @@ def test_every_objective_is_compared_or_has_no_counterpart() -> None:
 
 
 def test_every_loss_of_trl_is_compared() -> None:
-    for name, parts in compare.library().items():
+    for name, parts in compare.trainers().items():
         source = "".join(inspect.getsource(part) for part in parts)
         offered = set(re.findall(r'loss_type == "([\w-]+)"', source)) - GONE
         assert offered == set(used(name, "loss_type")), name

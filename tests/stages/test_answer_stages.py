@@ -104,21 +104,22 @@ def test_a_stop_while_sampling_keeps_finished_parts_and_draws_the_same(
     whole = words(drawn(runs(), folder))
     run = runs()
     context = tiny_model.context(run, "sample")
-    real = sampling._draw_part
-    parts: list[str] = []
+    real = sampling._drawn
+    parts: list[str | None] = []
 
-    def stopped(*given: Any) -> Any:
-        parts.append(given[5])
+    def stopped(generator: Any, prompts: Sequence[Group], *given: Any) -> Any:
+        parts.append(prompts[0].id)
         context.stop.requested = len(parts) == 3
-        return real(*given)
+        return real(generator, prompts, *given)
 
-    monkeypatch.setattr(sampling, "_draw_part", stopped)
+    monkeypatch.setattr(sampling, "_drawn", stopped)
     data = tiny_model.given(tiny_model.pairs(5))
     with pytest.raises(Interrupted, match="run the same command again"):
         sample(context, checked(Sample, {}), tiny_model.model_of(folder), data)
     assert run.artifact("key") is None
     assert words(drawn(run, folder)) == whole
-    assert parts == ["sampling-0", "sampling-2", "sampling-4", "sampling-4"], "finished parts are not drawn again"
+    first = [group.id for group in map(sampling.bare, data.read())][::2]
+    assert parts == [*first, first[-1]], "finished parts are not drawn again"
 
 
 class Scripted:

@@ -83,10 +83,11 @@ def _on_forest(model: Any, rows: list[Row]) -> Tensor:
         layout=ForestLayout(packed.trees),
     ).last_hidden_state[0]
     logits = torch.stack([hidden[answer] for tree in packed.trees for answer in tree.answers])
-    return (logits @ _head(model).T).double().log_softmax(-1)
+    return (logits @ output_weight(model).T).double().log_softmax(-1)
 
 
-def _head(model: Any) -> Tensor:
+def output_weight(model: Any) -> Tensor:
+    """Weight of the output layer, [vocabulary, width]. Raises MissingError where the layer has a bias."""
     head = model.get_output_embeddings()
     if head.bias is not None:
         raise MissingError(f"{type(model).__name__} has a bias in its output layer, which is not supported")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -119,71 +120,78 @@ def draw(
     *,
     name: str = "sampling",
 ) -> list[tuple[Completion, ...]]:
-    """Answers to every prompt, kept on disk a part at a time, so that going on after a stop draws the same ones."""
-    found: list[tuple[Completion, ...]] = []
-    with context.reporter.task(f"{context.stage}: {name}", len(prompts) * answers) as task:
-        for start in range(0, len(prompts), PART):
-            some = prompts[start : start + PART]
-            kept = context.run.artifact(f"{context.key}-{name}-{start}")
-            if kept is not None:
-                found += [group.completions for group in formats.read_groups(kept.path / FILE, format="group")]
-            else:
-                count = _counter(context, task, len(found) * answers)
-                found += _draw_part(context, generator, some, settings, answers, f"{name}-{start}", count)
-            task.advance(len(found) * answers)
-    return found
+    """Answers to every prompt, kept in the run a part at a time, so that going on after a stop draws the same ones."""
+
+    def part(some: Sequence[Group], start: int, on_finished: Callable[[int], None]) -> Path:
+        key = f"{name}-{start}"
+        kept = context.run.artifact(f"{context.key}-{key}")
+        if kept is not None:
+            return kept.path
+        drawn = _drawn(generator, some, settings, answers, context.seed, on_finished)
+        with context.output({"rows": len(some)}, part=key) as folder:
+            formats.write_data(drawn, folder / FILE, format="group")
+        made = context.run.artifact(f"{context.key}-{key}")
+        assert made is not None
+        return made.path
+
+    return _in_parts(context, prompts, answers, name, part)
 
 
 def draw_once(
     context: Context, model: Model, prompts: Sequence[Group], settings: SamplingSettings, answers: int, *, name: str
 ) -> list[tuple[Completion, ...]]:
     """As `draw`, for answers that stages and runs have in common: kept in the cache under all they depend on."""
+    generator = functools.cache(functools.partial(make_generator, context, model, settings))
+    template = context.chat_template.read_text(encoding="utf-8") if context.chat_template else ""
+
+    def part(some: Sequence[Group], start: int, on_finished: Callable[[int], None]) -> Path:
+        key = hash_of(
+            model.key, template, [to_json(group) for group in some], asdict(settings.sampling()), answers,
+            context.seed, str(context.device), context.precision, settings.live_answers, torch.__version__, __version__,
+        )  # fmt: skip
+
+        def make(folder: Path) -> None:
+            drawn = _drawn(generator(), some, settings, answers, context.seed, on_finished)
+            formats.write_data(drawn, folder / FILE, format="group")
+
+        return cached(cache_folder("answers") / key, kind="answers", meta={"model": model.key}, make=make)
+
+    return _in_parts(context, prompts, answers, name, part)
+
+
+def _in_parts(
+    context: Context,
+    prompts: Sequence[Group],
+    answers: int,
+    name: str,
+    part: Callable[[Sequence[Group], int, Callable[[int], None]], Path],
+) -> list[tuple[Completion, ...]]:
+    """The answers to all prompts. part: gives the folder that holds the answers to some of them."""
     found: list[tuple[Completion, ...]] = []
     with context.reporter.task(f"{context.stage}: {name}", len(prompts) * answers) as task:
         for start in range(0, len(prompts), PART):
-            some = prompts[start : start + PART]
-            key = hash_of(
-                model.key, [to_json(group) for group in some], asdict(settings.sampling()), answers, context.seed,
-                context.chat_template.read_text(encoding="utf-8") if context.chat_template else "",
-                str(context.device), context.precision, settings.live_answers, torch.__version__, __version__,
-            )  # fmt: skip
             count = _counter(context, task, len(found) * answers)
-
-            def make(folder: Path, some: Sequence[Group] = some, count: Callable[[int], None] = count) -> None:
-                generator = make_generator(context, model, settings)
-                drawn = generator.generate(
-                    some, settings.sampling(), answers=answers, seed=context.seed, on_finished=count
-                )
-                whole = [replace(group, completions=own) for group, own in zip(some, drawn, strict=True)]
-                formats.write_data(whole, folder / FILE, format="group")
-
-            folder = cached(cache_folder("answers") / key, kind="answers", meta={"model": model.key}, make=make)
+            folder = part(prompts[start : start + PART], start, count)
             found += [group.completions for group in formats.read_groups(folder / FILE, format="group")]
             task.advance(len(found) * answers)
     return found
 
 
-def bare(group: Group) -> Group:
-    """The prompt alone."""
-    return replace(group, completions=())
-
-
-def _draw_part(
-    context: Context,
+def _drawn(
     generator: Generator,
     prompts: Sequence[Group],
     settings: SamplingSettings,
     answers: int,
-    part: str,
+    seed: int,
     on_finished: Callable[[int], None],
-) -> list[tuple[Completion, ...]]:
-    drawn = generator.generate(
-        prompts, settings.sampling(), answers=answers, seed=context.seed, on_finished=on_finished
-    )
-    with context.output({"rows": len(prompts)}, part=part) as folder:
-        whole = [replace(group, completions=some) for group, some in zip(prompts, drawn, strict=True)]
-        formats.write_data(whole, folder / FILE, format="group")
-    return drawn
+) -> list[Group]:
+    drawn = generator.generate(prompts, settings.sampling(), answers=answers, seed=seed, on_finished=on_finished)
+    return [replace(group, completions=own) for group, own in zip(prompts, drawn, strict=True)]
+
+
+def bare(group: Group) -> Group:
+    """The prompt alone."""
+    return replace(group, completions=())
 
 
 def _counter(context: Context, task: Task, before: int) -> Callable[[int], None]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from truing.compute import ForestStatistics, Role
 from truing.compute.attention import ForestLayout
 from truing.compute.head import Head, token_logprobs, token_statistics
-from truing.errors import GuardError, MissingError
+from truing.errors import GuardError
 from truing.models import Loaded, is_adapted
+from truing.models.parity import output_weight
 from truing.models.quiet import quiet_libraries
 from truing.rendering import Renderer
 from truing.tensors import Forest, Logprobs, PerToken
@@ -159,7 +160,7 @@ class LocalEngine:
             if not self._adapted:  # save_pretrained wrote the compute dtype, and the masters are wider
                 self.model.config.dtype = next(iter(self._masters.values())).dtype
                 self.model.config.save_pretrained(folder)
-            self.loaded.renderer.tokenizer.save_pretrained(folder)
+            self.renderer.tokenizer.save_pretrained(folder)
 
     def save_state(self, folder: Path) -> None:
         """Masters, optimizer state and RNG in `folder`, as safetensors."""
@@ -191,13 +192,6 @@ class LocalEngine:
         model = self.model.get_base_model() if self._adapted else self.model
         return model.get_decoder()
 
-    def _head(self) -> Tensor:
-        head = self.model.get_output_embeddings()
-        if head.bias is not None:
-            raise MissingError(f"{type(self.model).__name__} has a bias in its output layer, which is not supported")
-        weight: Tensor = head.weight
-        return weight
-
     def _head_of(self, forest: Forest) -> Head:
         hidden = self._decoder()(
             input_ids=forest.tokens[None],
@@ -205,7 +199,7 @@ class LocalEngine:
             use_cache=False,
             layout=ForestLayout(forest.trees),
         ).last_hidden_state[0]
-        return Head(hidden.index_select(0, forest.hidden_row), self._head())
+        return Head(hidden.index_select(0, forest.hidden_row), output_weight(self.model))
 
     def _as_role(self, of: Role) -> AbstractContextManager[Any]:
         if of == "policy":
