@@ -7,15 +7,15 @@ runs on forests unchanged. What the interface cannot express here (logit soft ca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from truing.compute.blocks import Block, attend, blocks_of
 from truing.errors import MissingError
 from truing.tensors import Tree
 
@@ -39,14 +39,17 @@ class ForestLayout:
     """Every prompt token sees its prompt; every answer token sees its prompt and its own answer."""
 
     trees: Sequence[Tree]
+    _blocks: dict[int | None, tuple[Block, ...]] = field(default_factory=dict)
 
     def attend(
         self, layer: int, query: Heads, key: Heads, value: Heads, scaling: float | None, window: int | None
     ) -> Float[Tensor, "1 S heads width"]:
-        """Attention of all trees: one call where there is a kernel for it, else a call for each prompt and answer."""
+        """Attention of all trees: one call where there is a kernel for it, else one for each block of like spans."""
         if has_varlen_kernel(query.device, query.dtype, window):
             return _by_varlen(query, key, value, self.trees, scaling)
-        return _by_tree(query, key, value, self.trees, scaling, window)
+        if window not in self._blocks:  # the layers of a model have at most two kinds of window
+            self._blocks[window] = blocks_of(self.trees, window, query.device)
+        return attend(query, key, value, self._blocks[window], scaling)
 
 
 def has_varlen_kernel(device: torch.device, dtype: torch.dtype, window: int | None) -> bool:
@@ -73,38 +76,6 @@ def attention(
     """
     _refuse_what_is_not_done(module, unused, dropout)
     return layout.attend(int(module.layer_idx), query, key, value, scaling, sliding_window), None  # type: ignore[arg-type]
-
-
-def _by_tree(
-    query: Heads, key: Heads, value: Heads, trees: Sequence[Tree], scaling: float | None, window: int | None
-) -> Float[Tensor, "1 S heads width"]:
-    """One causal call for each prompt and one masked call for each answer."""
-    pieces: list[Tensor] = []
-    for tree in trees:
-        prompt = tree.prompt
-        if prompt.stop > prompt.start:
-            pieces.append(_causal(query[:, :, prompt], key[:, :, prompt], value[:, :, prompt], scaling, window))
-        for answer in tree.answers:
-            if answer.stop == answer.start:
-                continue
-            keys = torch.cat((key[:, :, prompt], key[:, :, answer]), dim=2)
-            values = torch.cat((value[:, :, prompt], value[:, :, answer]), dim=2)
-            pieces.append(_causal(query[:, :, answer], keys, values, scaling, window))
-    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous()
-
-
-def _causal(query: Heads, key: Heads, value: Heads, scaling: float | None, window: int | None) -> Heads:
-    """Attention in which the last query is aligned with the last key."""
-    queries, keys = query.shape[2], key.shape[2]
-    grouped = query.shape[1] != key.shape[1]
-    if queries == keys and (window is None or keys <= window):
-        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
-    row = torch.arange(keys - queries, keys, device=query.device)[:, None]
-    column = torch.arange(keys, device=query.device)[None, :]
-    seen = column <= row
-    if window is not None:
-        seen &= column > row - window
-    return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling, enable_gqa=grouped)
 
 
 def _by_varlen(
