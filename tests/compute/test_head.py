@@ -21,6 +21,14 @@ def plainly(hidden, weight, target, temperature):
     return ((hidden @ weight.T) / temperature).log_softmax(1).gather(1, target[:, None])[:, 0]
 
 
+@pytest.fixture(params=["kept", "made again"])
+def logits(request, monkeypatch):
+    """Whether the logits fit into what is kept for the backward pass."""
+    if request.param == "made again":
+        monkeypatch.setattr(head, "KEPT", 1)
+
+
+@pytest.mark.usefixtures("logits")
 @pytest.mark.parametrize("rows", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_equals_log_softmax_and_its_gradient(rows, temperature):
@@ -37,8 +45,17 @@ def test_equals_log_softmax_and_its_gradient(rows, temperature):
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 def test_gradient_by_finite_differences(temperature, monkeypatch):
     monkeypatch.setattr(head, "CHUNK", 2)
+    monkeypatch.setattr(head, "KEPT", 1)  # kept logits serve one backward pass, and this takes several
     hidden, weight, target = inputs(5, width=3, vocabulary=4)
     assert torch.autograd.gradcheck(lambda h, w: token_logprobs(h, w, target, temperature), (hidden, weight))
+
+
+def test_kept_logits_serve_one_backward_pass():
+    hidden, weight, target = inputs(5)
+    got = token_logprobs(hidden, weight, target).sum()
+    got.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        got.backward()
 
 
 def test_no_rows():
@@ -94,6 +111,7 @@ def two_heads(rows, dtype=torch.float64, **shape):
 
 
 class TestStatistics:
+    @pytest.mark.usefixtures("logits")
     @pytest.mark.parametrize("rows", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
     @pytest.mark.parametrize("temperature", [1.0, 0.6])
     def test_equal_those_of_whole_softmaxes_and_their_gradients(self, rows, temperature):
@@ -106,11 +124,11 @@ class TestStatistics:
         generator = torch.Generator().manual_seed(3)
         up, pull = torch.randn(2, rows, generator=generator, dtype=torch.float64)
         for on_logprob, on_divergence in ((up, pull), (up, 0 * pull), (0 * up, pull)):
+            got = token_statistics(policy, target, temperature, reference=reference)
+            expected = plain_statistics(policy, target, temperature, reference)
             ours, theirs = (
                 torch.autograd.grad(
-                    (on_logprob * found[0] + on_divergence * found[1]).sum(),
-                    (policy.hidden, policy.weight),
-                    retain_graph=True,
+                    (on_logprob * found[0] + on_divergence * found[1]).sum(), (policy.hidden, policy.weight)
                 )
                 for found in (got, expected)
             )
@@ -119,6 +137,7 @@ class TestStatistics:
     @pytest.mark.parametrize("temperature", [1.0, 0.5])
     def test_gradient_by_finite_differences(self, temperature, monkeypatch):
         monkeypatch.setattr(head, "CHUNK", 2)
+        monkeypatch.setattr(head, "KEPT", 1)
         policy, reference, target = two_heads(5, width=3, vocabulary=4)
 
         def found(hidden, weight):

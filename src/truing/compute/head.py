@@ -9,7 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 CHUNK = 256
-"""Rows of logits that exist at one time: 256 rows of a vocabulary of 49,152 are 50 MB in fp32."""
+"""Rows of logits that exist in full width at one time: 256 rows of a vocabulary of 49,152 are 50 MB in fp32."""
+KEPT = 256 * 2**20
+"""Bytes of logits that are held in the dtype of compute. Where all fit, they are kept for the backward pass."""
 
 
 class Head(NamedTuple):
@@ -41,8 +43,8 @@ def token_logprobs(
 ) -> Float[Tensor, " N"]:
     """log softmax(hidden @ weight.T / temperature) at `target`, in fp32 (fp64 for fp64 input).
 
-    Logits are made a chunk of rows at a time and made again in the backward pass, so memory does not grow with
-    N x vocabulary. The matrix products run in the dtype of `hidden`, the softmax in fp32.
+    At most KEPT bytes of logits exist at a time: where there are more, they are made a part at a time and made again in
+    the backward pass. The matrix products run in the dtype of `hidden`, the softmax in fp32.
     """
     return token_statistics(Head(hidden, weight), target, temperature).logprob
 
@@ -84,15 +86,18 @@ class _TokenStatistics(torch.autograd.Function):
         divergence = torch.empty_like(logprob) if other_hidden is not None else None
         other_logprob = torch.empty_like(logprob) if other_hidden is not None else None
         squared = torch.empty_like(logprob) if concentration else None
-        for rows in _chunks(len(target)):
-            logits = _logits(hidden[rows], weight, temperature, wide)
+        parts = _parts(len(target), weight)
+        kept = hidden @ weight.T if len(parts) == 1 and any(ctx.needs_input_grad[:2]) else None
+        for rows in (rows for part in parts for rows in _chunks(part)):
+            narrow = hidden[rows] @ weight.T if kept is None else kept[rows]
+            logits = _scaled(narrow, temperature, wide)
             top = logits.amax(dim=1, keepdim=True)
             at_target = logits.gather(1, target[rows, None])[:, 0]
             if divergence is not None:
                 assert other_hidden is not None
                 assert other_weight is not None
                 assert other_logprob is not None
-                other = _logits(other_hidden[rows], other_weight, temperature, wide)
+                other = _scaled(other_hidden[rows] @ other_weight.T, temperature, wide)
                 # summed up in the same way as the policy's, so that two equal models differ by exactly 0
                 other_top = other.amax(dim=1, keepdim=True)
                 other_normaliser[rows] = (other - other_top).exp_().sum(dim=1).log() + other_top[:, 0]
@@ -106,36 +111,48 @@ class _TokenStatistics(torch.autograd.Function):
                 divergence[rows] += normaliser[rows] - other_normaliser[rows]
             if squared is not None:
                 squared[rows] = logits.square_().sum(dim=1).log() - 2 * mass.log()
-        ctx.save_for_backward(hidden, weight, target, normaliser, other_hidden, other_weight, other_normaliser)
+        ctx.save_for_backward(hidden, weight, target, normaliser, other_hidden, other_weight, other_normaliser, kept)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(*(extra for extra in (other_logprob, squared) if extra is not None))
         return logprob, divergence, other_logprob, squared
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        hidden, weight, target, normaliser, other_hidden, other_weight, other_normaliser = ctx.saved_tensors
+        hidden, weight, target, normaliser, other_hidden, other_weight, other_normaliser, kept = ctx.saved_tensors
+        wide = normaliser.dtype
         gradient = gradients[0] / ctx.temperature
         pull = gradients[1] / ctx.temperature if other_hidden is not None else torch.zeros_like(gradient)
         to_hidden = torch.empty_like(hidden)
-        to_weight = torch.zeros_like(weight, dtype=normaliser.dtype) if ctx.needs_input_grad[1] else None
-        for rows in _chunks(len(target)):
-            slope = _logits(hidden[rows], weight, ctx.temperature, normaliser.dtype)
-            # d logprob = (one at the target - policy), d KL(reference || policy) = (policy - reference)
-            slope.sub_(normaliser[rows, None]).exp_().mul_((pull - gradient)[rows, None])
-            slope.scatter_add_(1, target[rows, None], gradient[rows, None])
-            if other_hidden is not None:
-                other = _logits(other_hidden[rows], other_weight, ctx.temperature, normaliser.dtype)
-                slope.sub_(other.sub_(other_normaliser[rows, None]).exp_().mul_(pull[rows, None]))
-            narrow = slope.to(hidden.dtype)
-            to_hidden[rows] = narrow @ weight
-            if to_weight is not None:
-                to_weight += narrow.T @ hidden[rows]
+        to_weight: Tensor | None = None
+        for part in _parts(len(target), weight):
+            logits = hidden[part] @ weight.T if kept is None else kept
+            for rows in _chunks(part):
+                here = slice(rows.start - part.start, rows.stop - part.start)
+                slope = _scaled(logits[here], ctx.temperature, wide)
+                # d logprob = (one at the target - policy), d KL(reference || policy) = (policy - reference)
+                slope.sub_(normaliser[rows, None]).exp_().mul_((pull - gradient)[rows, None])
+                slope.scatter_add_(1, target[rows, None], gradient[rows, None])
+                if other_hidden is not None:
+                    other = _scaled(other_hidden[rows] @ other_weight.T, ctx.temperature, wide)
+                    slope.sub_(other.sub_(other_normaliser[rows, None]).exp_().mul_(pull[rows, None]))
+                logits[here] = slope  # in the place of the logits, which are needed no more
+            to_hidden[part] = logits @ weight
+            if ctx.needs_input_grad[1]:
+                found = logits.T @ hidden[part]
+                to_weight = found if to_weight is None else to_weight.to(wide).add_(found)
         return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), None, None, None, None, None
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
-    return (hidden @ weight.T).to(dtype).div_(temperature)
+def _scaled(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
+    """A copy in full width."""
+    return logits.to(dtype, copy=True).div_(temperature) if temperature != 1 else logits.to(dtype, copy=True)
 
 
-def _chunks(count: int) -> list[slice]:
-    return [slice(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+def _parts(count: int, weight: Tensor) -> list[slice]:
+    """Rows whose logits are held at one time; at least one part, as the gradient of no row is zero and not missing."""
+    rows = max(CHUNK, KEPT // (weight.shape[0] * weight.element_size()))
+    return [slice(start, min(start + rows, count)) for start in range(0, max(count, 1), rows)]
+
+
+def _chunks(part: slice) -> list[slice]:
+    return [slice(start, min(start + CHUNK, part.stop)) for start in range(part.start, part.stop, CHUNK)]
