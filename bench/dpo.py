@@ -8,6 +8,6 @@ PROFILES = ("hh", "ultrafeedback", "tldr", "real")
 TUNED = {"precompute_ref_log_probs": True, "gradient_checkpointing": False}
 
 
-def run(profile: str, settings: Settings) -> None:
-    """One profile."""
-    measure("dpo", profile, settings, TUNED)
+def run(profile: str, settings: Settings, size: str = "") -> None:
+    """One profile; `size` names a model other than the usual one in the results."""
+    measure("dpo", profile, settings, TUNED, size)

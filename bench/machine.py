@@ -43,9 +43,9 @@ class Memory:
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self._device)
             reserved = torch.cuda.max_memory_reserved(self._device)
-            return {"baseline": self.baseline, "above": peak - self.baseline, "peak": peak, "reserved": reserved}
+            return {"baseline": self.baseline, "above": _above(peak, self.baseline), "peak": peak, "reserved": reserved}
         peak = _status("VmHWM")
-        return {"baseline": self.baseline, "above": peak - self.baseline, "peak": max(peak, self._earlier)}
+        return {"baseline": self.baseline, "above": _above(peak, self.baseline), "peak": max(peak, self._earlier)}
 
 
 def synchronize(device: torch.device) -> None:
@@ -119,6 +119,11 @@ def _seconds(once: Callable[[], object], device: torch.device) -> float:
         synchronize(device)
         fastest = min(fastest, time.perf_counter() - began)
     return fastest
+
+
+def _above(peak: int, baseline: int) -> int:
+    """At least a page, so that ratios exist."""
+    return max(peak - baseline, 4096)
 
 
 def _status(field: str) -> int:

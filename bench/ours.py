@@ -67,11 +67,13 @@ class Dpo:
 
     def prepare(self, rows: Sequence[Row]) -> None:
         if self._live:
-            return self._engine.keep_reference()
+            self._engine.keep_reference()
+            return
+        length = {row.index: scored_tokens(row) for row in rows}
         with torch.no_grad():
             for forest in pack(rows, FOREST_TOKENS):
                 found = self._engine.logprobs(forest)
-                counts = [scored_tokens(rows[index]) for index in forest.rows]
+                counts = [length[index] for index in forest.rows]
                 self._known |= dict(zip(forest.rows, found.token.split(counts), strict=True))
 
     def loss(self, forest: Forest, rows: Sequence[Row]) -> Tensor:
@@ -121,7 +123,7 @@ def train(spec: Mapping[str, Any]) -> dict[str, Any]:
     norms: list[float] = []
     for step in spec["steps"]:
         began = time.perf_counter()
-        loss, norm = _step(engine, method, [rows[index] for index in step], spec["learning_rate"], phases)
+        loss, norm = optimize(engine, method, [rows[index] for index in step], spec["learning_rate"], phases)
         seconds.append(time.perf_counter() - began)
         losses.append(loss)
         norms.append(norm)
@@ -174,7 +176,7 @@ def timed_sampling(once: Any, spec: Mapping[str, Any], device: torch.device) -> 
     return {"seconds": seconds, "tokens": tokens, "answers": kept if spec["keep"] else None}
 
 
-def _step(
+def optimize(
     engine: LocalEngine, method: Method, rows: Sequence[Row], learning_rate: float, phases: Phases
 ) -> tuple[float, float]:
     """One optimizer step, packing included: its loss and the gradient norm before clipping."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,14 +46,17 @@ def run(function: str, spec: Mapping[str, Any]) -> Any:
             text=True,
             check=False,
         )
+        if ended.returncode == -signal.SIGKILL:
+            raise WorkerError(f"{spec.get('name', function)}: killed, which the kernel does when memory is out")
         if ended.returncode:
             said = ended.stderr.strip().splitlines() or [f"it ended with status {ended.returncode}"]
-            raise WorkerError(f"{function}: {said[-1]}")
+            raise WorkerError(f"{spec.get('name', function)}: {said[-1]}")
         print(f"  {spec.get('name', function)}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         return json.loads(made.read_text())
 
 
 def _child(function: str, given: str, made: str) -> None:
+    Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this process goes and no other
     module, name = function.split(":")
     result = getattr(importlib.import_module(module), name)(json.loads(Path(given).read_text()))
     Path(made).write_text(json.dumps(result))

@@ -59,7 +59,7 @@ def comparison(ours: str, theirs: str, runs: Mapping[str, Runs], gate: Verdict, 
     return found | {
         "times_faster": ratio(_seconds(other), _seconds(mine)),
         "times_faster_with_cache": ratio(_seconds(other, batch), _seconds(mine, batch)),
-        "memory": ratio(_above(mine), _above(other)),
+        "memory": ratio(above(mine), above(other)),
     }
 
 
@@ -67,9 +67,7 @@ def say(comparison: Mapping[str, Any]) -> str:
     """One line on a comparison."""
     head = f"{comparison['ours']} against {comparison['theirs']}"
     if not comparison["gate"]["agreed"]:
-        return f"{head}: the sides do not compute the same, so there is no ratio: " + "; ".join(
-            comparison["gate"]["disagreed"]
-        )
+        return f"{head}: no ratio: " + "; ".join(comparison["gate"]["disagreed"])
     return f"{head}: {worded(comparison['times_faster'])}x as fast, {worded(comparison['memory'])}x the memory"
 
 
@@ -86,5 +84,6 @@ def _seconds(runs: Runs, batch: int = 0) -> list[float]:
     return [value + batch * run.get("cache_seconds_per_row", 0.0) for run in runs for value in run["seconds"]]
 
 
-def _above(runs: Runs) -> list[float]:
+def above(runs: Runs) -> list[float]:
+    """The peak of memory above the baseline in each process, in bytes."""
     return [float(run["memory"]["above"]) for run in runs]

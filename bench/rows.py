@@ -40,7 +40,7 @@ PROFILES = {
 REAL = "real"
 
 
-class NotThere(Exception):
+class NotThereError(Exception):
     """What is to be measured is not at hand; the message says what and why."""
 
 
@@ -106,7 +106,7 @@ def _real(model: str, seed: int) -> list[Row]:
     """Rows of HH-RLHF's harmless half, through the model's chat template."""
     path = _data_folder() / "hh_harmless" / "pairs.jsonl.gz"
     if not path.exists():
-        raise NotThere(f"{path} is not there: set TRUING_DATA to the folder that holds hh_harmless/")
+        raise NotThereError(f"{path} is not there: set TRUING_DATA to the folder that holds hh_harmless/")
     renderer = read_renderer(model)
     groups = read_groups(path, max_bad=10**9)
     kept: list[list[Any]] = []

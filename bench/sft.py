@@ -8,6 +8,6 @@ PROFILES = ("hh", "real")
 TUNED = {"gradient_checkpointing": False}
 
 
-def run(profile: str, settings: Settings) -> None:
-    """One profile."""
-    measure("sft", profile, settings, TUNED)
+def run(profile: str, settings: Settings, size: str = "") -> None:
+    """One profile; `size` names a model other than the usual one in the results."""
+    measure("sft", profile, settings, TUNED, size)

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 import transformers
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    TrainerCallback,
+)
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from bench.machine import Memory, synchronize
@@ -19,6 +25,9 @@ from bench.rows import from_json
 from truing.models import add_lora
 from truing.models.quiet import quiet_libraries
 from truing.rendering import Row
+
+CACHE_SHARE = 0.1
+"""Share of the free memory that continuous batching takes for its cache; its default is nearly all of it."""
 
 transformers.utils.logging.set_verbosity_error()
 warnings.filterwarnings("ignore")
@@ -111,7 +120,8 @@ def sample(spec: Mapping[str, Any]) -> dict[str, Any]:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     width = {} if spec["precision"] is None else {"dtype": DTYPES[spec["precision"]]}
-    model = AutoModelForCausalLM.from_pretrained(spec["model"], **width).to(device)
+    with quiet_libraries():
+        model = AutoModelForCausalLM.from_pretrained(spec["model"], **width).to(device)
     memory = Memory(device)
     once = _continuous(model, tokenizer, spec) if spec["continuous"] else _generate(model, tokenizer, spec)
     return timed_sampling(once, spec, device) | {"memory": memory.taken(), "dtype": str(model.dtype)}
@@ -178,15 +188,14 @@ def _generate(model: Any, tokenizer: Any, spec: Mapping[str, Any]) -> Any:
 
 def _continuous(model: Any, tokenizer: Any, spec: Mapping[str, Any]) -> Any:
     prompts = _chats(tokenizer, spec)["input_ids"]
+    room = ContinuousBatchingConfig(max_memory_percent=CACHE_SHARE)
 
     def once(seed: int, length: int) -> list[list[int]]:
         torch.manual_seed(seed)
-        repeated = [ids for ids in prompts for _ in range(spec["answers"])]
-        config = _sampling(tokenizer, spec, length)
-        config.num_return_sequences = 1
-        found = model.generate_batch(inputs=repeated, generation_config=config)
-        if len(found) != len(repeated):
-            raise RuntimeError(f"generate_batch returned {len(found)} of {len(repeated)} answers")
+        sampling = _sampling(tokenizer, spec, length)
+        found = model.generate_batch(inputs=prompts, generation_config=sampling, continuous_batching_config=room)
+        if len(found) != len(prompts) * spec["answers"]:
+            raise RuntimeError(f"generate_batch returned {len(found)} of {len(prompts) * spec['answers']} answers")
         return [list(one.generated_tokens) for one in found.values()]
 
     return once

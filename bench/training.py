@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ LEARNING_RATES = {"dpo": 5e-6, "sft": 2e-5}
 class Settings:
     """How much is measured, and of what.
 
-    model: a name, folder or hub id. rounds: processes of each system. warm_up, timed: steps in each process.
-    batch: rows of a step. tune: try settings of the tuned peer first and take the fastest.
+    model: a name, folder or hub id. device: cpu or cuda. rounds: processes of each system. warm_up, timed: steps in
+    each process. batch: rows of a step. tune: try settings of the tuned peer first and take the fastest. lora: train
+    an adapter. out: the results file.
     """
 
     model: str = "smollm2"
@@ -53,7 +54,7 @@ class System:
 OURS, THEIRS = "bench.ours:train", "bench.theirs:train"
 
 
-def measure(task: str, profile: str, settings: Settings, tuned_options: Mapping[str, Any]) -> None:
+def measure(task: str, profile: str, settings: Settings, tuned_options: Mapping[str, Any], size: str = "") -> None:
     """Gate, rounds and ratios of one task on one profile, into the results file."""
     say(f"{task} {profile}: {settings.rounds} rounds")
     work = _Work.of(task, profile, settings)
@@ -63,16 +64,9 @@ def measure(task: str, profile: str, settings: Settings, tuned_options: Mapping[
     if task == "dpo":
         systems.insert(1, System("truing-reference-pass", OURS, reference_pass=True))
     gates = {peer.name: work.gate(peer) for peer in (default, tuned)}
-    runs: dict[str, list[Any]] = {system.name: [] for system in systems}
-    rooflines = []
-    for number in range(settings.rounds):
-        say(f"round {number + 1} of {settings.rounds}")
-        rooflines.append(process.run("bench.machine:rooflines", work.roofline_spec()))
-        for system in systems:
-            runs[system.name].append(work.run(system))
-    compared = [
-        results.comparison(ours, theirs, runs, gates[theirs], settings.batch) for ours, theirs in _pairs(task)
-    ]
+    runs, rooflines = work.rounds(systems, gates)
+    systems = [system for system in systems if system.name in runs]
+    compared = [results.comparison(ours, theirs, runs, gates[theirs], settings.batch) for ours, theirs in _pairs(task)]
     entry = {
         "settings": {name: str(value) for name, value in asdict(settings).items() if name != "out"},
         "rooflines": {name: median([one[name] for one in rooflines]) for name in rooflines[0]},
@@ -83,7 +77,9 @@ def measure(task: str, profile: str, settings: Settings, tuned_options: Mapping[
         ],
         "tuning": tried,
     }
-    results.store(settings.out, _stored_as(task, settings), profile, entry, settings.device)
+    results.store(
+        settings.out, _stored_as(task, settings), f"{profile}-{size}" if size else profile, entry, settings.device
+    )
     for one in compared:
         say(results.say(one))
     for used in entry["utilisation"]:
@@ -119,13 +115,33 @@ class _Work:
         """The system on its steps, in a process of its own."""
         return process.run(system.worker, self._spec(system, self._steps(system), self.settings.warm_up))
 
+    def rounds(
+        self, systems: Sequence[System], gates: dict[str, gate.Verdict]
+    ) -> tuple[dict[str, list[Any]], list[dict[str, float]]]:
+        """What all systems return in every round, and the rooflines of each. A peer that fails shuts its gate."""
+        runs: dict[str, list[Any]] = {system.name: [] for system in systems}
+        rooflines = []
+        for number in range(self.settings.rounds):
+            say(f"round {number + 1} of {self.settings.rounds}")
+            rooflines.append(process.run("bench.machine:rooflines", self.roofline_spec()))
+            for system in systems:
+                if system.name not in runs:
+                    continue
+                try:
+                    runs[system.name].append(self.run(system))
+                except process.WorkerError as error:
+                    if system.worker == OURS:
+                        raise
+                    say(str(error))
+                    gates[system.name] = gate.Verdict(agreed=False, differences={}, disagreed=[str(error)])
+                    del runs[system.name]
+        return runs, rooflines
+
     def gate(self, peer: System) -> gate.Verdict:
         """Both sides in fp32 on a few short steps."""
         steps = [list(step[: gate.ROWS]) for step in shuffled_steps(self.rows, gate.ROWS, gate.STEPS)]
         micro = {"micro_batch": gate.ROWS} if "micro_batch" in (peer.options or {}) else {}
-        exact = System(
-            f"gate of {peer.name}", THEIRS, precision="fp32", options={**(peer.options or {}), **micro}
-        )
+        exact = System(f"gate of {peer.name}", THEIRS, precision="fp32", options={**(peer.options or {}), **micro})
         mine = System("gate of truing", OURS, precision="fp32")
         sides = [process.run(one.worker, self._spec(one, steps, 0, log_all=True)) for one in (mine, exact)]
         verdict = gate.training(*sides)
@@ -133,16 +149,18 @@ class _Work:
         return verdict
 
     def tuned(self, options: Mapping[str, Any]) -> tuple[System, list[dict[str, Any]]]:
-        """TRL as fast as it gets: dtype, then micro-batch, then for SFT padding-free collation, each the best so far."""
-        best, tried = System("trl-tuned", THEIRS, grouped=True, options=options), []
+        """TRL as fast as it gets: micro-batch, dtype and, for SFT, padding-free collation, one after the other.
+
+        Untried, the micro-batch is a quarter of the step, which fits into memory without checkpointing.
+        """
+        batch = self.settings.batch
+        best = System("trl-tuned", THEIRS, grouped=True, options={**options, "micro_batch": batch})
         if not self.settings.tune:
-            return best, []
+            return replace(best, options={**options, "micro_batch": max(1, batch // 4)}), []
+        tried: list[dict[str, Any]] = []
         seconds = self._try(best, tried)
-        for change in _changes(self.task, self.settings.batch):
-            precision = change.pop("precision", best.precision)
-            candidate = System(
-                best.name, THEIRS, grouped=True, precision=precision, options={**(best.options or {}), **change}
-            )
+        for precision, change in _changes(self.task, batch):
+            candidate = replace(best, precision=precision or best.precision, options={**(best.options or {}), **change})
             if (took := self._try(candidate, tried)) < seconds:
                 best, seconds = candidate, took
         return best, tried
@@ -214,12 +232,14 @@ class _Work:
         }
 
 
-def _changes(task: str, batch: int) -> list[dict[str, Any]]:
-    """What is tried one after the other."""
-    changes: list[dict[str, Any]] = [{"precision": "fp32"}]
-    changes += [{"micro_batch": batch // parts} for parts in (2, 4) if batch % parts == 0]
+def _changes(task: str, batch: int) -> list[tuple[str, dict[str, Any]]]:
+    """What is tried one after the other: a dtype, or none for the best so far, and changed options."""
+    changes: list[tuple[str, dict[str, Any]]] = [
+        ("", {"micro_batch": batch // parts}) for parts in (2, 4) if batch % parts == 0
+    ]
+    changes.append(("fp32", {}))
     if task == "sft":
-        changes.append({"padding_free": True, "max_length": None, "micro_batch": batch})
+        changes.append(("", {"padding_free": True, "max_length": None, "micro_batch": batch}))
     return changes
 
 
