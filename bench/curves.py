@@ -30,7 +30,12 @@ def run(settings: Settings, steps: int = STEPS, seeds: int = SEEDS) -> None:
         order = random.Random(seed)
         membership = [order.sample(range(len(rows)), BATCH) for _ in range(steps)]
         for name, found in curves.items():
-            spec = {"name": f"{name}, seed {seed}", "task": "sft", "model": model, "device": settings.device}
+            spec: dict[str, Any] = {
+                "name": f"{name}, seed {seed}",
+                "task": "sft",
+                "model": model,
+                "device": settings.device,
+            }
             spec |= {"rows": as_json(rows), "steps": membership, "warm_up": 0, "lora": False, "precision": name}
             spec |= {"learning_rate": LEARNING_RATES["sft"], "beta": BETA, "reference_pass": False}
             found.append(process.run("bench.ours:train", spec)["loss"])

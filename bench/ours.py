@@ -27,7 +27,6 @@ from truing.tensors import Forest, Logprobs, Pair
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 FOREST_TOKENS = 2048
-LORA = {"rank": 16, "alpha": 32.0, "targets": "all-linear"}
 
 
 @dataclass(slots=True)
@@ -74,7 +73,7 @@ class Dpo:
             for forest in pack(rows, FOREST_TOKENS):
                 found = self._engine.logprobs(forest)
                 counts = [length[index] for index in forest.rows]
-                self._known |= dict(zip(forest.rows, found.token.split(counts), strict=True))
+                self._known |= dict(zip(forest.rows, torch.split(found.token, counts), strict=True))
 
     def loss(self, forest: Forest, rows: Sequence[Row]) -> Tensor:
         value: Tensor = self._objective(
@@ -111,7 +110,7 @@ def train(spec: Mapping[str, Any]) -> dict[str, Any]:
     loaded = load(spec["model"], dtype=torch.float32, device=device)
     memory = Memory(device)
     if spec["lora"]:
-        loaded = adapted(loaded)
+        loaded = Loaded(adapted(loaded.model), loaded.renderer, loaded.source)
     engine = LocalEngine(loaded, dtype=DTYPES[spec["precision"]])
     method: Method = Sft(engine) if spec["task"] == "sft" else Dpo(engine, spec["beta"], spec["reference_pass"])
     began = time.perf_counter()
@@ -138,10 +137,10 @@ def train(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def adapted(loaded: Loaded) -> Loaded:
-    """The model with the adapter that TRL's side gets too: the same seed draws the same numbers."""
+def adapted(model: Any) -> Any:
+    """The model with an adapter that is the same for both sides: the same seed draws the same numbers."""
     torch.manual_seed(0)
-    return Loaded(add_lora(loaded.model, **LORA), loaded.renderer, loaded.source)
+    return add_lora(model, rank=16, alpha=32.0, targets="all-linear")
 
 
 def sample(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,7 @@ TARGETS = [
     Target("SFT hh, share of the bf16 matrix rate", "sft/hh", "", "share", 0.60),
 ]
 FLAT = 0.1
+"""How much more the dearest token of a scaling curve may cost than the cheapest."""
 
 
 def write(results: Path) -> None:
@@ -266,8 +267,8 @@ def _heading(entry: Entry) -> str:
 
 def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rule = "| " + " | ".join("---" for _ in columns) + " |"
-    return "\n".join(["| " + " | ".join(line) + " |" for line in (columns,)] + [rule]
-                     + ["| " + " | ".join(line) + " |" for line in lines]) + "\n"  # fmt: skip
+    head, *body = ("| " + " | ".join(line) + " |" for line in (columns, *lines))
+    return "\n".join([head, rule, *body, ""])
 
 
 def _gigabytes(interval: Mapping[str, Any]) -> str:

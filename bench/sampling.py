@@ -50,7 +50,7 @@ def run(settings: Settings, length: int = LENGTH, profile: str = "brief") -> Non
         say(f"round {number + 1} of {settings.rounds}")
         for one in samplers:
             runs[one.name].append(process.run(one.worker, _spec(one, settings, length, seed=100 * number)))
-    entry = {
+    entry: dict[str, Any] = {
         "settings": {name: str(value) for name, value in asdict(settings).items() if name != "out"}
         | {"prompts": COUNT, "answers": ANSWERS, "length": length},
         "systems": {one.name: _summary(one, runs[one.name]) for one in samplers},

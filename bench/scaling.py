@@ -28,12 +28,23 @@ from truing.stages.training import render_rows, step_count, step_rows
 PAIRS = (50, 500, 5000)
 BATCHES = (4, 8, 16, 32, 64)
 SAMPLED_ROWS = 64
-FLAT = 0.1
 
 
 def run(settings: Settings, pairs: Sequence[int] = PAIRS, batches: Sequence[int] = BATCHES, words: int = 100) -> None:
     """Both curves, into the results file. words: of a mean prompt; answers have half as many."""
-    shapes = [(count, settings.batch) for count in pairs] + [(pairs[len(pairs) // 2], batch) for batch in batches]
+    middle = pairs[len(pairs) // 2]
+    points = _points(
+        settings, [*((count, settings.batch) for count in pairs), *((middle, of) for of in batches)], words
+    )
+    entry: dict[str, Any] = {"by_pairs": points[: len(pairs)], "by_batch": points[len(pairs) :]}
+    entry["spread"] = {"pairs": _spread(entry["by_pairs"]), "batch": _spread(entry["by_batch"])}
+    for name, found in entry["spread"].items():
+        say(f"scaling over {name}: {100 * found:.0f} % between the cheapest and the dearest token")
+    results.store(settings.out, "scaling", "hh", entry, settings.device)
+
+
+def _points(settings: Settings, shapes: Sequence[tuple[int, int]], words: int) -> list[dict[str, Any]]:
+    """Medians over all rounds for each (pairs, rows of a step), measured in turn."""
     measured: list[list[dict[str, Any]]] = [[] for _ in shapes]
     for number in range(settings.rounds):
         say(f"scaling: round {number + 1} of {settings.rounds}")
@@ -41,7 +52,7 @@ def run(settings: Settings, pairs: Sequence[int] = PAIRS, batches: Sequence[int]
             spec = {"name": f"{count} pairs, steps of {batch}", "model": locate(settings.model), "words": words}
             spec |= {"device": settings.device, "pairs": count, "batch": batch}
             measured[place].append(process.run("bench.scaling:whole_stage", spec))
-    points = [
+    return [
         {
             "pairs": count,
             "batch": batch,
@@ -50,17 +61,12 @@ def run(settings: Settings, pairs: Sequence[int] = PAIRS, batches: Sequence[int]
         }
         for (count, batch), some in zip(shapes, measured, strict=True)
     ]
-    by_pairs, by_batch = points[: len(pairs)], points[len(pairs) :]
-    entry = {"by_pairs": by_pairs, "by_batch": by_batch, "spread": {}}
-    for name, some in (("pairs", by_pairs), ("batch", by_batch)):
-        entry["spread"][name] = spread([point["seconds_per_token"]["value"] for point in some])
-        say(f"scaling over {name}: {100 * entry['spread'][name]:.0f} % between the cheapest and the dearest token")
-    results.store(settings.out, "scaling", "hh", entry, settings.device)
 
 
-def spread(values: Sequence[float]) -> float:
-    """How much more the dearest costs than the cheapest; flat is at most `FLAT`."""
-    return max(values) / min(values) - 1
+def _spread(points: Sequence[Mapping[str, Any]]) -> float:
+    """How much more the dearest token costs than the cheapest; 0 is flat."""
+    values = [point["seconds_per_token"]["value"] for point in points]
+    return float(max(values) / min(values) - 1)
 
 
 def whole_stage(spec: Mapping[str, Any]) -> dict[str, Any]:

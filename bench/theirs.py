@@ -20,9 +20,8 @@ from transformers import (
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from bench.machine import Memory, synchronize
-from bench.ours import DTYPES, LORA, timed_sampling
+from bench.ours import DTYPES, adapted, timed_sampling
 from bench.rows import from_json
-from truing.models import add_lora
 from truing.models.quiet import quiet_libraries
 from truing.rendering import Row
 
@@ -33,7 +32,7 @@ transformers.utils.logging.set_verbosity_error()
 warnings.filterwarnings("ignore")
 
 
-class Clock(TrainerCallback):
+class Clock(TrainerCallback):  # type: ignore[misc]
     """Seconds from the end of one optimizer step to the end of the next, and what the trainer logs."""
 
     def __init__(self, device: torch.device) -> None:
@@ -76,11 +75,11 @@ class _Prepared:
         return found
 
 
-class PreparedDpo(_Prepared, DPOTrainer):
+class PreparedDpo(_Prepared, DPOTrainer):  # type: ignore[misc]
     """TRL's DPOTrainer on given token ids."""
 
 
-class PreparedSft(_Prepared, SFTTrainer):
+class PreparedSft(_Prepared, SFTTrainer):  # type: ignore[misc]
     """TRL's SFTTrainer on given token ids."""
 
 
@@ -169,8 +168,7 @@ def _sft_columns(row: Row) -> dict[str, list[int]]:
 
 def _adapted(spec: Mapping[str, Any]) -> Any:
     model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype=torch.float32).to(spec["device"])
-    torch.manual_seed(0)
-    return add_lora(model, **LORA)
+    return adapted(model)
 
 
 def _generate(model: Any, tokenizer: Any, spec: Mapping[str, Any]) -> Any:

@@ -67,7 +67,7 @@ def measure(task: str, profile: str, settings: Settings, tuned_options: Mapping[
     runs, rooflines = work.rounds(systems, gates)
     systems = [system for system in systems if system.name in runs]
     compared = [results.comparison(ours, theirs, runs, gates[theirs], settings.batch) for ours, theirs in _pairs(task)]
-    entry = {
+    entry: dict[str, Any] = {
         "settings": {name: str(value) for name, value in asdict(settings).items() if name != "out"},
         "rooflines": {name: median([one[name] for one in rooflines]) for name in rooflines[0]},
         "systems": {system.name: work.summary(system, runs[system.name]) for system in systems},
