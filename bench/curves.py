@@ -17,6 +17,8 @@ from truing.models import locate
 STEPS, SEEDS, BATCH = 200, 3, 4
 SHORT = 48
 """Longest row in tokens: so short that all curves take minutes."""
+SEARCHED = 10000
+"""Rows among which short ones are looked for."""
 WINDOW = 20
 """Steps over which a curve is smoothed."""
 
@@ -60,7 +62,7 @@ def verdict(curves: dict[str, list[list[float]]]) -> dict[str, float | bool | No
 def _rows(model: str) -> tuple[str, list[Any]]:
     for source in ("real", "tiny"):
         try:
-            short = [row for row in first_answers(pool(source, model)) if len(row) <= SHORT]
+            short = [row for row in first_answers(pool(source, model, SEARCHED)) if len(row) <= SHORT]
         except NotThereError as reason:
             say(f"curves on synthetic rows: {reason}")
             continue

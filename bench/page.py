@@ -170,7 +170,9 @@ def _training(entry: Entry) -> str:
         "cache, ms a row",
         "of the bf16 matrix rate",
     )
-    return "\n".join([_heading(entry), _table(columns, lines), _comparisons(entry), _roofs(entry), _tuning(entry)])
+    return "\n".join(
+        [_heading(entry), _table(columns, lines), _comparisons(entry), _set_as(entry), _roofs(entry), _tuning(entry)]
+    )
 
 
 def _sampling(entry: Entry) -> str:
@@ -203,6 +205,16 @@ def _comparisons(entry: Entry) -> str:
         with_cache = worded(cached) if cached else ""
         lines.append((pair, worded(one["times_faster"]), with_cache, worded(one["memory"]), apart or "same tokens"))
     return "\n" + _table(("", "times faster", "with cache", "share of memory", "apart in fp32"), lines)
+
+
+def _set_as(entry: Entry) -> str:
+    """What TRL's trainers ended up with."""
+    told = [
+        f"- `{name}`: " + ", ".join(f"{key} = {value}" for key, value in one["settings"].items())
+        for name, one in entry["systems"].items()
+        if "settings" in one
+    ]
+    return "\n" + "\n".join(told) + "\n"
 
 
 def _roofs(entry: Entry) -> str:

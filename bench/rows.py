@@ -44,9 +44,9 @@ class NotThereError(Exception):
     """What is to be measured is not at hand; the message says what and why."""
 
 
-def pool(profile: str, model: str, seed: int = 0) -> list[Row]:
-    """The rows of a profile, each a prompt with two answers."""
-    return _real(model, seed) if profile == REAL else _synthetic(PROFILES[profile], model, seed)
+def pool(profile: str, model: str, count: int = POOL) -> list[Row]:
+    """Rows of a profile, each a prompt with two answers; the same ones every time."""
+    return _real(model, count) if profile == REAL else _synthetic(PROFILES[profile], model, count)
 
 
 def first_answers(rows: Sequence[Row]) -> list[Row]:
@@ -85,9 +85,9 @@ def from_json(rows: Sequence[Sequence[Any]]) -> list[Row]:
     ]
 
 
-def _synthetic(profile: Profile, model: str, seed: int) -> list[Row]:
+def _synthetic(profile: Profile, model: str, count: int) -> list[Row]:
     """Random ordinary tokens; what they say does not change what they cost."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     special = set(read_renderer(model).tokenizer.all_special_ids)
     vocabulary = [token for token in range(read_config(model).get_text_config().vocab_size) if token not in special]
 
@@ -96,13 +96,13 @@ def _synthetic(profile: Profile, model: str, seed: int) -> list[Row]:
         return [int(token) for token in rng.choice(vocabulary, min(max(length, 2), limit))]
 
     drawn: list[list[Any]] = []
-    for _ in range(POOL):
+    for _ in range(count):
         prompt = some(profile.prompt, MAX_LENGTH * 3 // 4)
         drawn.append([prompt, [some(profile.answer, MAX_LENGTH - len(prompt)) for _ in range(2)]])
     return from_json(drawn)
 
 
-def _real(model: str, seed: int) -> list[Row]:
+def _real(model: str, count: int) -> list[Row]:
     """Rows of HH-RLHF's harmless half, through the model's chat template."""
     path = _data_folder() / "hh_harmless" / "pairs.jsonl.gz"
     if not path.exists():
@@ -110,11 +110,11 @@ def _real(model: str, seed: int) -> list[Row]:
     renderer = read_renderer(model)
     groups = read_groups(path, max_bad=10**9)
     kept: list[list[Any]] = []
-    for group in random.Random(seed).sample(groups, len(groups)):
+    for group in random.Random(0).sample(groups, len(groups)):
         row = renderer.render(group)
         if row.longest <= MAX_LENGTH and all(all(answer.scored) for answer in row.answers):
             kept += as_json([row])
-        if len(kept) == POOL:
+        if len(kept) == count:
             break
     return from_json(kept)
 

@@ -25,6 +25,19 @@ from bench.rows import from_json
 from truing.models.quiet import quiet_libraries
 from truing.rendering import Row
 
+SHOWN = (
+    "bf16",
+    "gradient_checkpointing",
+    "precompute_ref_log_probs",
+    "padding_free",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "max_grad_norm",
+    "max_length",
+)
+"""Settings of TRL that decide what a step costs, for the results."""
+
 CACHE_SHARE = 0.1
 """Share of the free memory that continuous batching takes for its cache; its default is nearly all of it."""
 
@@ -105,10 +118,7 @@ def train(spec: Mapping[str, Any]) -> dict[str, Any]:
         "gradient_norm": [step["grad_norm"] for step in clock.logged],
         "cache_seconds_per_row": trainer.cache_seconds / len(data),
         "memory": trainer.memory.taken(),
-        "settings": {
-            name: getattr(trainer.args, name)
-            for name in ("bf16", "gradient_checkpointing", "per_device_train_batch_size", "optim", "max_grad_norm")
-        },
+        "settings": {name: getattr(trainer.args, name) for name in SHOWN if hasattr(trainer.args, name)},
     }
 
 
