@@ -190,7 +190,9 @@ def _sampling(entry: Entry) -> str:
     ]
     columns = ("system", "dtype", "useful tokens/s", "seconds", "tokens", "peak above load, GB", "peak, GB")
     batching = f"\nContinuous batching (`generate_batch`): {entry['continuous_batching']}.\n"
-    return "\n".join([_heading(entry), _table(columns, lines), _comparisons(entry), batching, _tuning(entry)])
+    return "\n".join(
+        [_heading(entry), _table(columns, lines), _comparisons(entry), batching, _roofs(entry), _tuning(entry)]
+    )
 
 
 def _comparisons(entry: Entry) -> str:

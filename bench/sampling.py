@@ -9,7 +9,7 @@ from typing import Any
 from bench import gate, process, results
 from bench.rows import ROOT
 from bench.statistics import median, ratio
-from bench.training import Settings, say
+from bench.training import Settings, measured_rooflines, say
 from truing.formats import read_groups
 from truing.models import locate
 
@@ -46,13 +46,16 @@ def run(settings: Settings, length: int = LENGTH, profile: str = "brief") -> Non
         samplers.append(CONTINUOUS)
     gates = {peer.name: _gate(peer, settings) for peer in samplers[1:]}
     runs: dict[str, list[Any]] = {one.name: [] for one in samplers}
+    rooflines = []
     for number in range(settings.rounds):
         say(f"round {number + 1} of {settings.rounds}")
+        rooflines.append(measured_rooflines(locate(settings.model), settings.device))
         for one in samplers:
             runs[one.name].append(process.run(one.worker, _spec(one, settings, length, seed=100 * number)))
     entry: dict[str, Any] = {
         "settings": {name: str(value) for name, value in asdict(settings).items() if name != "out"}
         | {"prompts": COUNT, "answers": ANSWERS, "length": length},
+        "rooflines": {name: median([one[name] for one in rooflines]) for name in rooflines[0]},
         "systems": {one.name: _summary(one, runs[one.name]) for one in samplers},
         "comparisons": [_comparison(peer.name, runs, gates[peer.name]) for peer in samplers[1:]],
         "tuning": tried,

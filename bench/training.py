@@ -86,6 +86,14 @@ def measure(task: str, profile: str, settings: Settings, tuned_options: Mapping[
         say(f"{used['system']}: {100 * used['share']['value']:.0f} % of the bf16 matrix rate")
 
 
+def measured_rooflines(model: str, device: str) -> dict[str, float]:
+    """What the machine can do at best just now, on the model's own matrices."""
+    shape = flops.Shape.of(read_config(model))
+    spec = {"name": "rooflines", "device": device, "body": shape.matrices()}
+    found: dict[str, float] = process.run("bench.machine:rooflines", {**spec, "head": (shape.width, shape.vocabulary)})
+    return found
+
+
 def say(line: str) -> None:
     """One line of progress or outcome, on stderr."""
     print(line, file=sys.stderr, flush=True)
@@ -123,7 +131,7 @@ class _Work:
         rooflines = []
         for number in range(self.settings.rounds):
             say(f"round {number + 1} of {self.settings.rounds}")
-            rooflines.append(process.run("bench.machine:rooflines", self.roofline_spec()))
+            rooflines.append(measured_rooflines(self.model, self.settings.device))
             for system in systems:
                 if system.name not in runs:
                     continue
@@ -183,12 +191,6 @@ class _Work:
             "flops_per_second": median([rate for own in rates for rate in own]),
             "share": median(shares),
         }
-
-    def roofline_spec(self) -> dict[str, Any]:
-        """The model's own matrices."""
-        shape = self._shape()
-        head = (shape.width, shape.vocabulary)
-        return {"name": "rooflines", "device": self.settings.device, "body": shape.matrices(), "head": head}
 
     def _try(self, system: System, tried: list[dict[str, Any]]) -> float:
         try:
