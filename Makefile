@@ -2,13 +2,14 @@
 # make test         the test suite
 # make check        format, lint, types, tests
 # make parity       measures all objectives against TRL and writes docs/parity.md
+# make bench        measures time and memory against TRL and transformers, hours; bench-gpu: on CUDA
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: quickstart test check parity format docs clean
+.PHONY: quickstart test check parity bench bench-gpu format docs clean
 .DELETE_ON_ERROR:
 
 quickstart: $(STAMP)
@@ -25,6 +26,13 @@ check: $(STAMP)
 
 parity: $(STAMP)
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m parity.page docs/parity.md
+
+bench: $(STAMP)
+	$(BIN)/python -m bench all
+
+bench-gpu: $(STAMP)
+	for size in 0.6b 1.7b 8b; do $(BIN)/python -m bench gpu --size $$size || exit 1; done
+	$(BIN)/python -m bench page
 
 format: $(STAMP)
 	$(BIN)/ruff format .

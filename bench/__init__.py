@@ -1,0 +1,1 @@
+"""Truing beside TRL and transformers, measured: `make bench`, or `python -m bench --help`."""

@@ -1,0 +1,76 @@
+"""Loss curves in bf16 with fp32 masters beside plain fp32: the same rows in the same order, over several seeds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bench import process, results
+from bench.ours import DTYPES
+from bench.rows import NotThereError, as_json, first_answers, pool
+from bench.training import BETA, LEARNING_RATES, Settings, say
+from truing.models import locate
+
+STEPS, SEEDS, BATCH = 200, 3, 4
+SHORT = 48
+"""Longest row in tokens: so short that all curves take minutes."""
+SEARCHED = 10000
+"""Rows among which short ones are looked for."""
+WINDOW = 20
+"""Steps over which a curve is smoothed."""
+
+
+def run(settings: Settings, steps: int = STEPS, seeds: int = SEEDS) -> None:
+    """SFT on short rows, real ones where they are at hand, into the results file."""
+    model = locate(settings.model)
+    source, rows = _rows(model)
+    curves: dict[str, list[list[float]]] = {name: [] for name in DTYPES}
+    for seed in range(seeds):
+        order = random.Random(seed)
+        membership = [order.sample(range(len(rows)), BATCH) for _ in range(steps)]
+        for name, found in curves.items():
+            spec: dict[str, Any] = {
+                "name": f"{name}, seed {seed}",
+                "task": "sft",
+                "model": model,
+                "device": settings.device,
+            }
+            spec |= {"rows": as_json(rows), "steps": membership, "warm_up": 0, "lora": False, "precision": name}
+            spec |= {"learning_rate": LEARNING_RATES["sft"], "beta": BETA, "reference_pass": False}
+            found.append(process.run("bench.ours:train", spec)["loss"])
+    entry: dict[str, Any] = {"rows": source, "curves": curves, "verdict": verdict(curves)}
+    results.store(settings.out, "curves", "sft", entry, settings.device)
+    say(f"curves: {entry['verdict']}")
+
+
+def verdict(curves: dict[str, list[list[float]]]) -> dict[str, float | bool | None]:
+    """Smoothed curves: how far bf16 is from fp32 at the same seed, and how far seeds are from each other in fp32.
+
+    within_noise: the mean distance between the widths is below the mean spread (standard deviation) of the seeds.
+    """
+    narrow, wide = (np.array([_smoothed(curve) for curve in curves[name]]) for name in ("bf16", "fp32"))
+    apart = float(np.abs(narrow - wide).mean())
+    if len(wide) < 2:
+        return {"apart": apart, "seed_spread": None, "within_noise": None}
+    noise = float(wide.std(axis=0, ddof=1).mean())
+    return {"apart": apart, "seed_spread": noise, "within_noise": apart < noise}
+
+
+def _rows(model: str) -> tuple[str, list[Any]]:
+    for source in ("real", "tiny"):
+        try:
+            short = [row for row in first_answers(pool(source, model, SEARCHED)) if len(row) <= SHORT]
+        except NotThereError as reason:
+            say(f"curves on synthetic rows: {reason}")
+            continue
+        if len(short) >= 2 * BATCH:
+            return source, short
+    raise NotThereError(f"no {2 * BATCH} rows of at most {SHORT} tokens")
+
+
+def _smoothed(curve: Sequence[float]) -> Any:
+    width = min(WINDOW, len(curve))
+    return np.convolve(curve, np.ones(width) / width, mode="valid")

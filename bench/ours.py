@@ -1,0 +1,198 @@
+"""Truing's side: workers that train and sample through its public interfaces."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from bench.machine import Memory, synchronize
+from bench.rows import from_json
+from truing.compute import Sampling
+from truing.compute.engine.local import LocalEngine
+from truing.compute.generate.native import NativeGenerator
+from truing.models import Loaded, add_lora, load
+from truing.objectives import bind
+from truing.packing import pack
+from truing.records import Group, Message
+from truing.reductions import scored_tokens
+from truing.rendering import Row
+from truing.tensors import Forest, Logprobs, Pair
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+FOREST_TOKENS = 2048
+
+
+@dataclass(slots=True)
+class Phases:
+    """Seconds of forward, backward and optimizer in each step."""
+
+    device: torch.device
+    steps: list[dict[str, float]] = field(default_factory=list)
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Adds the time of the block to the phase `name` of the step under way."""
+        synchronize(self.device)
+        began = time.perf_counter()
+        yield
+        synchronize(self.device)
+        self.steps[-1][name] += time.perf_counter() - began
+
+
+class Method(Protocol):
+    """What is trained for."""
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        """What is computed once, before the first step."""
+
+    def loss(self, forest: Forest, rows: Sequence[Row]) -> Tensor:
+        """The forest's share of the loss of a step of `rows`."""
+
+
+class Dpo:
+    """DPO against a reference that is cached, or run again in every step."""
+
+    def __init__(self, engine: LocalEngine, beta: float, live: bool) -> None:
+        self._engine, self._live = engine, live
+        self._objective = bind({"name": "dpo", "beta": beta})
+        self._known: dict[int, Tensor] = {}
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        if self._live:
+            self._engine.keep_reference()
+            return
+        length = {row.index: scored_tokens(row) for row in rows}
+        with torch.no_grad():
+            for forest in pack(rows, FOREST_TOKENS):
+                found = self._engine.logprobs(forest)
+                counts = [length[index] for index in forest.rows]
+                self._known |= dict(zip(forest.rows, torch.split(found.token, counts), strict=True))
+
+    def loss(self, forest: Forest, rows: Sequence[Row]) -> Tensor:
+        value: Tensor = self._objective(
+            policy=_pairs(self._engine.logprobs(forest)), reference=_pairs(self._reference(forest))
+        ).value
+        return value.sum() / len(rows)
+
+    def _reference(self, forest: Forest) -> Logprobs:
+        if self._live:
+            with torch.no_grad():
+                return self._engine.logprobs(forest, of="reference")
+        token = torch.cat([self._known[index] for index in forest.rows])
+        return Logprobs(token, forest.completion.to(token.device), forest.group.shape[0])
+
+
+class Sft:
+    """The mean over all answer tokens of a step."""
+
+    def __init__(self, engine: LocalEngine) -> None:
+        self._engine = engine
+        self._objective = bind({"name": "nll"})
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        pass
+
+    def loss(self, forest: Forest, rows: Sequence[Row]) -> Tensor:
+        value: Tensor = self._objective(policy=self._engine.logprobs(forest)).value
+        return value.sum() / sum(map(scored_tokens, rows))
+
+
+def train(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Steps of DPO or SFT on given rows. Returns seconds of each step, phases, losses, norms and memory."""
+    device, rows = torch.device(spec["device"]), from_json(spec["rows"])
+    loaded = load(spec["model"], dtype=torch.float32, device=device)
+    memory = Memory(device)
+    if spec["lora"]:
+        loaded = Loaded(adapted(loaded.model), loaded.renderer, loaded.source)
+    engine = LocalEngine(loaded, dtype=DTYPES[spec["precision"]])
+    method: Method = Sft(engine) if spec["task"] == "sft" else Dpo(engine, spec["beta"], spec["reference_pass"])
+    began = time.perf_counter()
+    method.prepare(rows)
+    cache = 0.0 if spec["reference_pass"] else (time.perf_counter() - began) / len(rows)
+    phases = Phases(device)
+    seconds: list[float] = []
+    losses: list[float] = []
+    norms: list[float] = []
+    for step in spec["steps"]:
+        began = time.perf_counter()
+        loss, norm = optimize(engine, method, [rows[index] for index in step], spec["learning_rate"], phases)
+        seconds.append(time.perf_counter() - began)
+        losses.append(loss)
+        norms.append(norm)
+    warm = spec["warm_up"]
+    return {
+        "seconds": seconds[warm:],
+        "phases": phases.steps[warm:],
+        "loss": losses,
+        "gradient_norm": norms,
+        "cache_seconds_per_row": cache,
+        "memory": memory.taken(),
+    }
+
+
+def adapted(model: Any) -> Any:
+    """The model with an adapter that is the same for both sides: the same seed draws the same numbers."""
+    torch.manual_seed(0)
+    return add_lora(model, rank=16, alpha=32.0, targets="all-linear")
+
+
+def sample(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Answers to chat prompts. Returns seconds, tokens and memory, and the token ids where `keep` is set."""
+    device = torch.device(spec["device"])
+    loaded = load(spec["model"], dtype=DTYPES[spec["precision"]], device=device)
+    memory = Memory(device)
+    generator = NativeGenerator(loaded, policy="bench")
+    prompts = [Group((Message("user", text),)) for text in spec["prompts"]]
+
+    def once(seed: int, length: int) -> list[list[int]]:
+        sampling = Sampling(temperature=spec["temperature"], max_new_tokens=length)
+        answered = generator.generate(prompts, sampling, answers=spec["answers"], seed=seed)
+        return [list(one.sampled.tokens) for answers in answered for one in answers if one.sampled]
+
+    return timed_sampling(once, spec, device) | {"memory": memory.taken(), "dtype": str(DTYPES[spec["precision"]])}
+
+
+def timed_sampling(once: Any, spec: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """`once(seed, length)` after a short warm-up, as often as is to be timed."""
+    for seed in range(spec["warm_up"]):
+        once(1000 + seed, min(8, spec["length"]))
+    seconds, tokens, kept = [], [], []
+    for seed in range(spec["timed"]):
+        synchronize(device)
+        began = time.perf_counter()
+        answers = once(spec["seed"] + seed, spec["length"])
+        synchronize(device)
+        seconds.append(time.perf_counter() - began)
+        tokens.append(sum(map(len, answers)))
+        kept.append(answers)
+    return {"seconds": seconds, "tokens": tokens, "answers": kept if spec["keep"] else None}
+
+
+def optimize(
+    engine: LocalEngine, method: Method, rows: Sequence[Row], learning_rate: float, phases: Phases
+) -> tuple[float, float]:
+    """One optimizer step, packing included: its loss and the gradient norm before clipping."""
+    phases.steps.append(defaultdict(float))
+    total = 0.0
+    for forest in pack(rows, FOREST_TOKENS):
+        with phases.of("forward"):
+            loss = method.loss(forest, rows)
+        with phases.of("backward"):
+            engine.backward(loss)
+        total += float(loss.detach())
+    with phases.of("optimizer"):
+        norm = engine.step(learning_rate, 1.0)
+    return total, norm
+
+
+def _pairs(logprobs: Logprobs) -> Pair[Logprobs]:
+    """Answers stand as chosen, rejected, chosen, rejected, ..."""
+    places = torch.arange(logprobs.count, device=logprobs.token.device)
+    return Pair(logprobs.select(places[::2]), logprobs.select(places[1::2]))

@@ -1,0 +1,114 @@
+"""The whole benchmark on the tiny model: every task, then the page."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+
+import pytest
+import tiny_model
+import torch
+
+from bench import curves, dpo, gpu, machine, page, process, sampling, scaling, sft
+from bench.rows import NotThereError
+from bench.training import Settings
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """The least of everything, and workers in this process: starting twenty would take minutes."""
+
+    def here(function, spec):
+        module, name = function.split(":")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            worker = getattr(importlib.import_module(module), name)
+            return json.loads(json.dumps(worker(json.loads(json.dumps({**spec, "folder": str(tmp_path)})))))
+
+    monkeypatch.setenv("TRUING_DATA", str(tmp_path))
+    monkeypatch.setattr(process, "run", here)
+    monkeypatch.setattr(sampling, "_refusal", lambda *_: "not tried: it takes seconds to start")
+    monkeypatch.setattr(machine, "LEAST_SECONDS", 0.001)
+    monkeypatch.setattr(machine, "BUFFER", 1000)
+    model = str(tiny_model.save(tmp_path / "model"))
+    return Settings(model=model, rounds=2, timed=1, batch=4, tune=False, out=tmp_path / "results.json")
+
+
+def test_every_task_ends_in_the_page(settings, capsys):
+    dpo.run("tiny", settings)
+    sft.run("tiny", settings)
+    sampling.run(settings, length=4)
+    curves.run(settings, steps=2, seeds=2)
+    scaling.run(settings, pairs=(4, 8), batches=(2, 4), words=4)
+    entries = json.loads(settings.out.read_text())
+    assert entries.keys() == {"dpo/tiny", "sft/tiny", "sampling/brief", "curves/sft", "scaling/hh"}
+    for name in ("dpo/tiny", "sft/tiny", "sampling/brief"):
+        for one in entries[name]["comparisons"]:
+            assert one["gate"]["agreed"], one
+            assert one["times_faster"]["value"] > 0
+    assert capsys.readouterr().err.count("x as fast") >= 7
+    page.write(settings.out)
+    text = (settings.out.parent / "README.md").read_text()
+    assert "no CUDA device was at hand" in text
+    assert "| `trl-tuned` |" in text
+    for picture in ("dpo-rate", "sft-memory", "sampling-rate", "curves"):
+        assert (settings.out.parent / f"{picture}.svg").read_text().startswith("<?xml")
+    again = text
+    page.write(settings.out)
+    assert (settings.out.parent / "README.md").read_text() == again
+
+
+def test_tuning_takes_the_fastest_and_tells_what_was_tried(settings, monkeypatch):
+    from bench import training
+
+    took = {"bf16": 3.0, "fp32": 5.0}
+
+    def pretend(function, spec):
+        return {"seconds": [took[spec["precision"]] / (2 if spec["options"].get("micro_batch") == 2 else 1)]}
+
+    monkeypatch.setattr(process, "run", pretend)
+    work = training._Work.of("dpo", "tiny", Settings(**{**as_dict(settings), "tune": True}))
+    best, tried = work.tuned(dpo.TUNED)
+    assert best.precision == "bf16"
+    assert best.options == {**dpo.TUNED, "micro_batch": 2}
+    assert [one["seconds"] for one in tried] == [3.0, 1.5, 3.0, 2.5]
+
+
+def test_a_peer_that_runs_out_of_memory_has_no_ratio(settings, monkeypatch, capsys):
+    def killed(function, spec, here=process.run):
+        if spec.get("name") == "trl-default":
+            raise process.WorkerError("trl-default: killed")
+        return here(function, spec)
+
+    monkeypatch.setattr(process, "run", killed)
+    dpo.run("tiny", settings)
+    entry = json.loads(settings.out.read_text())["dpo/tiny"]
+    assert "trl-default" not in entry["systems"]
+    assert ["times_faster" in one for one in entry["comparisons"]] == [False, True, False]
+    assert "no ratio: trl-default: killed" in capsys.readouterr().err
+    page.write(settings.out)
+
+
+def as_dict(settings):
+    return {name: getattr(settings, name) for name in settings.__slots__}
+
+
+def test_an_error_of_a_worker_is_told():
+    with pytest.raises(process.WorkerError, match=r"No module named 'bench\.nothing'"):
+        process.run("bench.nothing:at_all", {})
+
+
+def test_memory_counts_from_its_beginning():
+    memory = machine.Memory(torch.device("cpu"))
+    block = torch.ones(20_000_000)
+    del block
+    taken = memory.taken()
+    assert 70e6 < taken["above"] < 200e6
+    assert taken["peak"] >= taken["baseline"] + taken["above"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing where there is no device")
+def test_without_a_device_the_gpu_benchmark_says_so():
+    with pytest.raises(NotThereError, match="CUDA"):
+        gpu.run(Settings())
