@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.machine import Memory, synchronize
 from bench.rows import from_json
-from truing.compute import Sampling
+from truing.compute import Sampling, machine
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate.native import NativeGenerator
 from truing.models import Loaded, add_lora, load
@@ -106,6 +106,7 @@ class Sft:
 
 def train(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Steps of DPO or SFT on given rows. Returns seconds of each step, phases, losses, norms and memory."""
+    machine.prepare()
     device, rows = torch.device(spec["device"]), from_json(spec["rows"])
     loaded = load(spec["model"], dtype=torch.float32, device=device)
     memory = Memory(device)
@@ -145,6 +146,7 @@ def adapted(model: Any) -> Any:
 
 def sample(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Answers to chat prompts. Returns seconds, tokens and memory, and the token ids where `keep` is set."""
+    machine.prepare()
     device = torch.device(spec["device"])
     loaded = load(spec["model"], dtype=DTYPES[spec["precision"]], device=device)
     memory = Memory(device)

@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from bench.rows import ROOT
+from truing.environment import THREADS
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
+
+OURS = "bench.ours:"
+"""Functions of this module run as the command `truing` does, others as they come."""
 
 
 class WorkerError(Exception):
@@ -41,7 +44,12 @@ def run(function: str, spec: Mapping[str, Any]) -> Any:
         ended = subprocess.run(
             [sys.executable, "-m", "bench.process", function, str(given), str(made)],
             cwd=ROOT,
-            env={**os.environ, **ENVIRONMENT, "HF_DATASETS_CACHE": f"{name}/datasets"},
+            env={
+                **os.environ,
+                **ENVIRONMENT,
+                **(THREADS if function.startswith(OURS) else {}),
+                "HF_DATASETS_CACHE": f"{name}/datasets",
+            },
             capture_output=True,
             text=True,
             check=False,

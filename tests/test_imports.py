@@ -17,7 +17,7 @@ ROOT = Path(truing.__file__).parent
 MODULES = sorted(m.name for m in pkgutil.walk_packages([str(ROOT)], "truing."))
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "records"}),
+    frozenset({"errors", "records", "environment"}),
     frozenset(
         {"formats", "store", "report", "statistics", "progress"}
         | {"signatures", "tensors", "objectives", "advantages", "algorithms"}
@@ -31,7 +31,18 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 """Each part may import its own layer and those before it. `reductions` weighs rendered rows, so it stands with them."""
 
-WITHOUT_TORCH = ("errors", "records", "formats", "store", "report", "statistics", "progress", "signatures", "cli")
+WITHOUT_TORCH = (
+    "errors",
+    "records",
+    "environment",
+    "formats",
+    "store",
+    "report",
+    "statistics",
+    "progress",
+    "signatures",
+    "cli",
+)
 
 
 def part(module: str) -> str:

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from truing import __version__
+from truing.environment import THREADS
 from truing.errors import ConfigError, DataError, TruingError, describe_error
 
 app = App(
@@ -378,8 +379,7 @@ def doctor(*, json: Json = False) -> None:
 def main() -> None:
     """Entry point of the `truing` command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that spin while they wait keep a core from whoever shares the machine, and then wait for it themselves.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ |= {name: value for name, value in THREADS.items() if name not in os.environ}
     try:
         try:
             app(exit_on_error=False, print_error=True)

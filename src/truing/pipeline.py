@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from truing import formats
-from truing.compute import seed_everything
+from truing.compute import machine, seed_everything
 from truing.errors import ConfigError, MissingError
 from truing.estimates import check
 from truing.planning import Planned, input_key, plan, read_inputs
@@ -47,6 +47,7 @@ def run_recipe(
     planned = plan(recipe)
     _demand_outside(planned, folder)
     read_inputs(planned)
+    machine.prepare()
     seed_everything(recipe.seed)
     with Run.open(folder, recipe=recipe_text or resolved, resolved=resolved, info=_info(recipe, device)) as run:
         aside = run.supersede({stage_plan.key for stage_plan in planned})
