@@ -10,6 +10,7 @@ import torch
 
 from truing.compute import Sampling
 from truing.compute.engine.local import LocalEngine
+from truing.compute.generate import native
 from truing.compute.generate.native import NativeGenerator
 from truing.models import Loaded, add_lora
 from truing.packing import forest
@@ -76,6 +77,27 @@ def test_does_not_depend_on_order_or_rows_at_a_time(loaded):
     assert [some[:3] for some in tokens_of(more)] == tokens_of(usual)
 
 
+@pytest.mark.parametrize("room", [1, 4])
+def test_does_not_depend_on_how_room_grows(loaded, room, monkeypatch):
+    sampling = Sampling(max_new_tokens=40)
+    usual = NativeGenerator(loaded, policy="p").generate(PROMPTS, sampling, answers=3, seed=4)
+    monkeypatch.setattr(native, "ROOM", room)
+    narrow = NativeGenerator(loaded, policy="p", max_rows=4).generate(PROMPTS, sampling, answers=3, seed=4)
+    assert tokens_of(usual) == tokens_of(narrow)
+
+
+def test_memory_follows_what_is_written(loaded):
+    batch = native._Batch(loaded, Sampling(max_new_tokens=1000), 8)
+    ids = loaded.renderer.prompt(PROMPTS[1].prompt)
+    batch.admit([(0, ids, [[0.5] * 1000] * 8)])
+    assert batch.prompts.keys[0].shape[::2] == (1, len(ids)), "a prompt stands once for its eight answers"
+    assert batch.answers.keys[0].shape[::2] == (8, native.ROOM)
+    batch.rows = batch.rows[:2]
+    for _ in range(native.ROOM + 1):
+        batch.write_one()
+    assert batch.answers.keys[0].shape[::2] == (2, 2 * native.ROOM)
+
+
 def test_seed_and_repeats(loaded):
     generator = NativeGenerator(loaded, policy="p")
     sampling = Sampling(max_new_tokens=8)
@@ -86,9 +108,10 @@ def test_seed_and_repeats(loaded):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_logprobs_are_the_engines(loaded, temperature):
-    answers = NativeGenerator(loaded, policy="p").generate(
-        PROMPTS, Sampling(temperature=temperature, max_new_tokens=10), answers=2, seed=1
+@pytest.mark.parametrize("rows", [1, 64])
+def test_logprobs_are_the_engines(loaded, temperature, rows):
+    answers = NativeGenerator(loaded, policy="p", max_rows=rows).generate(
+        PROMPTS, Sampling(temperature=temperature, max_new_tokens=10), answers=6, seed=1
     )
     engine = LocalEngine(loaded, trainable=False)
     got = engine.logprobs(forest(rows_of(loaded, PROMPTS, answers)), temperature=temperature).token

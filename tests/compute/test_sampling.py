@@ -91,6 +91,34 @@ def test_rows_are_independent(seed, temperature, top_k, top_p):
     np.testing.assert_allclose(logprob.exp().numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 50])
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+def test_a_draw_from_all_inverts_the_cumulative_distribution(block, temperature, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", block)
+    generator = torch.Generator().manual_seed(block)
+    logits, uniform = torch.randn(300, 23, generator=generator) * 3, torch.rand(300, generator=generator)
+    token, logprob = draw(logits, Sampling(temperature=temperature), uniform)
+    for row in range(300):
+        probability = by_hand(logits[row], Sampling(temperature=temperature))
+        held = np.concatenate(([0.0], probability.cumsum()))
+        assert held[token[row]] - 1e-6 <= uniform[row] <= held[token[row] + 1] + 1e-6
+        np.testing.assert_allclose(logprob[row], np.log(probability[token[row]]), atol=1e-5)
+
+
+def test_a_draw_from_all_of_a_real_vocabulary_in_bf16():
+    logits = torch.randn(8, 49_152, generator=torch.Generator().manual_seed(0)).mul(4).bfloat16()
+    uniform = torch.linspace(0, 1 - 2**-24, 8)
+    token, logprob = draw(logits, Sampling(), uniform)
+    exact = logits.double().log_softmax(1)
+    held = exact.exp().cumsum(1).gather(1, token[:, None])[:, 0]
+    own = exact.gather(1, token[:, None])[:, 0]
+    assert ((held - own.exp() - 1e-5 <= uniform) & (uniform <= held + 1e-5)).all()
+    np.testing.assert_allclose(logprob, own, atol=1e-5)
+    alone = [draw(logits[row : row + 1], Sampling(), uniform[row : row + 1]) for row in range(8)]
+    assert torch.equal(token, torch.cat([one for one, _ in alone]))
+    assert torch.equal(logprob, torch.cat([one for _, one in alone]))
+
+
 def test_greedy_is_certain():
     token, logprob = draw(torch.stack([LOGITS, -LOGITS]), Sampling(temperature=0), torch.tensor([0.9, 0.1]))
     assert token.tolist() == [0, 4]

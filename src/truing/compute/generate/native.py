@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from truing.compute import Sampling
-from truing.compute.attention import ForestLayout
+from truing.compute.attention import Layout
+from truing.compute.generate.cache import Cache, Decode, Prefill
+from truing.compute.generate.fused import can_decode, decode
 from truing.compute.generate.sampling import draw
 from truing.models import Loaded
 from truing.packing import forest
@@ -21,18 +22,24 @@ from truing.rendering import Row
 
 PREFILL_TOKENS = 2048
 """Prompt tokens that are run through the model in one call."""
+ROOM = 32
+"""Tokens by which the room for answers grows."""
 
 
 @dataclass(slots=True)
 class _Live:
-    """An answer that is being written. `length` counts the tokens whose keys and values are in the cache."""
+    """An answer that is being written."""
 
     prompt: int
     answer: int
-    length: int
     uniform: list[float]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def written(self) -> int:
+        """Tokens whose keys and values are in the cache: all but the last, which has not been through the model."""
+        return max(0, len(self.tokens) - 1)
 
 
 class NativeGenerator:
@@ -66,7 +73,7 @@ class NativeGenerator:
             for group in prompts
         ]
         wants = _uniforms(ids, sampling.max_new_tokens, answers, seed)
-        batch = _Batch(self.loaded, sampling, ids, max(self.max_rows, answers))
+        batch = _Batch(self.loaded, sampling, max(self.max_rows, answers))
         finished: dict[tuple[int, int], _Live] = {}
         waiting = list(range(len(prompts)))
         while waiting or batch.rows:
@@ -87,7 +94,7 @@ class NativeGenerator:
     def stream(self, prompt: tuple[Message, ...], sampling: Sampling, seed: int = 0) -> Iterator[str]:
         """One answer, as pieces of text while it is written."""
         ids = self.loaded.renderer.prompt(prompt)
-        batch = _Batch(self.loaded, sampling, [ids], 1)
+        batch = _Batch(self.loaded, sampling, 1)
         batch.admit([(0, ids, _uniforms([ids], sampling.max_new_tokens, 1, seed)[0])])
         row, said = batch.rows[0], ""
         while True:
@@ -117,52 +124,58 @@ class NativeGenerator:
 
 
 class _Batch:
-    """Answers being written and their keys and values, kept dense: row i of the cache belongs to `rows[i]`."""
+    """Answers being written. Row i of the answers' keys and values belongs to `rows[i]`."""
 
-    def __init__(self, loaded: Loaded, sampling: Sampling, prompts: Sequence[Sequence[int]], max_rows: int) -> None:
+    def __init__(self, loaded: Loaded, sampling: Sampling, max_rows: int) -> None:
         config = loaded.model.config.get_text_config()
         heads = config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
-        longest = max((len(ids) for ids in prompts), default=0) + sampling.max_new_tokens
-        weight = loaded.model.get_output_embeddings().weight
-        shape = (config.num_hidden_layers, 2, max_rows, getattr(config, "num_key_value_heads", heads), longest, width)
-        self.cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self._head = loaded.model.get_output_embeddings().weight
+        shape = (config.num_hidden_layers, getattr(config, "num_key_value_heads", heads), width)
+        self.prompts, self.answers = Cache(*shape, like=self._head), Cache(*shape, like=self._head)
+        self.lengths: dict[int, int] = {}  # of each prompt in the cache, in the order of its rows
         self.rows: list[_Live] = []
+        self.max_rows = max_rows
         self.sampling = sampling
         self.stop_ids = loaded.stop_ids
         self._decoder = loaded.model.get_decoder()
-        self._head = weight
+        self._own_loop = can_decode(self._decoder)
 
     @property
     def free(self) -> int:
-        return int(self.cache.shape[2]) - len(self.rows)
+        return self.max_rows - len(self.rows)
 
     def admit(self, prompts: Sequence[tuple[int, Sequence[int], list[list[float]]]]) -> None:
-        """Runs each prompt once, copies its keys and values to the rows of its answers and draws their first tokens."""
+        """Runs each prompt once, keeps its keys and values for all its answers and draws their first tokens."""
+        needed = {row.prompt for row in self.rows}
+        kept = [row for row, place in enumerate(self.lengths) if place in needed]
+        self.lengths = {place: length for place, length in self.lengths.items() if place in needed}
+        self.lengths |= {place: len(ids) for place, ids, _ in prompts}
+        self.prompts.reshape(kept, len(prompts), max(self.lengths.values()))
         packed = forest([Row(tuple(ids), (), place) for place, ids, _ in prompts]).to(self._head.device)
-        layout = _Prefill(ForestLayout(packed.trees), [])
-        hidden = self._run(packed.tokens, packed.positions, layout)
-        last = [tree.prompt.stop - 1 for tree in packed.trees]
-        logits = hidden[last] @ self._head.T
+        hidden = self._run(packed.tokens, packed.positions, Prefill(packed.trees, self.prompts, len(kept)))
+        logits = hidden[[tree.prompt.stop - 1 for tree in packed.trees]] @ self._head.T
         first = len(self.rows)
-        for (place, ids, uniforms), tree in zip(prompts, packed.trees, strict=True):
-            here = len(self.rows)
-            self.rows += [_Live(place, number, len(ids), uniform) for number, uniform in enumerate(uniforms)]
-            for layer, (key, value) in enumerate(layout.seen):
-                self.cache[layer, 0, here : len(self.rows), :, : len(ids)] = key[0, :, tree.prompt]
-                self.cache[layer, 1, here : len(self.rows), :, : len(ids)] = value[0, :, tree.prompt]
-        times = torch.tensor([len(uniforms) for _, _, uniforms in prompts], device=logits.device)
+        self.rows += [_Live(place, number, uniform) for place, _, own in prompts for number, uniform in enumerate(own)]
+        self._make_room(range(first), len(self.rows) - first)
+        times = torch.tensor([len(own) for _, _, own in prompts], device=logits.device)
         self._draw(self.rows[first:], logits.repeat_interleave(times, dim=0))
 
     def write_one(self) -> None:
         """One more token for every row."""
-        device = self._head.device
-        tokens = torch.tensor([row.tokens[-1] for row in self.rows], device=device)
-        positions = torch.tensor([row.length for row in self.rows], device=device)
-        hidden = self._run(tokens, positions, _Decode(self.cache, positions))
-        for row in self.rows:
-            row.length += 1
-        self._draw(self.rows, hidden @ self._head.T)
+        if max(row.written for row in self.rows) == self.answers.length:
+            self._make_room(range(len(self.rows)), 0)
+        place = {prompt: row for row, prompt in enumerate(self.lengths)}
+        layout = Decode(
+            self.prompts,
+            self.answers,
+            [place[row.prompt] for row in self.rows],
+            list(self.lengths.values()),
+            [row.written for row in self.rows],
+        )
+        tokens = torch.tensor([row.tokens[-1] for row in self.rows], device=self._head.device)
+        run = partial(decode, self._decoder) if self._own_loop else self._run
+        self._draw(self.rows, run(tokens, layout.positions, layout) @ self._head.T)
 
     def leave(self) -> Iterator[_Live]:
         """Takes out the finished rows; the last row moves into the place of each."""
@@ -171,12 +184,16 @@ class _Batch:
             if row.tokens[-1] in self.stop_ids or len(row.tokens) == self.sampling.max_new_tokens:
                 last = self.rows.pop()
                 if last is not row:
-                    end = len(self.rows)
-                    self.cache[:, :, place, :, : last.length] = self.cache[:, :, end, :, : last.length]
+                    self.answers.move(len(self.rows), place)
                     self.rows[place] = last
                 yield row
 
-    def _run(self, tokens: Tensor, positions: Tensor, layout: Any) -> Tensor:
+    def _make_room(self, kept: Sequence[int], more: int) -> None:
+        """Room for the next tokens of every row, and no longer for rows that left."""
+        longest = max((row.written for row in self.rows), default=0)
+        self.answers.reshape(kept, more, (longest // ROOM + 1) * ROOM)
+
+    def _run(self, tokens: Tensor, positions: Tensor, layout: Layout) -> Tensor:
         out = self._decoder(input_ids=tokens[None], position_ids=positions[None], use_cache=False, layout=layout)
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
@@ -187,49 +204,6 @@ class _Batch:
         for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
             row.tokens.append(token)
             row.logprobs.append(logprob)
-
-
-@dataclass(frozen=True, slots=True)
-class _Prefill:
-    """Forest attention that keeps the keys and values it sees, layer by layer."""
-
-    inner: ForestLayout
-    seen: list[tuple[Tensor, Tensor]]
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
-    ) -> Tensor:
-        assert layer == len(self.seen)
-        self.seen.append((key, value))
-        return self.inner.attend(layer, query, key, value, scaling, window)
-
-
-@dataclass(frozen=True, slots=True)
-class _Decode:
-    """One new token for each row: it sees what its row's cache holds, and itself."""
-
-    cache: Tensor
-    positions: Tensor
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
-    ) -> Tensor:
-        rows, heads = query.shape[2], key.shape[1]
-        place = torch.arange(rows, device=query.device)
-        keys, values = self.cache[layer, 0, :rows], self.cache[layer, 1, :rows]
-        keys[place, :, self.positions] = key[0].transpose(0, 1)
-        values[place, :, self.positions] = value[0].transpose(0, 1)
-        end = int(self.positions.max()) + 1
-        column = torch.arange(end, device=query.device)[None, :]
-        seen = column <= self.positions[:, None]
-        if window is not None:
-            seen &= column > self.positions[:, None] - window
-        # heads that share keys stand as queries of one head: one row, `heads` heads, queries per head, width
-        grouped = query[0].transpose(0, 1).unflatten(1, (heads, -1))  # type: ignore[no-untyped-call]
-        out = scaled_dot_product_attention(
-            grouped, keys[:, :, :end], values[:, :, :end], attn_mask=seen[:, None, None, :], scale=scaling
-        )
-        return out.flatten(1, 2)[None]
 
 
 def _that_fit(waiting: Sequence[int], ids: Sequence[Sequence[int]], free: int, answers: int) -> list[int]:

@@ -10,6 +10,8 @@ from truing.compute import Sampling
 
 NUCLEUS_GUESS = 256
 """Likeliest tokens looked at first for top-p; where they hold too little probability, all tokens are sorted."""
+BLOCK = 256
+"""Tokens whose probability is summed first, where a draw may be any token."""
 
 
 def draw(
@@ -23,10 +25,9 @@ def draw(
     if sampling.temperature == 0:
         token = logits.argmax(dim=1)
         return token, torch.zeros_like(uniform)
-    logits = logits.float() / sampling.temperature
     if sampling.top_k == 0 and sampling.top_p == 1:
-        return _invert(torch.softmax(logits, dim=1), uniform)
-    likeliest, ids = _kept(torch.softmax(logits, dim=1), sampling)
+        return _of_all(logits, sampling.temperature, uniform)
+    likeliest, ids = _kept(torch.softmax(logits.float() / sampling.temperature, dim=1), sampling)
     place, logprob = _invert(likeliest, uniform)
     return ids.gather(1, place[:, None])[:, 0], logprob
 
@@ -45,11 +46,34 @@ def _kept(probability: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     return likeliest, ids
 
 
+def _of_all(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """A draw from all tokens: first a block of BLOCK tokens, then a token of it. No sum runs over the vocabulary."""
+    rows, size = logits.shape
+    weight = logits.new_full((rows, -(-size // BLOCK) * BLOCK), -torch.inf, dtype=torch.float32)
+    weight[:, :size] = logits
+    weight.sub_(weight.amax(dim=1, keepdim=True)).div_(temperature).exp_()
+    blocks = weight.unflatten(1, (-1, BLOCK))  # type: ignore[no-untyped-call]
+    totals = blocks.sum(dim=2)
+    total = totals.sum(dim=1)
+    block, rest = _passed(totals, uniform * total)
+    inside = blocks[torch.arange(rows, device=logits.device), block]
+    token, _ = _passed(inside, rest)
+    return block * BLOCK + token, (inside.gather(1, token[:, None])[:, 0] / total).log()
+
+
 def _invert(probability: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """The place at which the cumulative probability passes `uniform`, for probabilities of any total."""
-    cumulative = probability.cumsum(dim=1)
+    total = probability.sum(dim=1)
+    place, _ = _passed(probability, uniform * total)
+    return place, (probability.gather(1, place[:, None])[:, 0] / total).log()
+
+
+def _passed(weight: Tensor, sought: Tensor) -> tuple[Tensor, Tensor]:
+    """The place at which the cumulative weight passes `sought`, and how much of `sought` falls on that place."""
+    cumulative = weight.cumsum(dim=1)
     total = cumulative[:, -1]
-    # rounding must not carry a draw past the last token that has any probability
-    sought = torch.minimum(uniform.to(total.dtype) * total, torch.nextafter(total, torch.zeros_like(total)))
-    place = torch.searchsorted(cumulative, sought[:, None], right=True)
-    return place[:, 0], (probability.gather(1, place)[:, 0] / total).log()
+    # rounding must not carry a draw past the last place that has any weight
+    sought = torch.minimum(sought.to(total.dtype), torch.nextafter(total, torch.zeros_like(total)))[:, None]
+    place = torch.searchsorted(cumulative, sought, right=True)
+    before = torch.nn.functional.pad(cumulative, (1, 0)).gather(1, place)
+    return place[:, 0], (sought - before)[:, 0]
