@@ -63,7 +63,8 @@ class Training(Settings):
     forest_tokens: Count = Field(2048, description="tokens run at once; changes time and memory, never the result")
     lora: Lora | None = Field(None, description="train an adapter instead of all weights")
     checkpointing: bool | Literal["auto"] = Field(
-        "auto", description="recompute activations in the backward pass to save memory; auto: only where they do not fit"
+        "auto",
+        description="recompute activations in the backward pass to save memory; auto: only where they do not fit",
     )
     save_every: Count = Field(100, description="optimizer steps between two checkpoints")
     keep_checkpoints: Count = Field(1, description="how many unfinished checkpoints are kept")
@@ -143,7 +144,7 @@ def make_engine(context: Context, loaded: Loaded, settings: Training, rows: Sequ
 
 
 def largest_forest(rows: Sequence[Lengths], settings: Training, seed: int) -> Load:
-    """The most that is run at once: a step cut by the budget, or a row that is longer. Of many steps some are looked at."""
+    """The most that is run at once: a step as far as the budget goes, or a longer row. Of many steps some are seen."""
     total = step_count(len(rows), settings)
     most = max(rows, key=lambda row: row.tokens)
     best = Load(most.tokens, most.scored)
@@ -356,8 +357,8 @@ def _fits(context: Context, loaded: Loaded, settings: Training, rows: Sequence[R
     context.event("checkpointing", on=not fits, needed_bytes=needed, free_bytes=free)
     if not fits:
         context.reporter.say(
-            f"{context.stage}: activations are recomputed to save memory, which takes about a third more time: training "
-            f"would need about {needed / 2**30:.1f} GiB more, and {free / 2**30:.1f} GiB are free"
+            f"{context.stage}: activations are recomputed to save memory, at a third more time: training would need "
+            f"about {needed / 2**30:.1f} GiB more, and {free / 2**30:.1f} GiB are free"
         )
     return fits
 
