@@ -34,7 +34,7 @@ from truing.packing import pack
 from truing.planning import Planned
 from truing.progress import Reporter, Task
 from truing.recipe import Recipe, device_of
-from truing.records import Completion, Group, assistant, comparison
+from truing.records import TEXT_ROLE, Completion, Group, Message, comparison
 from truing.rendering import Renderer, Row
 from truing.signatures import validated
 from truing.stages import settings_type, stage
@@ -286,13 +286,15 @@ def _groups(data: Groups, planned: Sequence[Planned], renderer: Renderer) -> Seq
     settings = maker.settings
     assert isinstance(settings, Contrast | Sample)
 
-    def answer(word: str) -> Completion:
-        sixty = len(renderer.tokenizer(word * 60, add_special_tokens=False).input_ids)
-        return Completion((assistant(word * max(1, 60 * settings.max_new_tokens // sixty)),))
+    def answer(prompt: Group, word: str) -> Completion:
+        ten = len(renderer.tokenizer(word * 10, add_special_tokens=False).input_ids)
+        words = word * max(1, 10 * settings.max_new_tokens // ten)
+        is_text = any(message.role == TEXT_ROLE for message in prompt.prompt)
+        return Completion((Message(TEXT_ROLE if is_text else "assistant", words),))
 
     if isinstance(settings, Contrast):
-        return [comparison(prompt.prompt, answer(" yes"), answer(" no")) for prompt in prompts]
-    return [replace(prompt, completions=(answer(" yes"),) * settings.answers) for prompt in prompts]
+        return [comparison(p.prompt, answer(p, " yes"), answer(p, " no")) for p in prompts]
+    return [replace(p, completions=(answer(p, " yes"),) * settings.answers) for p in prompts]
 
 
 def _root(model: Model, planned: Sequence[Planned]) -> str:
