@@ -199,7 +199,7 @@ def test_a_misspelt_model_is_told_without_asking_the_hub(here: Path, truing: Any
 
 def test_plan_tells_that_no_row_would_be_left(here: Path, truing: Any) -> None:
     done = truing("plan", "recipe.toml", "preference.max_length=2")
-    assert (done.code, "no row is within max_length = 2" in done.err) == (65, True)
+    assert (done.code, "no row is left to train on" in done.err) == (65, True)
 
 
 def test_held_out_accuracy_is_told_beside_the_verdict(here: Path, truing: Any) -> None:
@@ -267,6 +267,20 @@ def test_plan_tells_stages_and_sizes_and_changes_nothing(here: Path, truing: Any
     assert re.search(r"time: about [\d.]+ minutes \(preference [\d.]+, evaluate [\d.]+\)", shown.out)
     assert f"{found['tokens']:,} tokens" in shown.out
     assert not (here / "runs").exists()
+
+
+def test_plan_measures_real_steps_and_leaves_nothing(here: Path, truing: Any) -> None:
+    before = sorted(here.iterdir())
+    done = truing("plan", "recipe.toml", "--measure", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["measured"]["preference"]
+    assert found["seconds"] > found["step_seconds"] > 0
+    assert 2**27 < found["peak_bytes"] < 2**32
+    assert found["fits"]
+    assert found["fitting_forest_tokens"] % 256 == 0
+    assert found["fitting_with_checkpointing"] >= found["fitting_forest_tokens"]
+    assert sorted(here.iterdir()) == before
+    assert "measuring steps in forests of" in done.err
 
 
 def test_data_tells_what_a_file_is(here: Path, truing: Any, model: Path) -> None:

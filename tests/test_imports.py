@@ -22,10 +22,10 @@ LAYERS: tuple[frozenset[str], ...] = (
         {"formats", "store", "report", "statistics", "progress"}
         | {"signatures", "tensors", "objectives", "advantages", "algorithms"}
     ),
-    frozenset({"rendering", "packing", "models", "compute", "reductions"}),
+    frozenset({"rendering", "packing", "models", "compute", "reductions", "costs"}),
     frozenset({"scoring"}),
     frozenset({"stages"}),
-    frozenset({"recipe", "data", "planning", "estimates", "pipeline", "describing"}),
+    frozenset({"recipe", "data", "planning", "estimates", "measuring", "pipeline", "describing"}),
     frozenset({"comparing"}),
     frozenset({"cli", "web"}),
 )

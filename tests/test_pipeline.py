@@ -18,6 +18,7 @@ import tiny_model
 import torch
 
 from truing import estimates, formats, models, pipeline
+from truing.costs import Shape
 from truing.errors import ConfigError, DataError, GuardError, Interrupted, MissingError, describe_error
 from truing.pipeline import make_recipe, plan, read_recipe, run_recipe
 from truing.recipe import INPUT_NAMES
@@ -710,7 +711,7 @@ def test_plan_counts_rows_tokens_and_weights_without_loading_any(
 
 
 def test_time_is_told_by_stage_from_what_each_of_them_takes(model: Path, tmp_path: Path) -> None:
-    """In tokens run, worked by hand; one that is trained on counts three times."""
+    """In tokens run, worked by hand, where answers are written; rows to be made count as long as they may become."""
     prompts = tiny_model.write_rows(tmp_path / "p.jsonl", ({"prompt": f"{i:03}?"} for i in range(20)))
     held = tiny_model.write_rows(tmp_path / "h.jsonl", ({"prompt": f"{i:03}!"} for i in range(5)))
     stages = (
@@ -728,12 +729,30 @@ def test_time_is_told_by_stage_from_what_each_of_them_takes(model: Path, tmp_pat
         return sum(len(renderer.render(group)) for group in formats.read_groups(path))
 
     prompt, asked, shown = tokens(prompts) // 20, tokens(held) // 5, tokens(tmp_path / "d.jsonl")
-    assert estimates._tokens_run(planned, renderer, 1) == {
+    sizes = estimates.sizes_of(planned, renderer, 0)
+    assert estimates._tokens_run(planned, sizes, 1) == {
         "contrast": 8 * 2 * (prompt + 10),
-        "preference": 8 * (prompt + 20) * (3 * 2 + 1),
-        "few": pytest.approx(shown * 3 * 2 * 2 / 10),
         "evaluate": 4 * (2 * (asked + 20) + 2 * (asked + 40) + 2 * (asked + 20)),
     }
+    assert sizes["preference"] == [(prompt, (10, 10), 20)] * 8
+    assert sum(row.tokens for row in sizes["few"]) == shown
+
+
+def test_a_step_more_or_an_epoch_more_takes_its_share_of_time(model: Path, pairs: Path) -> None:
+    def facts(**settings: Any) -> dict[str, Any]:
+        recipe = make_recipe(table(model, pairs, short("preference", **settings)))
+        planned = plan(recipe)
+        sizes = estimates.sizes_of(planned, models.read_renderer(str(model)), 0)
+        machine = estimates.Machine(Shape.of(models.read_config(str(model))), 1000, 4, torch.device("cpu"), 1e9, 1e12)
+        return estimates._trained(planned[0].settings, sizes["preference"], machine, 0)
+
+    one, two = facts(), facts(epochs=2)
+    assert two["steps"] == 2 * one["steps"]
+    assert two["step_seconds"] == pytest.approx(one["step_seconds"])
+    once = one["seconds"] - one["steps"] * one["step_seconds"]  # the reference's pass: a third of an epoch's three
+    assert one["steps"] * one["step_seconds"] == pytest.approx(3 * once, rel=0.01)
+    assert facts(checkpointing=True)["step_seconds"] == pytest.approx(4 / 3 * one["step_seconds"], rel=0.01)
+    assert facts(checkpointing=True)["memory_bytes"] < one["memory_bytes"]
 
 
 def _safetensors_header(path: Path) -> bytes:

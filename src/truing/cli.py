@@ -52,13 +52,25 @@ def run(recipe: Path, *overrides: str, out: Path | None = None, json: Json = Fal
 
 
 @app.command
-def plan(recipe: Path, *overrides: str, json: Json = False) -> None:
-    """Check a recipe without loading a model: settings, files, chat template, memory and time."""
+def plan(recipe: Path, *overrides: str, measure: bool = False, json: Json = False) -> None:
+    """Check a recipe without running it: settings, files, chat template, memory and time.
+
+    Parameters
+    ----------
+    measure
+        Load the models and run a few real steps, kept nowhere: memory and time as measured, and the forest budget that
+        fits. Without it no model is loaded, and both are estimates.
+    """
     from truing import pipeline
 
     read = pipeline.read_recipe(recipe, overrides)
     planned = pipeline.plan(read)
     facts = pipeline.check(read, planned)
+    if measure:
+        from truing.measuring import measure as measured
+        from truing.progress import Reporter
+
+        facts["measured"] = measured(read, planned, Reporter())
     if json:
         stages = [{"name": p.name, "use": p.use, "settings": p.settings.model_dump(mode="json")} for p in planned]
         return _print_json({"stages": stages, **facts})
@@ -462,15 +474,46 @@ def _facts(facts: dict[str, Any]) -> list[str]:
     lines = [f"model: {facts['model']}, {facts['parameters'] / 1e6:.0f} M weights, computes in {facts['dtype']}"]
     if "rows" in facts:
         lines.append(f"data: {facts['data']}; {facts['rows']:,} rows, {facts['tokens']:,} tokens")
+    for name, found in facts["training"].items():
+        lines.append(f"{name}, estimated: {_stage(found, found['memory_bytes'])}")
     if facts["memory_bytes"]:
-        lines.append(f"memory to train: about {facts['memory_bytes'] / 2**30:.1f} GiB")
+        lines.append(f"memory to train: about {_gib(facts['memory_bytes'])}, an estimate")
     if facts["seconds"]:
         by_stage = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in facts["stage_seconds"].items())
-        lines.append(f"time: about {_minutes(facts['seconds'])} minutes ({by_stage})")
+        lines.append(f"time: about {_minutes(facts['seconds'])} minutes ({by_stage}), an estimate")
         lines.append(
             "  less where drawn answers end before max_new_tokens, more where the machine has other work to do"
         )
+    for name, found in facts.get("measured", {}).items():
+        lines += [f"{name}, measured: {_stage(found, found['peak_bytes'])}", f"  {_fitting(found)}"]
+    if facts["training"] and "measured" not in facts:
+        lines.append("truing plan --measure runs a few steps and replaces these estimates")
     return lines + [f"note: {note}" for note in facts["notes"]]
+
+
+def _stage(found: dict[str, Any], peak: float) -> str:
+    """A training stage in one line."""
+    how = ", activations recomputed" if found["checkpointing"] else ""
+    return (
+        f"{found['step_seconds']:.2g} s per step, {found['steps']:,} steps, {_minutes(found['seconds'])} minutes; "
+        f"peak memory {_gib(peak)} at {found['largest_forest']:,} tokens at once{how}"
+    )
+
+
+def _fitting(found: dict[str, Any]) -> str:
+    """The forest budget that fits."""
+    plain, saving = found["fitting_forest_tokens"], found["fitting_with_checkpointing"]
+    free = f"{_gib(found['free_bytes'])} are free, of which a tenth is left"
+    if plain:
+        needed = "" if found["checkpointing"] else "; checkpointing is not needed"
+        return f"{free}: the largest forest_tokens that fits is {plain:,}{needed if found['fits'] else ''}"
+    if saving:
+        return f"{free}: it fits with checkpointing = true, up to forest_tokens = {saving:,}"
+    return f"{free}: it does not fit; train an adapter with lora, lower max_length, or free memory"
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 def _first_kept(groups: Iterable[Any], count: int, kept: list[Any]) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""What a plan can know before anything runs: rows and tokens, and roughly memory and time."""
+"""What a plan can know before anything runs: rows and tokens, and memory and time by formula."""
 
 from __future__ import annotations
 
@@ -11,30 +11,23 @@ from typing import Any
 import torch
 
 from truing import models
-from truing.errors import DataError
+from truing.costs import USABLE, Lengths, Load, Memory, Shape, Weights, free_memory, memory_of, operations
 from truing.models.precision import compute_dtype
 from truing.planning import Planned, read_inputs
 from truing.recipe import Recipe, device_of
-from truing.rendering import Renderer
+from truing.records import Group
+from truing.rendering import Renderer, Row
 from truing.stages.context import Groups
 from truing.stages.evaluate import Evaluate
-from truing.stages.preference import Preference
+from truing.stages.preference import Preference, judged_rows
 from truing.stages.sample import Contrast, Sample, bare
-from truing.stages.training import Training, step_count
+from truing.stages.sft import Sft, arranged
+from truing.stages.training import Training, largest_forest, render_rows, step_count
 
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Rows and their tokens in all. Where answers are yet to be drawn, each counts as long as it may become."""
-
-    rows: int
-    prompt: int
-    answers: int
-
-    def first(self, limit: int | None) -> Size:
-        """As many rows of it as are used, taken for average ones."""
-        share = min(1.0, limit / self.rows) if limit and self.rows else 1.0
-        return Size(round(self.rows * share), round(self.prompt * share), round(self.answers * share))
+REACHED = 0.5
+"""Share of the rate of one large matrix product that a whole model reaches, roughly."""
+TRAFFIC = 52
+"""Bytes read and written to renew one weight: gathering, norm and clipping of its gradient, AdamW, rounding."""
 
 
 def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
@@ -54,13 +47,76 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
         "matrix_rate": _matrix_rate(device, dtype),
     }
     facts |= _first_data(planned, renderer)
-    facts["memory_bytes"] = _memory(facts, planned, dtype)
-    # A third of the rate of one large product is what a whole model reaches, roughly.
-    second = facts["matrix_rate"] / 3 / (2 * facts["parameters"])
-    tokens = _tokens_run(planned, renderer, len(recipe.principle.positive) if recipe.principle else 0)
-    facts["stage_seconds"] = {name: count / second for name, count in tokens.items()}
+    sizes = sizes_of(planned, renderer, recipe.seed)
+    machine = Machine.of(source, device, dtype, facts["parameters"], facts["matrix_rate"])
+    training = {
+        p.name: _trained(p.settings, sizes[p.name], machine, recipe.seed)
+        for p in planned
+        if isinstance(p.settings, Training)
+    }
+    instructions = len(recipe.principle.positive) if recipe.principle else 0
+    others = {
+        name: 2 * facts["parameters"] * tokens / machine.rate
+        for name, tokens in _tokens_run(planned, sizes, instructions).items()
+    }
+    facts["training"] = training
+    facts["memory_bytes"] = max((found["memory_bytes"] for found in training.values()), default=0.0)
+    seconds = others | {name: found["seconds"] for name, found in training.items()}
+    facts["stage_seconds"] = {p.name: seconds[p.name] for p in planned if p.name in seconds}
     facts["notes"] = [note for stage_plan in planned for note in _notes(stage_plan, facts)]
-    return facts | {"seconds": sum(facts["stage_seconds"].values())}
+    return facts | {"seconds": sum(seconds.values())}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A model on this machine: its sizes, and how fast a whole model computes and memory is read and written."""
+
+    shape: Shape
+    parameters: int
+    itemsize: int
+    device: torch.device
+    rate: float
+    bandwidth: float
+
+    @classmethod
+    def of(cls, source: str, device: torch.device, dtype: torch.dtype, parameters: int, matrix_rate: float) -> Machine:
+        """Rates are tried for a moment."""
+        rate, bandwidth = matrix_rate * REACHED, _bandwidth(device)
+        return cls(Shape.of(models.read_config(source)), parameters, dtype.itemsize, device, rate, bandwidth)
+
+    def memory(self, settings: Training, load: Load, *, checkpointing: bool) -> Memory:
+        """Bytes of training on forests of this size."""
+        matrices = sum(wide + out for wide, out in self.shape.matrices())
+        trained = settings.lora.rank * self.shape.layers * matrices if settings.lora else self.parameters
+        weights = Weights(self.parameters, trained, self.itemsize, self.device.type, checkpointing)
+        return memory_of(self.shape, weights, load)
+
+
+def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[str, list[Lengths]]:
+    """By stage, the rows it takes. Answers that are yet to be drawn count as long as they may become."""
+    made: dict[str, list[Lengths]] = {}
+    found: dict[str, list[Lengths]] = {}
+    for stage_plan in planned:
+        settings = stage_plan.settings
+        source = stage_plan.inputs.get("held_out" if isinstance(settings, Evaluate) else "data")
+        if not isinstance(source, Groups):
+            continue
+        rows = _lengths(source, settings, renderer, seed) if source.ready else made[source.key]
+        found[stage_plan.name] = rows[: settings.limit] if isinstance(settings, Contrast | Evaluate) else rows
+        if isinstance(settings, Contrast | Sample):
+            count = 2 if isinstance(settings, Contrast) else settings.answers
+            answers = (settings.max_new_tokens,) * count
+            made[stage_plan.key] = [Lengths(row.prompt, answers, sum(answers)) for row in found[stage_plan.name]]
+    return found
+
+
+def training_rows(settings: Training, groups: Sequence[Group], renderer: Renderer, seed: int) -> list[Row]:
+    """The rows as a training stage makes them of its data."""
+    if isinstance(settings, Preference):
+        groups = [judged.group for judged in judged_rows(settings, groups)]
+    elif isinstance(settings, Sft):
+        groups = arranged(settings, groups, seed)
+    return render_rows(renderer, groups, settings)[0]
 
 
 def _notes(planned: Planned, facts: Mapping[str, Any]) -> list[str]:
@@ -96,74 +152,60 @@ def _first_data(planned: Sequence[Planned], renderer: Renderer) -> dict[str, Any
     return {"data": data.description, "rows": len(rows), "tokens": sum(len(row) for row in rows)}
 
 
-def _tokens_run(planned: Sequence[Planned], renderer: Renderer, instructions: int) -> dict[str, float]:
-    """By stage, the tokens that go through the model; one that is trained on counts three times."""
-    sizes: dict[str, Size] = {}
+def _lengths(source: Groups, settings: object, renderer: Renderer, seed: int) -> list[Lengths]:
+    if isinstance(settings, Training):
+        return [Lengths.of(row) for row in training_rows(settings, source.read(), renderer, seed)]
+    return [Lengths.of(renderer.render(bare(group), index)) for index, group in enumerate(source.read())]
+
+
+def _trained(settings: Training, rows: Sequence[Lengths], machine: Machine, seed: int) -> dict[str, Any]:
+    """What a training stage takes: seconds in all and of a step, and memory with what it is made of."""
+    load = largest_forest(rows, settings, seed)
+    checkpointing = settings.checkpointing
+    if checkpointing == "auto":
+        free = USABLE * free_memory(machine.device)
+        checkpointing = machine.memory(settings, load, checkpointing=False).peak > free
+    memory = machine.memory(settings, load, checkpointing=bool(checkpointing))
+    steps = step_count(len(rows), settings)
+    each, once = settings.bound().passes if isinstance(settings, Preference) else (3, 0)
+    epochs = min(steps * settings.batch_size / len(rows), settings.epochs)
+    pass_seconds = operations(machine.shape, rows) / machine.rate
+    renewal = steps * memory.moments / 8 * TRAFFIC / machine.bandwidth
+    running = (each + bool(checkpointing)) * epochs * pass_seconds + renewal
+    return {
+        "steps": steps,
+        "seconds": running + once * pass_seconds,
+        "step_seconds": running / steps,
+        "memory_bytes": memory.peak,
+        "memory": memory._asdict(),
+        "checkpointing": bool(checkpointing),
+        "largest_forest": load.tokens,
+    }
+
+
+def _tokens_run(
+    planned: Sequence[Planned], sizes: Mapping[str, Sequence[Lengths]], instructions: int
+) -> dict[str, float]:
+    """By stage that writes answers, the tokens that go through the model; nobody knows which pairs are drawn again."""
     found: dict[str, float] = {}
     for stage_plan in planned:
-        settings = stage_plan.settings
-        source = stage_plan.inputs.get("held_out" if isinstance(settings, Evaluate) else "data")
-        if not isinstance(source, Groups):
-            continue
-        size = _measured(source, settings, renderer) if source.ready else sizes[source.key]
-        if isinstance(settings, Training):
-            found[stage_plan.name] = _trained(size, settings)
-        elif isinstance(settings, Evaluate):
-            found[stage_plan.name] = _evaluated(size.first(settings.limit), settings, instructions)
-        elif isinstance(settings, Contrast | Sample):
-            sizes[stage_plan.key], found[stage_plan.name] = _drawn(size, settings)
+        settings, rows = stage_plan.settings, sizes.get(stage_plan.name, [])
+        prompt = sum(row.prompt for row in rows)
+        if isinstance(settings, Evaluate):
+            found[stage_plan.name] = _evaluated(len(rows), prompt, settings, instructions)
+        elif isinstance(settings, Contrast):
+            found[stage_plan.name] = 2 * (prompt + len(rows) * settings.max_new_tokens)
+        elif isinstance(settings, Sample):
+            found[stage_plan.name] = prompt + len(rows) * settings.answers * settings.max_new_tokens
     return found
 
 
-def _measured(source: Groups, settings: object, renderer: Renderer) -> Size:
-    groups = source.read() if isinstance(settings, Training) else [bare(group) for group in source.read()]
-    rows = [renderer.render(group, index) for index, group in enumerate(groups)]
-    if isinstance(settings, Training):
-        rows = [row for row in rows if row.longest <= settings.max_length or settings.too_long != "drop"]
-        if not rows:
-            raise DataError(f"no row is within max_length = {settings.max_length}: raise it, or look at the data")
-    prompt = sum(len(row.prompt) for row in rows)
-    return Size(len(rows), prompt, sum(len(row) for row in rows) - prompt)
-
-
-def _trained(size: Size, settings: Training) -> float:
-    tokens = size.prompt + size.answers
-    passes = min(step_count(size.rows, settings) * settings.batch_size / size.rows, settings.epochs)
-    each, once = settings.bound().passes if isinstance(settings, Preference) else (3, 0)
-    return float(tokens * (each * passes + once))
-
-
-def _drawn(size: Size, settings: Contrast | Sample) -> tuple[Size, float]:
-    """The rows that come out, and the tokens run. Pairs that are drawn again are not counted: nobody knows them yet."""
-    if isinstance(settings, Contrast):
-        size = size.first(settings.limit)
-        made = Size(size.rows, size.prompt, 2 * size.rows * settings.max_new_tokens)
-        return made, 2 * made.prompt + made.answers
-    made = Size(size.rows, size.prompt, size.rows * settings.answers * settings.max_new_tokens)
-    return made, made.prompt + made.answers
-
-
-def _evaluated(size: Size, settings: Evaluate, instructions: int) -> float:
+def _evaluated(rows: int, prompt: int, settings: Evaluate, instructions: int) -> float:
     """Both models answer, the judge reads all answers under each instruction, and both score the model's own."""
-    written = size.rows * settings.answers * settings.max_new_tokens
+    written = rows * settings.answers * settings.max_new_tokens
     readings = 2 * instructions if instructions and settings.judge != "likelihood" else 1
-    scored = 2 * (size.prompt + written) if settings.measures_kl else 0
-    return 2 * (size.prompt + written) + readings * (size.prompt + 2 * written) + scored
-
-
-def _memory(facts: Mapping[str, Any], planned: Sequence[Planned], dtype: torch.dtype) -> float:
-    """The most that a training stage takes: weights, their masters and moments, and activations."""
-    weights = facts["parameters"]
-    config = models.read_config(facts["model"]).get_text_config()
-    most = 0.0
-    for stage_plan in planned:
-        settings = stage_plan.settings
-        if isinstance(settings, Training):
-            trained = weights // 50 if settings.lora else weights
-            wide = 0 if dtype == torch.float32 else 4
-            activations = settings.forest_tokens * config.num_hidden_layers * 40 * config.hidden_size * dtype.itemsize
-            most = max(most, weights * dtype.itemsize + trained * (12 + wide) + activations)
-    return most
+    scored = 2 * (prompt + written) if settings.measures_kl else 0
+    return 2 * (prompt + written) + readings * (prompt + 2 * written) + scored
 
 
 def _parameters(source: str) -> int:
@@ -183,4 +225,17 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
         began = time.perf_counter()
         float((left @ left)[0, 0])
         best = max(best, 2 * 1024**3 / (time.perf_counter() - began))
+    return best
+
+
+def _bandwidth(device: torch.device) -> float:
+    """Bytes per second of a copy, read and written, tried for a moment."""
+    source = torch.ones(16 * 2**20, device=device)
+    target = torch.empty_like(source)
+    best = 0.0
+    for _ in range(5):
+        began = time.perf_counter()
+        target.copy_(source)
+        float(target[0])
+        best = max(best, 2 * source.nbytes / (time.perf_counter() - began))
     return best

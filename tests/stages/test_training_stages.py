@@ -396,3 +396,17 @@ def test_the_reference_is_computed_once_and_belongs_to_its_rows(
     assert len(made) == 2
     trained(runs(), folder, preference, data[:-1])
     assert len(made) == 3
+
+
+def test_activations_are_recomputed_where_they_do_not_fit(
+    folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for free in (2**40, 2**10):
+        monkeypatch.setattr("truing.stages.training.free_memory", lambda _, free=free: free)
+        run = runs()
+        events = trained(run, folder, sft, tiny_model.demonstrations())
+        (decided,) = run.events(kind="checkpointing")
+        assert (decided["on"], decided["free_bytes"]) == (free == 2**10, free)
+        found.append([{k: v for k, v in e["metrics"].items() if k != "tokens_per_second"} for e in events])
+    assert found[0] == found[1], "recomputing changes no bit, so a run may go on where other memory is free"

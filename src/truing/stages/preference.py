@@ -30,6 +30,7 @@ from truing.stages.training import (
     Training,
     describe_data,
     finish,
+    load_trainable,
     make_engine,
     optimizer_steps,
     render_rows,
@@ -123,8 +124,9 @@ def preference(
     """Trains on comparisons, rankings, scores or thumbs, and measures the objective on held-out rows."""
     objective = settings.bound()
     judged = judged_rows(settings, data.read())
-    engine = make_engine(context, model, settings)
-    rows, kept, refused = render_rows(engine.renderer, [j.group for j in judged], settings)
+    loaded = load_trainable(context, model, settings)
+    rows, kept, refused = render_rows(loaded.renderer, [j.group for j in judged], settings)
+    engine = make_engine(context, loaded, settings, rows)
     describe_data(context, data, len(judged), rows, refused)
     warn_of_plain_text(context, engine.renderer, [j.group for j in judged])
     context.event("preview", row=rows[0].index, pieces=engine.renderer.pieces(rows[0]))

@@ -19,6 +19,7 @@ from truing.stages.training import (
     Training,
     describe_data,
     finish,
+    load_trainable,
     make_engine,
     optimizer_steps,
     render_rows,
@@ -59,8 +60,9 @@ def sft(context: Context, settings: Sft, model: Model, data: Groups) -> None:
     read = data.read()
     groups = arranged(settings, read, context.seed)
     down = {THUMB_DOWN: len(read) - len(groups)} if len(groups) < len(read) else {}
-    engine = make_engine(context, model, settings)
-    rows, _, refused = render_rows(engine.renderer, groups, settings)
+    loaded = load_trainable(context, model, settings)
+    rows, _, refused = render_rows(loaded.renderer, groups, settings)
+    engine = make_engine(context, loaded, settings, rows)
     describe_data(context, data, len(read), rows, refused | down)
     warn_of_plain_text(context, engine.renderer, groups)
     context.event("preview", row=rows[0].index, pieces=engine.renderer.pieces(rows[0]))

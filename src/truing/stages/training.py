@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import psutil
@@ -17,6 +18,7 @@ from torch import Tensor
 from truing import __version__
 from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
+from truing.costs import USABLE, Lengths, Load, Shape, Weights, free_memory, memory_of, resident
 from truing.errors import DataError, GuardError, StorageError
 from truing.models import Loaded, add_lora
 from truing.models.precision import compute_dtype
@@ -30,6 +32,8 @@ from truing.tensors import Forest, Loss
 
 Count = Annotated[int, Field(ge=1)]
 MEMORY = "memory.safetensors"
+LOOKED_AT = 200
+"""Steps that are looked at, spread evenly, to find the largest forest."""
 
 
 class Lora(Settings):
@@ -58,7 +62,10 @@ class Training(Settings):
     too_long: Literal["drop", "cut_prompt", "error"] = Field("drop", description="what becomes of rows over the limit")
     forest_tokens: Count = Field(2048, description="tokens run at once; changes time and memory, never the result")
     lora: Lora | None = Field(None, description="train an adapter instead of all weights")
-    checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
+    checkpointing: bool | Literal["auto"] = Field(
+        "auto",
+        description="recompute activations in the backward pass to save memory; auto: only where they do not fit",
+    )
     save_every: Count = Field(100, description="optimizer steps between two checkpoints")
     keep_checkpoints: Count = Field(1, description="how many unfinished checkpoints are kept")
 
@@ -112,20 +119,41 @@ class Step:
         return {name: amount / of for name, (amount, of) in self.sums.items() if of}
 
 
-def make_engine(context: Context, model: Model, settings: Training) -> Engine:
-    """The model, with a fresh adapter where one is asked for, ready to be trained."""
+def load_trainable(context: Context, model: Model, settings: Training) -> Loaded:
+    """The model in full width, with a fresh adapter where one is asked for."""
     loaded = context.load(in_full(context, model) if settings.lora else model, full_width=True)
-    if settings.lora:
-        lora = settings.lora
-        torch.manual_seed(context.seed)
-        adapted = add_lora(loaded.model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
-        loaded = Loaded(adapted, loaded.renderer, loaded.source)
+    if not settings.lora:
+        return loaded
+    lora = settings.lora
+    torch.manual_seed(context.seed)
+    adapted = add_lora(loaded.model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
+    return Loaded(adapted, loaded.renderer, loaded.source)
+
+
+def make_engine(context: Context, loaded: Loaded, settings: Training, rows: Sequence[Row]) -> Engine:
+    """The model ready to be trained on these rows."""
+    checkpointing = settings.checkpointing
+    if checkpointing == "auto":
+        checkpointing = not _fits(context, loaded, settings, rows)
     return LocalEngine(
         loaded,
         weight_decay=settings.weight_decay,
-        checkpointing=settings.checkpointing,
+        checkpointing=checkpointing,
         dtype=compute_dtype(context.precision, context.device),
     )
+
+
+def largest_forest(rows: Sequence[Lengths], settings: Training, seed: int) -> Load:
+    """The most that is run at once: a step as far as the budget goes, or a longer row. Of many steps some are seen."""
+    total = step_count(len(rows), settings)
+    most = max(rows, key=lambda row: row.tokens)
+    best = Load(most.tokens, most.scored)
+    for number in range(1, total + 1, max(1, total // LOOKED_AT)):
+        members = [rows[index] for index in step_rows(len(rows), number, settings, seed)]
+        tokens, scored = sum(row.tokens for row in members), sum(row.scored for row in members)
+        share = min(1.0, settings.forest_tokens / tokens)
+        best = max(best, Load(round(tokens * share), round(scored * share)))
+    return best
 
 
 def render_rows(
@@ -295,11 +323,44 @@ def peak_memory() -> int:
     """Largest resident size of this process so far, in bytes."""
     import resource
 
+    status = Path("/proc/self/status")  # what `resource` says begins, on Linux, at the size of the parent process
+    if status.exists():
+        return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
     return (
         int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
         if hasattr(resource, "RUSAGE_SELF")
         else int(psutil.Process().memory_info().rss)
     )
+
+
+def _fits(context: Context, loaded: Loaded, settings: Training, rows: Sequence[Row]) -> bool:
+    """Whether all activations fit into the memory that is free. Written down, and told where they do not.
+
+    Recomputing gives the same bits, so going on may decide anew: the machine may have other memory then.
+    """
+    weights = list(loaded.model.parameters())
+    dtype = compute_dtype(context.precision, context.device)
+    cost = memory_of(
+        Shape.of(loaded.model.config),
+        Weights(
+            count=sum(weight.numel() for weight in weights),
+            trained=sum(weight.numel() for weight in weights if weight.requires_grad),
+            itemsize=dtype.itemsize,
+            device=context.device.type,
+        ),
+        largest_forest([Lengths.of(row) for row in rows], settings, context.seed),
+    )
+    free = free_memory(context.device)
+    held = torch.cuda.memory_allocated(context.device) if context.device.type == "cuda" else resident()
+    needed = max(cost.peak - held, cost.activations)
+    fits = needed <= USABLE * free
+    context.event("checkpointing", on=not fits, needed_bytes=needed, free_bytes=free)
+    if not fits:
+        context.reporter.say(
+            f"{context.stage}: activations are recomputed to save memory, at a third more time: training would need "
+            f"about {needed / 2**30:.1f} GiB more, and {free / 2**30:.1f} GiB are free"
+        )
+    return fits
 
 
 def _go_on(context: Context, engine: Engine, memory: dict[str, Tensor]) -> int:

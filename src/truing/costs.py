@@ -1,0 +1,179 @@
+"""What training costs by formula: arithmetic, and memory from a model's architecture. Nothing is loaded for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+
+from truing.compute.head import CHUNK, KEPT
+from truing.rendering import Row
+
+LIBRARIES = 450 * 2**20
+"""Resident memory of a process that has imported what training needs and loaded no model."""
+USABLE = 0.9
+"""Share of the free memory that is planned with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a decoder of Llama's kind."""
+
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    groups: int
+    head_width: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Any) -> Shape:
+        """The sizes that a transformers configuration names; those it leaves out are as usual."""
+        text = config.get_text_config()
+        known = text.to_dict()
+        return cls(
+            layers=text.num_hidden_layers,
+            width=text.hidden_size,
+            inner=known.get("intermediate_size") or known.get("n_inner") or 4 * text.hidden_size,
+            heads=text.num_attention_heads,
+            groups=known.get("num_key_value_heads") or text.num_attention_heads,
+            head_width=known.get("head_dim") or text.hidden_size // text.num_attention_heads,
+            vocabulary=text.vocab_size,
+        )
+
+    def matrices(self) -> list[tuple[int, int]]:
+        """(in, out) of the matrices of one layer: query, key, value, output, gate, up, down."""
+        query, key = self.heads * self.head_width, self.groups * self.head_width
+        return [
+            (self.width, query),
+            (self.width, key),
+            (self.width, key),
+            (query, self.width),
+            (self.width, self.inner),
+            (self.width, self.inner),
+            (self.inner, self.width),
+        ]
+
+
+class Lengths(NamedTuple):
+    """A row's size in tokens: its prompt, each of its answers, and those scored in all."""
+
+    prompt: int
+    answers: tuple[int, ...]
+    scored: int
+
+    @classmethod
+    def of(cls, row: Row) -> Lengths:
+        """Of a rendered row."""
+        answers = tuple(len(answer.tokens) for answer in row.answers)
+        return cls(len(row.prompt), answers, sum(sum(answer.scored) for answer in row.answers))
+
+    @property
+    def tokens(self) -> int:
+        """All of them, the prompt counted once."""
+        return self.prompt + sum(self.answers)
+
+
+class Load(NamedTuple):
+    """The largest forest of a stage: its tokens, and how many of them are scored."""
+
+    tokens: int
+    scored: int
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How a model is trained: its weights, how many are trained, bytes of one in compute, where they live."""
+
+    count: int
+    trained: int
+    itemsize: int
+    device: str
+    checkpointing: bool = False
+
+
+class Memory(NamedTuple):
+    """Bytes that training takes. gradients: fp32, of everything trained. activations: of one forest, logits apart."""
+
+    libraries: float
+    weights: float
+    masters: float
+    moments: float
+    gradients: float
+    activations: float
+    logits: float
+    loading: float
+
+    @property
+    def peak(self) -> float:
+        """The most at one time: all of it, or the model's weights in full width while they are read."""
+        held = self.weights + self.masters + self.moments + self.gradients + self.activations + self.logits
+        return self.libraries + max(held, self.loading)
+
+
+def operations(shape: Shape, rows: Iterable[Lengths]) -> float:
+    """FLOPs of one forward pass without padding: no prompt twice, causal attention, the head on scored tokens only."""
+    body = 2 * shape.layers * sum(wide * out for wide, out in shape.matrices())
+    looked_at = 4 * shape.layers * shape.heads * shape.head_width  # query times key, and weights times value
+    head = 2 * shape.width * shape.vocabulary
+    return float(sum(body * row.tokens + looked_at * _seen(row) + head * row.scored for row in rows))
+
+
+def memory_of(shape: Shape, weights: Weights, load: Load) -> Memory:
+    """Bytes of training on forests as large as `load`."""
+    wide = weights.itemsize >= 4
+    return Memory(
+        libraries=LIBRARIES if weights.device == "cpu" else 0,
+        weights=weights.count * weights.itemsize,
+        masters=0 if wide else 4 * weights.trained,
+        moments=8 * weights.trained,
+        gradients=4 * weights.trained,
+        activations=load.tokens * token_bytes(shape, weights),
+        logits=logit_bytes(shape, weights.itemsize, load.scored),
+        # read in full width; on a CPU the file's own pages are counted as resident until they are let go
+        loading=weights.count * (4 + (2 if weights.device == "cpu" else 0)),
+    )
+
+
+def token_bytes(shape: Shape, weights: Weights) -> float:
+    """What one token of a forest keeps for the backward pass, in all layers."""
+    layer = _layer_bytes(shape, weights)
+    if weights.checkpointing:  # each layer's input, and all of the one layer that is made again
+        return shape.layers * shape.width * weights.itemsize + 2 * layer
+    return (shape.layers + 1) * layer  # one more for what the backward pass holds at a time
+
+
+def logit_bytes(shape: Shape, itemsize: int, scored: int) -> float:
+    """Logits that are held, a chunk of them in full width with its slope, and the output layer's own gradient."""
+    row = shape.vocabulary * itemsize
+    kept = min(scored * row, max(KEPT, CHUNK * row))
+    return kept + 2 * min(CHUNK, scored) * shape.vocabulary * 4 + shape.width * row
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that nothing holds on the device at this moment."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def resident() -> int:
+    """Bytes that this process holds in memory."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def _layer_bytes(shape: Shape, weights: Weights) -> float:
+    """What a layer keeps of one token: each norm its input in fp32 and two results, attention and the MLP four each."""
+    frozen = weights.trained < weights.count  # a norm that is not trained keeps one result less
+    norms = 2 * shape.width * (4 + (1 if frozen else 2) * weights.itemsize)
+    attention = 2 * (shape.heads + shape.groups) * shape.head_width
+    return norms + weights.itemsize * (attention + 4 * shape.inner)
+
+
+def _seen(row: Lengths) -> int:
+    """How many (query, key) pairs attention looks at."""
+    return row.prompt * (row.prompt + 1) // 2 + sum(a * row.prompt + a * (a + 1) // 2 for a in row.answers)
