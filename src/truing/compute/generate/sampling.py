@@ -49,8 +49,8 @@ def _kept(probability: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
 def _of_all(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """A draw from all tokens: first a block of BLOCK tokens, then a token of it. No sum runs over the vocabulary."""
     rows, size = logits.shape
-    weight = logits.new_full((rows, -(-size // BLOCK) * BLOCK), -torch.inf, dtype=torch.float32)
-    weight[:, :size] = logits
+    weight = logits.new_empty((rows, -(-size // BLOCK) * BLOCK), dtype=torch.float32)
+    weight[:, :size], weight[:, size:] = logits, -torch.inf
     weight.sub_(weight.amax(dim=1, keepdim=True)).div_(temperature).exp_()
     blocks = weight.unflatten(1, (-1, BLOCK))  # type: ignore[no-untyped-call]
     totals = blocks.sum(dim=2)
