@@ -106,7 +106,7 @@ class Sft:
 
 def train(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Steps of DPO or SFT on given rows. Returns seconds of each step, phases, losses, norms and memory."""
-    machine.prepare()
+    machine.keep_freed_memory()
     device, rows = torch.device(spec["device"]), from_json(spec["rows"])
     loaded = load(spec["model"], dtype=torch.float32, device=device)
     memory = Memory(device)
@@ -146,7 +146,7 @@ def adapted(model: Any) -> Any:
 
 def sample(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Answers to chat prompts. Returns seconds, tokens and memory, and the token ids where `keep` is set."""
-    machine.prepare()
+    machine.keep_freed_memory()
     device = torch.device(spec["device"])
     loaded = load(spec["model"], dtype=DTYPES[spec["precision"]], device=device)
     memory = Memory(device)

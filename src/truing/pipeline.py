@@ -47,7 +47,7 @@ def run_recipe(
     planned = plan(recipe)
     _demand_outside(planned, folder)
     read_inputs(planned)
-    machine.prepare()
+    machine.keep_freed_memory()
     seed_everything(recipe.seed)
     with Run.open(folder, recipe=recipe_text or resolved, resolved=resolved, info=_info(recipe, device)) as run:
         aside = run.supersede({stage_plan.key for stage_plan in planned})

@@ -6,8 +6,6 @@ import ctypes
 import os
 from functools import cache
 
-import torch
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Names of glibc's settings in malloc.h."""
 _KEPT = 2**31 - 1
@@ -16,13 +14,12 @@ _FROM_HEAP = 32 * 2**20
 
 
 @cache
-def prepare() -> None:
-    """Numbers too small for full precision become 0, and freed memory is kept for the next step.
+def keep_freed_memory() -> bool:
+    """Memory that one step frees stays with the process for the next. Whether the system's allocator could be asked to.
 
     glibc gives the memory of a large tensor back when it is freed and fetches it page by page for the next one, which
-    takes some 5 % of a training step. Elsewhere this is left as it is.
+    takes some 5 % of a training step. Other allocators are left as they are.
     """
-    torch.set_flush_denormal(True)
-    if os.name == "posix" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_MMAP_THRESHOLD, _FROM_HEAP)
-        libc.mallopt(_TRIM_THRESHOLD, _KEPT)
+    if os.name != "posix" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return False
+    return bool(libc.mallopt(_MMAP_THRESHOLD, _FROM_HEAP)) and bool(libc.mallopt(_TRIM_THRESHOLD, _KEPT))
