@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from bench import curves, dpo, gpu, page, sampling, scaling, sft
+from bench import curves, dpo, gpu, page, plan, sampling, scaling, sft
 from bench.rows import NotThereError
 from bench.training import RESULTS, Settings, say
 
@@ -49,6 +49,12 @@ def measure_curves(steps: int = curves.STEPS, seeds: int = curves.SEEDS, setting
     curves.run(settings or Settings(), steps, seeds)
 
 
+@app.command(name="plan")
+def measure_plan(case: str = "all", tokens: int = 0, settings: Given = None) -> None:
+    """Predictions of `truing plan --measure` beside real runs: dpo, dpo-lora, sft or all; one forest budget or two."""
+    plan.run(settings or Settings(), case, tokens)
+
+
 @app.command(name="gpu")
 def measure_gpu(size: str = "0.6b", settings: Given = None) -> None:
     """DPO, SFT and sampling on CUDA, with random weights of size 0.6b, 1.7b or 8b."""
@@ -66,6 +72,7 @@ def measure_all(settings: Given = None) -> None:
     measure_sampling(settings=settings)
     measure_scaling(settings)
     measure_curves(settings=settings)
+    measure_plan(settings=settings)
     write_page((settings or Settings()).out)
 
 

@@ -104,6 +104,7 @@ def write(results: Path) -> None:
     parts += [_sampling(entry) for entry in entries.values() if entry["task"].endswith("sampling")]
     parts += [_scaling(entry) for entry in entries.values() if entry["task"] == "scaling"]
     parts += [_curves(entry) for entry in entries.values() if entry["task"] == "curves"]
+    parts.append(_planned([entry for entry in entries.values() if entry["task"] == "plan"]))
     if not any(name.startswith("cuda") for name in entries):
         parts.append("\n## On a GPU\n\nNot measured: no CUDA device was at hand. `make bench-gpu` measures it.\n")
     text = re.sub(r"\n{3,}", "\n\n", "\n".join([*parts, METHOD]))
@@ -267,6 +268,28 @@ def _curves(entry: Entry) -> str:
         + f"Rows: {entry['rows']}. Smoothed losses in bf16 and in fp32 at the same seed are {told['apart']:.4f} apart "
         f"on average; the seeds' own spread in fp32 is {noise}.\n\n![Loss curves](curves.svg)\n"
     )
+
+
+def _planned(entries: Sequence[Entry]) -> str:
+    """Predicted beside measured, and whether it is within what was promised."""
+    if not entries:
+        return ""
+    lines = [
+        (
+            one["profile"],
+            *(f"{one[side]['memory'] / 2**30:.2f}" for side in ("predicted", "measured")),
+            *(f"{one[side]['time']:.2f}" for side in ("predicted", "measured")),
+            *(f"{100 * one['off'][what]:.0f} %" for what in ("memory", "time")),
+            "yes" if all(one["off"][what] <= one["within"][what] for what in one["off"]) else "no",
+        )
+        for one in entries
+    ]
+    columns = (
+        "case and forest budget",
+        *("memory predicted, GiB", "measured", "seconds a step predicted", "measured"),
+        *("memory off", "time off", "within 15 % and 25 %"),
+    )
+    return "\n## What `truing plan --measure` predicts\n\n" + _table(columns, lines)
 
 
 def _heading(entry: Entry) -> str:

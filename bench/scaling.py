@@ -74,7 +74,7 @@ def whole_stage(spec: Mapping[str, Any]) -> dict[str, Any]:
     device = torch.device(spec["device"])
     engine = LocalEngine(load(spec["model"], dtype=torch.float32, device=device), dtype=torch.bfloat16)
     settings = Preference(batch_size=spec["batch"], max_length=MAX_LENGTH)
-    groups = _groups(spec["pairs"], spec["words"])
+    groups = comparisons(spec["pairs"], spec["words"])
     began = time.perf_counter()
     judged = judged_rows(settings, groups)
     rows, _, _ = render_rows(engine.renderer, [one.group for one in judged], settings)
@@ -128,7 +128,7 @@ def _spread_evenly(things: Sequence[Any], count: int) -> list[Any]:
     return [things[int((number + 0.5) / count * len(things))] for number in range(count)]
 
 
-def _groups(count: int, words: int) -> list[Group]:
+def comparisons(count: int, words: int) -> list[Group]:
     """Comparisons of random words whose lengths are log-normal; a word is about a token."""
     rng = np.random.default_rng(0)
     vocabulary = ["time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school"]

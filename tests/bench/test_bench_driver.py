@@ -10,7 +10,7 @@ import pytest
 import tiny_model
 import torch
 
-from bench import curves, dpo, gpu, machine, page, process, sampling, scaling, sft
+from bench import curves, dpo, gpu, machine, page, plan, process, sampling, scaling, sft
 from bench.rows import NotThereError
 from bench.training import Settings
 
@@ -88,6 +88,21 @@ def test_a_peer_that_runs_out_of_memory_has_no_ratio(settings, monkeypatch, caps
     assert ["times_faster" in one for one in entry["comparisons"]] == [False, True, False]
     assert "no ratio: trl-default: killed" in capsys.readouterr().err
     page.write(settings.out)
+
+
+def test_predictions_stand_beside_runs(settings, monkeypatch):
+    def told(function, spec):
+        return {"memory": 2.0**30, "time": 1.0} if function.endswith("predicted") else real(function, spec)
+
+    real = process.run
+    monkeypatch.setattr(process, "run", told)  # the prediction itself starts processes, which takes seconds
+    plan.run(settings, "sft", 64, words=4)
+    entry = json.loads(settings.out.read_text())["plan/sft-64"]
+    assert entry["measured"]["memory"] > 2**26
+    assert entry["off"]["time"] == pytest.approx(abs(1 - entry["measured"]["time"]) / entry["measured"]["time"])
+    page.write(settings.out)
+    text = (settings.out.parent / "README.md").read_text()
+    assert "| sft-64 | 1.00 |" in text
 
 
 def as_dict(settings):
