@@ -39,17 +39,16 @@ def test_a_line_comes_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_silence_is_broken_by_a_heartbeat_and_the_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "HEARTBEAT_AFTER", 0.0)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     reporter, heard = lines()
     with reporter.task("long", 5):
         until = time.monotonic() + 10
         while "still working" not in heard.getvalue() and time.monotonic() < until:
             time.sleep(0.02)
+        (own,) = set(threading.enumerate()) - before
     assert "long: 0/5 still working, " in heard.getvalue()
-    until = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < until:
-        time.sleep(0.02)
-    assert threading.active_count() == before
+    own.join(10)
+    assert not own.is_alive()
 
 
 def test_a_task_that_fails_ends_its_line_and_lets_the_error_through() -> None:

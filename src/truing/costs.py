@@ -167,11 +167,11 @@ def resident() -> int:
 
 
 def _layer_bytes(shape: Shape, weights: Weights) -> float:
-    """What a layer keeps of one token: each norm its input in fp32 and two results, attention and the MLP four each."""
-    frozen = weights.trained < weights.count  # a norm that is not trained keeps one result less
-    norms = 2 * shape.width * (4 + (1 if frozen else 2) * weights.itemsize)
+    """What a layer keeps of one token: each norm two tensors, attention four, the MLP two or, adapted, four."""
+    adapted = weights.trained < weights.count
+    norms = 2 * (2 * shape.width * weights.itemsize + 4)  # and a scale in fp32
     attention = 2 * (shape.heads + shape.groups) * shape.head_width
-    return norms + weights.itemsize * (attention + 4 * shape.inner)
+    return norms + weights.itemsize * (attention + (4 if adapted else 2) * shape.inner)
 
 
 def _seen(row: Lengths) -> int:

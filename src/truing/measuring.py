@@ -26,6 +26,7 @@ from rich.console import Console
 from scipy.optimize import nnls
 
 from truing import formats, models
+from truing.compute import machine
 from truing.costs import USABLE, Lengths, Load, Shape, Weights, free_memory, logit_bytes, operations, token_bytes
 from truing.errors import MissingError, TruingError, describe_error
 from truing.estimates import training_rows
@@ -390,6 +391,7 @@ def _probe(folder: Path) -> None:
     groups = formats.read_groups(folder / "rows.jsonl", format="group")
     inputs: Mapping[str, Any] = {name: Model(key, spec["source"]) for name, key in spec["models"].items()}
     watch = _Watch()
+    machine.keep_freed_memory()  # as every run does
     with Run.open(folder / "run", recipe="", resolved="", info={}) as run:
         context = Context(
             run, "probe", "probe", spec["seed"], device_of(spec["device"]), spec["precision"], watch,

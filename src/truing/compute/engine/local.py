@@ -14,6 +14,7 @@ from torch import Tensor
 from truing.compute import ForestStatistics, Role
 from truing.compute.attention import ForestLayout
 from truing.compute.head import Head, token_logprobs, token_statistics
+from truing.compute.lean import keep_less
 from truing.errors import GuardError
 from truing.models import Loaded, is_adapted
 from truing.models.parity import output_weight
@@ -61,6 +62,7 @@ class LocalEngine:
         for name, weight in self._weights.items():
             if self._masters[name] is not weight:
                 weight.register_post_accumulate_grad_hook(_gather_into(self._masters[name]))
+        keep_less(self.model)
         if checkpointing:
             _recompute_activations(self.model)
 
