@@ -111,6 +111,18 @@ def write(results: Path) -> None:
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
+def headline(entries: Mapping[str, Entry]) -> str:
+    """The README's line on speed: Truing's DPO step, TRL's as it comes and tuned."""
+    entry = entries["dpo/hh"]
+    ours, default = (
+        f"{one['seconds']['value']:.1f} s, {one['memory']['above']['value'] / 1e9:.1f} GB"
+        for one in (entry["systems"]["truing"], entry["systems"]["trl-default"])
+    )
+    tuned = next(one for one in entry["comparisons"] if one["theirs"] == "trl-tuned")
+    slower, more = tuned["times_faster"]["value"], 1 / tuned["memory"]["value"]
+    return f"{ours} | {default}; tuned: {slower:.1f} times Truing's time, {more:.1f} times its memory |"
+
+
 def _targets(entries: Mapping[str, Entry]) -> str:
     lines = [_target(one, entries) for one in TARGETS]
     for name, over in (("pairs", "50 to 5,000 pairs"), ("batch", "steps of 4 to 64 rows")):

@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rendering", "packing", "models", "compute", "reductions", "costs"}),
     frozenset({"scoring"}),
     frozenset({"stages"}),
-    frozenset({"recipe", "data", "planning", "estimates", "measuring", "pipeline", "describing"}),
+    frozenset({"recipe", "data", "planning", "estimates", "fitting", "probing", "measuring", "pipeline", "describing"}),
     frozenset({"comparing"}),
     frozenset({"cli", "web"}),
 )

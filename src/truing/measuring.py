@@ -1,125 +1,40 @@
 """What a plan knows after a few real optimizer steps: seconds and memory, fitted at two sizes of a forest.
 
-Every size runs in a process of its own, `python -m truing.measuring FOLDER`: the stage itself, on a few rows, in a
-folder that is removed afterwards. It is left after its last step, before anything is saved.
+Every size runs in a process of its own: the stage itself, on a few rows, in a folder that is removed afterwards. It is
+left after its last step, before anything is saved.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import torch
-from rich.console import Console
-from scipy.optimize import nnls
-
-from truing import formats, models
-from truing.compute import machine
-from truing.costs import USABLE, Lengths, Load, Shape, Weights, free_memory, logit_bytes, operations, token_bytes
-from truing.errors import MissingError, TruingError, describe_error
+from truing import formats, models, probing
+from truing.costs import USABLE, Lengths, Load, Shape, Weights, free_memory, operations, token_bytes
 from truing.estimates import training_rows
+from truing.fitting import LEAST, Probe, Room, Speed, Work, fit_room, fit_speed
 from truing.models.precision import compute_dtype
 from truing.packing import pack
 from truing.planning import Planned
-from truing.progress import Reporter, Task
+from truing.progress import Reporter
 from truing.recipe import Recipe, device_of
 from truing.records import TEXT_ROLE, Completion, Group, Message, comparison
 from truing.rendering import Renderer, Row
-from truing.signatures import validated
-from truing.stages import settings_type, stage
-from truing.stages.context import Context, Groups, Model
+from truing.stages.context import Groups, Model
 from truing.stages.preference import Preference
 from truing.stages.sample import Contrast, Sample, bare
-from truing.stages.training import LOOKED_AT, Training, largest_forest, peak_memory, step_count, step_rows
-from truing.store import Run
+from truing.stages.training import LOOKED_AT, Training, largest_forest, step_count, step_rows
 
 EPOCHS = 2
 """Passes of a probe over its rows, each of a long and a short step. The first step of all warms up."""
-LEAST = 256
-"""The smallest forest budget that is proposed, which powers of two multiply."""
 MOST = 2**20
+"""The largest forest budget that is looked at; those between are powers of two times the smallest."""
 DRAWN = 256
 """Rows that are made up where an earlier stage has yet to write them."""
-
-
-class Probe(NamedTuple):
-    """What one process measured: its steps with their work, the pass of the reference, and bytes at most.
-
-    loading: before the first pass. training: since then.
-    """
-
-    steps: list[Work]
-    seconds: list[float]
-    reference: tuple[float, float]
-    load: Load
-    loading: float
-    training: float
-    checkpointing: bool
-
-
-class Work(NamedTuple):
-    """A step's forests, and the FLOPs of one forward pass over them."""
-
-    forests: int
-    operations: float
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """seconds of a step = once + forest * forests + operation * FLOPs of a forward pass."""
-
-    once: float
-    forest: float
-    operation: float
-
-    def seconds(self, work: Work) -> float:
-        """Of one step."""
-        return self.once + self.forest * work.forests + self.operation * work.operations
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """bytes = max(loading, base + token * tokens + logits), the logits by formula."""
-
-    loading: float
-    base: float
-    token: float
-    shape: Shape
-    itemsize: int
-
-    def peak(self, load: Load, saved: float = 1.0) -> float:
-        """The most that is held at forests of this size. saved: share of a token's bytes that is still kept."""
-        logits = logit_bytes(self.shape, self.itemsize, load.scored)
-        return max(self.loading, self.base + saved * self.token * load.tokens + logits)
-
-
-def fit_speed(steps: Sequence[Work], seconds: Sequence[float]) -> Speed:
-    """Least squares of relative errors; nothing takes less than no time."""
-    table = np.array([[1.0, work.forests, work.operations] for work in steps])
-    scale = table.max(axis=0)
-    found, _ = nnls(table / scale / np.array(seconds)[:, None], np.ones(len(steps)))
-    return Speed(*(float(value) for value in found / scale))
-
-
-def fit_room(probes: Sequence[Probe], shape: Shape, itemsize: int, token: float) -> Room:
-    """Through two forests of different size. token: bytes of a token by formula, where the two are of one size."""
-    first, last = min(probes, key=lambda p: p.load.tokens), max(probes, key=lambda p: p.load.tokens)
-    held = [p.training - logit_bytes(shape, itemsize, p.load.scored) for p in (first, last)]
-    apart = last.load.tokens - first.load.tokens
-    each = max(0.0, (held[1] - held[0]) / apart) if apart >= LEAST else token
-    return Room(max(p.loading for p in probes), held[1] - each * last.load.tokens, each, shape, itemsize)
 
 
 def measure(recipe: Recipe, planned: Sequence[Planned], reporter: Reporter) -> dict[str, dict[str, Any]]:
@@ -220,7 +135,7 @@ class _Measured:
             spec |= {"use": self.planned.use, "source": self.source, "models": inputs}
             spec |= {"settings": settings.model_dump(mode="json")}
             (folder / "spec.json").write_text(json.dumps(spec))
-            said = _run(folder, f"{self.planned.name}: {budget:,} tokens at once")
+            said = probing.run(folder, f"{self.planned.name}: {budget:,} tokens at once")
         shape = Shape.of(models.read_config(self.source))
         works = _works(rows, settings, self.recipe.seed, shape, range(1, step_count(len(rows), settings) + 1))
         lengths = [Lengths.of(row) for row in rows]
@@ -307,107 +222,3 @@ def _root(model: Model, planned: Sequence[Planned]) -> str:
 def _size(group: Group) -> int:
     turns = [*group.prompt, *(message for answer in group.completions for message in answer.messages)]
     return sum(len(message.content) for message in turns)
-
-
-def _run(folder: Path, what: str) -> Any:
-    """What the process wrote."""
-    done = subprocess.run(
-        [sys.executable, "-m", "truing.measuring", str(folder)],
-        env={**os.environ, "TRUING_CACHE": str(folder / "cache")}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode == -signal.SIGKILL or "OutOfMemoryError" in done.stderr or "not enough memory" in done.stderr:
-        raise MissingError(
-            f"{what}: memory ran out: lower forest_tokens, set checkpointing = true, or train an adapter with lora"
-        )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
-        raise TruingError(f"{what}: {said[-1]}")
-    return json.loads((folder / "measured.json").read_text())
-
-
-class _Enough(Exception):  # noqa: N818 - it is no error, only a way out
-    """All steps are done."""
-
-
-@dataclass(slots=True)
-class _Watch(Reporter):
-    """Listens to a stage instead of telling of it: seconds of each step and of the reference, and memory."""
-
-    console: Console = field(default_factory=lambda: Console(file=io.StringIO()))
-    seconds: list[float] = field(default_factory=list)
-    reference: float = 0.0
-    loading: float = 0.0
-
-    @contextmanager
-    def task(self, what: str, total: int, done: int = 0) -> Iterator[Task]:
-        self.loading = self.loading or _restart_peak()
-        began = time.perf_counter()
-        yield _Step(self, total) if what == "probe" else _Quiet()
-        self.reference += time.perf_counter() - began
-
-
-class _Quiet(Task):
-    def advance(self, done: int, note: str = "") -> None:
-        pass
-
-
-class _Step(Task):
-    def __init__(self, watch: _Watch, total: int) -> None:
-        self._watch, self._total, self._began = watch, total, time.perf_counter()
-
-    def advance(self, done: int, note: str = "") -> None:
-        now = time.perf_counter()
-        self._watch.seconds.append(now - self._began)
-        self._began = now
-        if done == self._total:
-            raise _Enough
-
-
-def _restart_peak() -> float:
-    """The largest size so far; from here it is counted anew, where the system can."""
-    before = _peak()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    marks = Path("/proc/self/clear_refs")
-    if marks.exists():
-        marks.write_text("5")
-    return before
-
-
-def _peak() -> float:
-    """Bytes at most, on CUDA of the device alone."""
-    used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return float(used or peak_memory())
-
-
-def _probe(folder: Path) -> None:
-    """The stage on the rows of the folder, up to its last step."""
-    adjustment = Path("/proc/self/oom_score_adj")
-    if adjustment.exists():
-        adjustment.write_text("1000")  # where memory runs out, this process goes and no other
-    spec = json.loads((folder / "spec.json").read_text())
-    function = stage(spec["use"])
-    settings = validated(settings_type(function), spec["settings"], spec["use"])
-    groups = formats.read_groups(folder / "rows.jsonl", format="group")
-    inputs: Mapping[str, Any] = {name: Model(key, spec["source"]) for name, key in spec["models"].items()}
-    watch = _Watch()
-    machine.keep_freed_memory()  # as every run does
-    with Run.open(folder / "run", recipe="", resolved="", info={}) as run:
-        context = Context(
-            run, "probe", "probe", spec["seed"], device_of(spec["device"]), spec["precision"], watch,
-            chat_template=Path(spec["chat_template"]) if spec["chat_template"] else None,
-        )  # fmt: skip
-        with suppress(_Enough):
-            function(context, settings, **inputs, data=Groups("probe", lambda: groups))
-        decided = [event["on"] for event in run.events("probe", "checkpointing")]
-    found = {"seconds": watch.seconds, "reference": watch.reference, "loading": watch.loading, "training": _peak()}
-    found["checkpointing"] = decided[-1] if decided else bool(settings.checkpointing)
-    (folder / "measured.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    try:
-        _probe(Path(sys.argv[1]))
-    except TruingError as error:
-        print(describe_error(error)[0], file=sys.stderr)
-        sys.exit(error.exit_code)

@@ -11,8 +11,8 @@ import tiny_model
 import torch
 
 from bench import curves, dpo, gpu, machine, page, plan, process, sampling, scaling, sft
-from bench.rows import NotThereError
-from bench.training import Settings
+from bench.rows import ROOT, NotThereError
+from bench.training import RESULTS, Settings
 
 
 @pytest.fixture
@@ -127,3 +127,7 @@ def test_memory_counts_from_its_beginning():
 def test_without_a_device_the_gpu_benchmark_says_so():
     with pytest.raises(NotThereError, match="CUDA"):
         gpu.run(Settings())
+
+
+def test_the_readme_says_what_was_measured():
+    assert page.headline(json.loads(RESULTS.read_text())) in (ROOT / "README.md").read_text()
