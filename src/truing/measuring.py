@@ -83,7 +83,8 @@ class _Measured:
         shape = Shape.of(models.read_config(self.source))
         itemsize = compute_dtype(self.recipe.precision, device).itemsize
         recomputes = probes[-1].checkpointing
-        kept, less = (token_bytes(shape, Weights(1, 1, itemsize, device.type, on)) for on in (False, True))
+        trained = 1 if self.settings.lora else 2  # of two weights: all that matters here is whether it is all of them
+        kept, less = (token_bytes(shape, Weights(2, trained, itemsize, device.type, on)) for on in (False, True))
         room = fit_room(probes, shape, itemsize, less if recomputes else kept)
         saved = 1.0 if recomputes else less / kept
         speed = fit_speed(*_timed(probes))

