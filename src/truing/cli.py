@@ -93,7 +93,7 @@ def train(
     held_out: float = 0.1,
     json: Json = False,
 ) -> None:
-    """Run one training stage: sft, pretrain, or any objective such as dpo.
+    """Run one training stage: sft, pretrain, or any objective such as dpo; bradley_terry makes a reward model.
 
     Parameters
     ----------
@@ -423,7 +423,7 @@ def _training_stage(method: str) -> dict[str, Any]:
 
     if method in ("sft", "pretrain"):
         return {"use": method}
-    return {"use": "sft" if bind({"name": method}).kind == "token" else "preference", "objective": method}
+    return {"use": bind({"name": method}).stage, "objective": method}
 
 
 def _qualified(setting: str, method: str, use: str) -> str:

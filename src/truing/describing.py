@@ -21,7 +21,7 @@ from truing.report.metrics import METRICS, Metric
 from truing.signatures import asks_for, setting_words, settings_of
 from truing.stages.arranging import Judged
 from truing.stages.asking import Case, ask
-from truing.tensors import Logprobs
+from truing.tensors import Logprobs, Scores
 
 UNIT: dict[Kind, str] = {
     "pair": "comparisons: a chosen and a rejected answer",
@@ -82,6 +82,10 @@ def data_of(bound: Bound) -> str:
         unit += " with a score" if bound.needs("reward") else " with a thumb; comparisons give two"
     if bound.kind == "pair" and bound.needs("reward"):
         unit += ", with a score each"
+    if bound.needs("margin"):
+        unit += ", with a strength"
+    if bound.stage == "reward_model":
+        unit = f"for a reward model: {unit}"
     if bound.name in ("csft", "chain_of_hindsight"):
         unit = "comparisons or rankings" + (", or single answers with a thumb" if bound.name == "csft" else "")
     return unit
@@ -155,7 +159,15 @@ def logged_by(bound: Bound) -> list[str]:
     completion = torch.arange(4).repeat_interleave(2)
     tokens = Logprobs(torch.linspace(-2.0, -0.5, 8), completion, 4)
     said = Judged(Group(()), ((0, 1),), (1.0,), (True, False), (1.0, 0.0), (0.0, 1.0))
-    case = Case([said, said], tokens, tokens, tokens, tokens, torch.tensor(0.0), [[0.5], [0.5]])
+    learned = (
+        {"score": Scores(tokens.token, completion, 4), "target": completion}
+        if bound.needs("score")
+        else {"policy": tokens}
+    )
+    case = Case(
+        [said, said], **learned, reference=tokens, divergence=tokens, concentration=tokens, kl=torch.tensor(0.0),
+        uniform=[[0.5], [0.5]],
+    )  # fmt: skip
     return list((bound(policy=tokens) if bound.kind == "token" else ask(bound, case)).stats)
 
 

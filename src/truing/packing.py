@@ -35,6 +35,7 @@ def forest(rows: Sequence[Row]) -> Forest:
     positions: list[int] = []
     trees: list[Tree] = []
     hidden_row: list[int] = []
+    own_row: list[int] = []
     target: list[int] = []
     completion: list[int] = []
     group: list[int] = []
@@ -49,6 +50,7 @@ def forest(rows: Sequence[Row]) -> Forest:
                 predictor = start + offset - 1 if offset else prompt.stop - 1
                 if scored and (offset or row.prompt):
                     hidden_row.append(predictor)
+                    own_row.append(start + offset)
                     target.append(token)
                     completion.append(len(group))
             tokens += answer.tokens
@@ -61,6 +63,7 @@ def forest(rows: Sequence[Row]) -> Forest:
         positions=torch.tensor(positions, dtype=torch.long),
         trees=tuple(trees),
         hidden_row=torch.tensor(hidden_row, dtype=torch.long),
+        own_row=torch.tensor(own_row, dtype=torch.long),
         target=torch.tensor(target, dtype=torch.long),
         completion=torch.tensor(completion, dtype=torch.long),
         group=torch.tensor(group, dtype=torch.long),

@@ -161,8 +161,9 @@ def _seconds_spent(context: Context) -> float:
 
 def _made(run: Run, artifact: Artifact) -> dict[str, Model | Groups]:
     """What an artifact is to later stages, by its key."""
-    if "model" in artifact.meta:
-        return {artifact.key: Model(artifact.key, str(run.path.absolute() / str(artifact.meta["model"])))}
+    for kind in ("model", "reward"):
+        if kind in artifact.meta:
+            return {artifact.key: Model(artifact.key, str(run.path.absolute() / str(artifact.meta[kind])))}
     if "groups" in artifact.meta:
         file = artifact.path / str(artifact.meta["groups"])
         read = functools.cache(lambda: formats.read_groups(file, format="group"))

@@ -55,12 +55,12 @@ def plan(recipe: Recipe) -> list[Planned]:
             spec.use, settings.model_dump(mode="json"), {n: input_key(v) for n, v in inputs.items()},
             recipe.seed, recipe.precision, recipe.device, template,
             # Checkpoints are counted through the run, so the steps before them are part of what they are.
-            models_made if makes == "model" else [],
+            models_made if makes in ("model", "reward") else [],
         )  # fmt: skip
         planned.append(Planned(spec.name, spec.use, settings, inputs, key))
-        if makes == "model":
+        if makes in ("model", "reward"):
             models_made.append(key)
-            known["model"] = known[f"{spec.name}.model"] = Model(key, f"(made by {spec.name})")
+            known[makes] = known[f"{spec.name}.{makes}"] = Model(key, f"(made by {spec.name})")
         elif makes == "data":
             read = functools.partial(_not_yet, spec.name)
             known["data"] = known[f"{spec.name}.data"] = Groups(key, read, f"made by {spec.name}", ready=False)
@@ -113,11 +113,12 @@ def _inputs(spec: StageSpec, wanted: Mapping[str, bool], known: Mapping[str, Any
 
 def _named_input(name: str, given: str, known: Mapping[str, Any], spec: StageSpec, sources: Sources) -> Any:
     """An input by the name of the stage that made it, or by a path."""
-    made = known.get(f"{given}.{'model' if name in ('model', 'base') else 'data'}")
+    kind = {"model": "model", "base": "model", "reward": "reward"}.get(name, "data")
+    made = known.get(f"{given}.{kind}")
     if made is not None:
         return made
-    if name in ("model", "base"):
-        source = models.locate(given)
+    if kind != "data":
+        source = models.locate(given, kind)
         return Model(models.content_hash(source), source)
     if Path(given).exists() or given.startswith("hub:"):
         return sources.inputs(DataSettings(path=given))["data"]

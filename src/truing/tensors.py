@@ -1,4 +1,4 @@
-"""What flows between packing, the engine and the objectives: Forest, Logprobs, Pair, Ranking, Loss.
+"""What flows between packing, the engine and the objectives: Forest, Logprobs, Scores, Pair, Ranking, Loss.
 
 Letters of the shapes: S tokens of a forest, N scored tokens, C answers, P pairs.
 """
@@ -33,6 +33,7 @@ class Forest:
     trees: where each prompt and its answers lie in `tokens`.
     hidden_row: for each scored token the row of the hidden state that predicts it. The first token of every answer
         is predicted by the last token of the shared prompt, whose row therefore appears once for each answer.
+    own_row: for each scored token its own row, whose hidden state has read it.
     target: id of each scored token.
     completion: which answer each scored token belongs to, ascending.
     group: which tree each answer belongs to.
@@ -43,6 +44,7 @@ class Forest:
     positions: Int[Tensor, " S"]
     trees: tuple[Tree, ...]
     hidden_row: Int[Tensor, " N"]
+    own_row: Int[Tensor, " N"]
     target: Int[Tensor, " N"]
     completion: Int[Tensor, " N"]
     group: Int[Tensor, " C"]
@@ -58,6 +60,7 @@ class Forest:
             self.positions.to(device),
             self.trees,
             self.hidden_row.to(device),
+            self.own_row.to(device),
             self.target.to(device),
             self.completion.to(device),
             self.group.to(device),
@@ -127,6 +130,21 @@ class PerToken:
 
 class Logprobs(PerToken):
     """Log-probabilities, in nats, of the scored tokens of C answers."""
+
+
+class Scores(PerToken):
+    """What a reward head says after each scored token of C answers. What it says last is the answer's reward."""
+
+    @property
+    def last(self) -> Float[Tensor, " C"]:
+        """The reward of each answer: the number at its last scored token, found by position. 0 without any."""
+        lengths = self._lengths()
+        ends = self.token[(lengths.cumsum(0) - 1).clamp(min=0)] if len(self.token) else self.token.new_zeros(self.count)
+        return torch.where(lengths > 0, ends, 0.0)
+
+
+class RankedScores(Scores):
+    """Scores of the K answers to one prompt, best first."""
 
 
 class Ranking(Logprobs):

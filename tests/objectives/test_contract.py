@@ -15,12 +15,13 @@ from truing.records import Group
 from truing.signatures import asks_for, setting_words, settings_of
 from truing.stages.arranging import Judged
 from truing.stages.asking import Case, ask, weights
-from truing.tensors import Logprobs, PerToken
+from truing.tensors import Logprobs, PerToken, Scores
 
 ROWS = 5
 OTHER_VALUES = {
     "alpha": 0.3,
     "beta": 0.37,
+    "centering": 0.2,
     "decay": 0.5,
     "delta": 40.0,
     "desirable_weight": 1.3,
@@ -28,7 +29,7 @@ OTHER_VALUES = {
     "eta": 30.0,
     "gamma": 0.2,
     "keep": 0.4,
-    "label_smoothing": 0.2,
+    "label_smoothing": 0.3,
     "length_exponent": 0.5,
     "length_weight": 0.2,
     "max_weight": 1.1,
@@ -36,6 +37,7 @@ OTHER_VALUES = {
     "penalty": 3.0,
     "preference_weight": 0.3,
     "quality_weight": 0.7,
+    "scale": 0.4,
     "tail_weight": 0.9,
     "tau": 0.4,
     "undesirable_weight": 1.3,
@@ -74,8 +76,11 @@ def logprobs(kind, seed, counts, dtype, scale=1.0):
     return kind(token.requires_grad_(seed == 1), completion, len(lengths))
 
 
-def uniform(row, count):
-    return [random.Random(f"{row}:{place}").random() for place in range(count)]
+def targets(counts):
+    """Ids of the tokens; the answers of a row share the first one or two."""
+    lengths = logprobs(PerToken, 0, counts, torch.float32).length.long().tolist()
+    return torch.tensor([place if place < 1 else 10 * answer + place for answer, count in enumerate(lengths)
+                         for place in range(count)])  # fmt: skip
 
 
 def case_of(function, rows=range(ROWS), dtype=torch.float32, scale=1.0, answers=None):
@@ -83,10 +88,14 @@ def case_of(function, rows=range(ROWS), dtype=torch.float32, scale=1.0, answers=
     kind = objectives.kind_of(function)
     counts = [(row, answers or (2 if kind == "pair" else 3)) for row in rows]
     said = [judged(row, count) for row, count in counts]
+    if "margin" in asks_for(function):  # it may be below 0
+        said = [replace(j, strength=tuple(value - 2.5 for value in j.strength)) for j in said]
     divergence = logprobs(PerToken, 3, counts, dtype, scale)
+    of_rewards = objectives.stage_of(function) == "reward_model"
+    learned = logprobs(Scores if of_rewards else Logprobs, 1, counts, dtype, scale)
     return Case(
         judged=said,
-        policy=logprobs(Logprobs, 1, counts, dtype, scale),
+        **({"score": learned, "target": targets(counts)} if of_rewards else {"policy": learned}),
         reference=logprobs(Logprobs, 2, counts, dtype, scale),
         divergence=divergence.with_token(-divergence.token.detach()),
         concentration=logprobs(PerToken, 4, counts, dtype),
@@ -107,7 +116,7 @@ def unit_rows(function, case):
     """The row of each loss."""
     if objectives.kind_of(function) == "token":
         rows = [row for row, j in enumerate(case.judged) for _ in j.label]
-        return [rows[answer] for answer in case.policy.completion.tolist()]
+        return [rows[answer] for answer in case.learned.completion.tolist()]
     if objectives.kind_of(function) == "ranking":
         return list(range(len(case.judged)))
     per_row = "pairs" if objectives.kind_of(function) == "pair" else "label"
@@ -116,7 +125,7 @@ def unit_rows(function, case):
 
 def token_rows(case):
     rows = [row for row, j in enumerate(case.judged) for _ in j.label]
-    return torch.tensor([rows[answer] for answer in case.policy.completion.tolist()])
+    return torch.tensor([rows[answer] for answer in case.learned.completion.tolist()])
 
 
 @pytest.fixture(params=OBJECTIVES)
@@ -126,7 +135,7 @@ def function(request):
 
 def test_the_signature_asks_for_known_things(function):
     assert asks_for(function).keys() <= NEEDS.keys()
-    assert "policy" in asks_for(function)
+    assert len({"policy", "score"} & asks_for(function).keys()) == 1
 
 
 def test_the_docstring_says_what_the_page_needs(function):
@@ -157,7 +166,7 @@ def test_rows_are_independent_unless_declared_coupled(function):
     value, owner, tokens = loss_of(function, case).value, torch.tensor(unit_rows(function, case)), token_rows(case)
     crossed = False
     for row in range(ROWS):
-        (slope,) = torch.autograd.grad(value[owner == row].sum(), case.policy.token, retain_graph=True)
+        (slope,) = torch.autograd.grad(value[owner == row].sum(), case.learned.token, retain_graph=True)
         crossed |= bool((slope[tokens != row] != 0).any())
     alone = torch.cat([loss_of(function, case_of(function, [row])).value for row in range(ROWS)])
     independent = not crossed and torch.allclose(alone, value, rtol=1e-5, atol=1e-6)
@@ -173,7 +182,7 @@ def test_the_sum_does_not_depend_on_the_order_of_rows(function):
         value = loss_of(function, case).value
         weight = torch.ones_like(value) if name.kind == "token" else torch.tensor(weights(name, case.judged))
         total = (value * weight.to(value)).sum()
-        (slope,) = torch.autograd.grad(total, case.policy.token)
+        (slope,) = torch.autograd.grad(total, case.learned.token)
         tokens = token_rows(case)
         return total, [slope[tokens == order.index(row)] for row in range(ROWS)]
 
@@ -189,7 +198,7 @@ def test_gradients_are_finite(function, dtype, scale):
     case = case_of(function, dtype=dtype, scale=scale)
     loss = loss_of(function, case)
     assert loss.value.dtype == dtype
-    (slope,) = torch.autograd.grad(loss.value.sum(), case.policy.token)
+    (slope,) = torch.autograd.grad(loss.value.sum(), case.learned.token)
     assert torch.isfinite(slope).all()
     assert torch.isfinite(loss.value).all()
 
@@ -198,7 +207,7 @@ def test_certain_tokens_have_finite_losses(function):
     """A model that is sure of every token: log-probabilities of exactly 0."""
     case = case_of(function, scale=0.0)
     loss = loss_of(function, case)
-    (slope,) = torch.autograd.grad(loss.value.sum(), case.policy.token, allow_unused=True)
+    (slope,) = torch.autograd.grad(loss.value.sum(), case.learned.token, allow_unused=True)
     assert torch.isfinite(loss.value).all()
     assert slope is None or torch.isfinite(slope).all()
 
@@ -230,7 +239,8 @@ def test_everything_that_is_asked_for_counts(function):
         }
 
     other = {
-        "policy": {"policy": case.policy.with_token(2 * case.policy.token)},
+        "policy": {"policy": case.learned.with_token(2 * case.learned.token)},
+        "score": {"score": case.learned.with_token(2 * case.learned.token)},
         "reference": {
             "reference": case.reference.with_token(
                 case.reference.token + torch.linspace(0, 1, len(case.reference.token))
@@ -244,13 +254,15 @@ def test_everything_that_is_asked_for_counts(function):
         "label": said(label=lambda v: not v),
         "reward": said(reward=lambda v: v**2 - 1),
         "strength": said(strength=lambda v: 2 * v),
+        "margin": said(strength=lambda v: -2 * v),
+        "parted": {"target": None if case.target is None else torch.arange(len(case.target))},
         "from_reference": {
             "judged": [replace(j, by_reference=tuple(1 - v for v in j.by_reference)) for j in case.judged]
         },
     }
     for name in asks_for(function):
         changed = replace(case, **other[name])
-        if function.__name__ in ("tpo", "plackett_luce", "rrhf") and name == "reward":
+        if function.__name__ in ("tpo", "plackett_luce", "rrhf", "listwise") and name == "reward":
             # only the order counts, and of tpo only for what is logged
             changed = replace(case, **said(reward=lambda v: -v))
         loss = loss_of(function, changed)
@@ -262,7 +274,7 @@ def test_everything_that_is_asked_for_counts(function):
 
 def test_inputs_are_left_as_they_were(function):
     case = case_of(function)
-    before = [values.token.detach().clone() for values in (case.policy, case.reference, case.divergence)]
+    before = [values.token.detach().clone() for values in (case.learned, case.reference, case.divergence)]
     loss_of(function, case)
-    for old, values in zip(before, (case.policy, case.reference, case.divergence), strict=True):
+    for old, values in zip(before, (case.learned, case.reference, case.divergence), strict=True):
         assert torch.equal(old, values.token)

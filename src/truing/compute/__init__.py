@@ -12,7 +12,7 @@ from torch import Tensor
 
 from truing.records import Completion, Group
 from truing.rendering import Renderer
-from truing.tensors import Forest, Logprobs, PerToken
+from truing.tensors import Forest, Logprobs, PerToken, Scores
 
 Role = Literal["policy", "reference"]
 
@@ -43,6 +43,9 @@ class Engine(Protocol):
 
     def logprobs(self, forest: Forest, of: Role = "policy", temperature: float = 1.0) -> Logprobs:
         """Log-probabilities of the scored tokens; with gradient only for the policy and outside `torch.no_grad`."""
+
+    def scores(self, forest: Forest) -> tuple[Scores, ...]:
+        """What a reward model's head says after each scored token, one for each of its outputs."""
 
     def statistics(self, forest: Forest, *, divergence: bool, concentration: bool) -> ForestStatistics:
         """Log-probabilities of the policy with what else is asked for, from the same logits."""

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 
 from truing.compute.attention import ATTENTION
-from truing.errors import ConfigError, MissingError, did_you_mean
-from truing.models import smollm2
+from truing.errors import ConfigError, MissingError, TruingError, did_you_mean
+from truing.models import reward, smollm2
 from truing.models.parity import demand_parity, refusal
 from truing.models.quiet import quiet_libraries
 from truing.rendering import Renderer
@@ -48,8 +48,11 @@ class Loaded:
         return self.renderer.stop_ids
 
 
-def locate(name: str) -> str:
-    """The folder or hub id that a name stands for: `smollm2`, a model folder, a run folder, or a hub id."""
+def locate(name: str, kind: str = "model") -> str:
+    """The folder or hub id that a name stands for: `smollm2`, a model folder, a run folder, or a hub id.
+
+    kind: what is wanted of a run: the last `model` that it made, or the last `reward`.
+    """
     if name == smollm2.NAME:
         folder = smollm2.embedded()
         return str(folder) if folder else smollm2.HUB_ID
@@ -57,7 +60,7 @@ def locate(name: str) -> str:
     if (path / "config.json").exists() or (path / ADAPTER_FILE).exists():
         return str(path.absolute())  # an adapter remembers where its base is, and is used from other folders
     if (path / "events.jsonl").exists():
-        return str(_last_model(path.absolute()))
+        return str(_last_model(path.absolute(), kind))
     if path.exists() or name.startswith((".", "/")) or name.count("/") > 1:
         raise ConfigError(f"{name}: no model there: a model folder holds config.json, a run folder events.jsonl")
     if "/" not in name and (meant := did_you_mean(name, [smollm2.NAME])):
@@ -65,13 +68,14 @@ def locate(name: str) -> str:
     return name
 
 
-def _last_model(run_folder: Path) -> Path:
+def _last_model(run_folder: Path, kind: str) -> Path:
     from truing.store import Run
 
-    models = [a for a in Run.read(run_folder).artifacts() if a.meta.get("model")]
+    models = [a for a in Run.read(run_folder).artifacts() if a.meta.get(kind)]
     if not models:
-        raise ConfigError(f"{run_folder}: this run has not made a model yet: run its recipe to the end")
-    return run_folder / str(models[-1].meta["model"])
+        wanted = {"model": "a model", "reward": "a reward model"}[kind]
+        raise ConfigError(f"{run_folder}: this run has not made {wanted} yet: run its recipe to the end")
+    return run_folder / str(models[-1].meta[kind])
 
 
 @lru_cache(maxsize=32)
@@ -98,7 +102,12 @@ def is_adapter(source: str) -> bool:
 
 def adapter_base(folder: Path) -> str:
     """Which model an adapter folder was trained on."""
-    return str(json.loads((folder / ADAPTER_FILE).read_text())["base_model_name_or_path"])
+    return str(_adapter(str(folder))["base_model_name_or_path"])
+
+
+def _adapter(source: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(source) / ADAPTER_FILE).read_text())
+    return found
 
 
 def read_config(source: str) -> Any:
@@ -132,8 +141,11 @@ def load(
     dtype: torch.dtype,
     device: torch.device,
     chat_template: Path | None = None,
+    outputs: int = 0,
 ) -> Loaded:
     """Weights in `dtype` on `device`, running on forests. An adapter is merged into its base, in fp32, on loading.
+
+    outputs: how many numbers a reward head is to give; 0 for a language model. A model without such a head gets one.
 
     A model for which that would give other log-probabilities than its own forward pass is refused.
     """
@@ -142,14 +154,19 @@ def load(
     _refuse_scaled_logits(config)
     with quiet_libraries():
         try:
-            model = _read_weights(source, dtype)
+            model = _read_weights(source, config, dtype, outputs)
+        except TruingError:
+            raise
         except (OSError, ValueError) as error:
             raise _not_loadable(source, error) from error
         except (AttributeError, KeyError, NotImplementedError, TypeError) as error:
             raise refusal(config.model_type, f"{type(error).__name__}: {error}") from error
         model.to(device).eval()
         demand_parity(model, dtype)
-    return Loaded(model, read_renderer(source, chat_template), source)
+    renderer = read_renderer(source, chat_template)
+    if outputs:
+        reward.set_padding(model, renderer)
+    return Loaded(model, renderer, source)
 
 
 def save_in_full(loaded: Loaded, folder: Path) -> None:
@@ -174,7 +191,8 @@ def add_lora(model: Any, *, rank: int, alpha: float, targets: Sequence[str] | st
         lora_alpha=alpha,
         target_modules=targets if isinstance(targets, str) else list(targets),
         lora_dropout=0.0,
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if reward.is_reward(model.config) else "CAUSAL_LM",
+        modules_to_save=[reward.HEAD] if reward.is_reward(model.config) else None,
     )
     with quiet_libraries():
         return get_peft_model(model, config, autocast_adapter_dtype=False)
@@ -185,16 +203,22 @@ def is_adapted(model: Any) -> bool:
     return hasattr(model, "peft_config")
 
 
-def _read_weights(source: str, dtype: torch.dtype) -> Any:
+def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) -> Any:
     from peft import PeftModel
 
     base = _weights_of(source)
     for folder in (base, source):
         _demand_safetensors(folder)
     adapted = is_adapter(source)
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32 if adapted else dtype, attn_implementation=ATTENTION, use_safetensors=True
-    )
+    width = torch.float32 if adapted else dtype
+    if outputs:
+        model = reward.read(base, config, width, outputs)
+    elif reward.is_reward(config) or (adapted and _adapter(source).get("task_type") == "SEQ_CLS"):
+        raise ConfigError(f"{source}: this is a reward model, which writes nothing: name a language model")
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=width, attn_implementation=ATTENTION, use_safetensors=True
+        )
     if adapted:
         model = PeftModel.from_pretrained(model, source).merge_and_unload()
         model.name_or_path = source  # it is its base no longer

@@ -13,7 +13,7 @@ from truing.store.files import write_atomic
 
 def write_card(run: Run, checkpoint: Checkpoint) -> None:
     """README.md in the checkpoint's folder, with the front matter that model hubs read."""
-    made = [a for a in run.artifacts() if a.meta.get("model") == checkpoint.path.name]
+    made = [a for a in run.artifacts() if checkpoint.path.name in (a.meta.get("model"), a.meta.get("reward"))]
     start = next(iter(run.events(stage=checkpoint.meta["stage"], kind="start")), {})
     info = run.info
     base = _base(run, made)
@@ -64,10 +64,11 @@ def _measured(run: Run, checkpoint: Checkpoint, made: list[Artifact]) -> list[st
     found = [f"- {a.meta['verdict']} (stage `{a.stage}`)" for a in own]
     for artifact in made:
         held_out: dict[str, Any] | None = artifact.meta.get("held_out")
+        kind = "accuracy" if "reward" in artifact.meta else "implicit-reward accuracy"
         if held_out and "accuracy" in held_out:
             rate = held_out["accuracy"]
             found.append(
-                f"- implicit-reward accuracy on {rate['n']} held-out comparisons: {100 * rate['value']:.1f} % "
+                f"- {kind} on {rate['n']} held-out comparisons: {100 * rate['value']:.1f} % "
                 f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
             )
     return found or ["- nothing: no stage of the run evaluated this checkpoint"]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from truing.compute.attention import ATTENTION, ForestLayout
 from truing.errors import MissingError, TruingError
+from truing.models.reward import is_reward
 from truing.packing import forest
 from truing.rendering import Answer, Row
 
@@ -74,7 +75,10 @@ def _rows(tokens: list[int]) -> list[Row]:
 
 
 def _on_forest(model: Any, rows: list[Row]) -> Tensor:
-    """Log-probabilities of every token after every answer token, [answers, ANSWER, vocabulary], as the engine runs."""
+    """Log-probabilities of every token after every answer token, [answers, ANSWER, vocabulary], as the engine runs.
+
+    Of a reward model the hidden states, [answers, ANSWER, width], which is all that its head reads.
+    """
     packed = forest(rows).to(model.device)
     hidden = model.get_decoder()(
         input_ids=packed.tokens[None],
@@ -82,16 +86,31 @@ def _on_forest(model: Any, rows: list[Row]) -> Tensor:
         use_cache=False,
         layout=ForestLayout(packed.trees),
     ).last_hidden_state[0]
-    logits = torch.stack([hidden[answer] for tree in packed.trees for answer in tree.answers])
-    return (logits @ output_weight(model).T).double().log_softmax(-1)
+    answers = torch.stack([hidden[answer] for tree in packed.trees for answer in tree.answers])
+    if is_reward(model.config):
+        return answers.double()
+    return (answers @ output_weight(model).T).double().log_softmax(-1)
 
 
 def output_weight(model: Any) -> Tensor:
     """Weight of the output layer, [vocabulary, width]. Raises MissingError where the layer has a bias."""
     head = model.get_output_embeddings()
+    if head is None:
+        return _tied(model)
     if head.bias is not None:
         raise MissingError(f"{type(model).__name__} has a bias in its output layer, which is not supported")
     weight: Tensor = head.weight
+    return weight
+
+
+def _tied(model: Any) -> Tensor:
+    """The output layer that a reward model would have as a language model, where it is that of its input."""
+    if not model.config.get_text_config().tie_word_embeddings:
+        raise MissingError(
+            f"{type(model).__name__} was loaded without its output layer, and an objective asks for log-probabilities: "
+            "use a model whose output layer is tied to its input, or an objective without a language model's term"
+        )
+    weight: Tensor = model.get_input_embeddings().weight
     return weight
 
 
@@ -100,6 +119,9 @@ def _plain(model: Any, rows: list[Row]) -> Tensor:
     paths = torch.tensor([[*row.prompt, *answer.tokens] for row in rows for answer in row.answers])
     model.set_attn_implementation("eager")
     try:
+        if is_reward(model.config):
+            hidden: Tensor = model.get_decoder()(input_ids=paths.to(model.device), use_cache=False).last_hidden_state
+            return hidden[:, -ANSWER:].double()
         logits: Tensor = model(input_ids=paths.to(model.device), use_cache=False).logits
     finally:
         model.set_attn_implementation(ATTENTION)

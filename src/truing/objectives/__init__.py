@@ -12,14 +12,14 @@ from types import ModuleType
 from typing import Any, Literal
 
 from truing.errors import ConfigError, did_you_mean
-from truing.objectives import batchwise, likelihood, listwise, pairwise, pointwise
+from truing.objectives import batchwise, likelihood, listwise, pairwise, pointwise, rewarding
 from truing.signatures import asks_for, public_functions, settings_of, validated
 from truing.tensors import Loss
 
 Objective = Callable[..., Loss]
 Kind = Literal["pair", "ranking", "answer", "token"]
 
-MODULES: tuple[ModuleType, ...] = (pairwise, pointwise, listwise, batchwise, likelihood)
+MODULES: tuple[ModuleType, ...] = (pairwise, pointwise, listwise, batchwise, likelihood, rewarding)
 
 OBJECTIVES: dict[str, Objective] = {
     name: function for module in MODULES for name, function in public_functions(module, "Loss").items()
@@ -27,10 +27,13 @@ OBJECTIVES: dict[str, Objective] = {
 
 NEEDS: dict[str, str] = {
     "policy": "log-probabilities under the model that is trained",
+    "score": "scores of the reward model that is trained, after each token of an answer",
     "reference": "log-probabilities under the model it must stay near: cached where that model is fixed",
     "label": "a thumb for each answer, up or down; of comparisons the chosen answers are up",
     "reward": "a score for each answer; rankings can do with ranks or thumbs instead",
     "strength": "how much better the chosen answer is: the row's `strength`, or the difference of the scores",
+    "margin": "the same number without a bound: below 0 where the label is probably wrong",
+    "parted": "place of the first token at which the two answers differ",
     "kl": "KL of policy and reference, measured each step on prompts with other prompts' answers: one more pass",
     "divergence": "KL(reference || policy) over the vocabulary at each token: the reference is run live, uncached",
     "concentration": "log of the sum of squared probabilities at each token of the policy: no further pass",
@@ -51,8 +54,16 @@ def kind_of(function: Objective) -> Kind:
     """What one loss belongs to."""
     if function.__module__ == likelihood.__name__:
         return "token"
-    asked = asks_for(function)["policy"]
-    return "pair" if asked.startswith("Pair") else "ranking" if asked == "Ranking" else "answer"
+    asked = asks_for(function)
+    main = asked.get("score") or asked["policy"]
+    return "pair" if main.startswith("Pair") else "ranking" if main.startswith("Rank") else "answer"
+
+
+def stage_of(function: Objective) -> str:
+    """The stage that trains under it."""
+    if "score" in asks_for(function):
+        return "reward_model"
+    return "sft" if kind_of(function) == "token" else "preference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,11 @@ class Bound:
     def kind(self) -> Kind:
         """What one loss belongs to."""
         return kind_of(self.function)
+
+    @property
+    def stage(self) -> str:
+        """The stage that trains under it."""
+        return stage_of(self.function)
 
     @property
     def is_coupled(self) -> bool:

@@ -54,6 +54,10 @@ METRICS = {
     "reward/signed": Metric(
         "Reward, turned for thumbs down", "Rises, with a reference from 0: thumbs up gain, down lose.", 0.0
     ),
+    "score/chosen": Metric("Score of the chosen", "Rises above that of the rejected; only the difference has meaning."),
+    "score/rejected": Metric("Score of the rejected", "Falls below that of the chosen."),
+    "score/answer": Metric("Score of the answers", "What the reward model says; it nears the ratings of the data."),
+    "score/spread": Metric("Best less worst", "Rises from about 0.", 0.0),
     "reward/score": Metric("Score of the answers", "The data's own; training does not change it."),
     "kl": Metric(
         "KL from the reference", "In nats an answer, on answers to other prompts. A few nats; tens are another model."

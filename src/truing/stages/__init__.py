@@ -1,7 +1,8 @@
 """Stages: functions from artifacts to artifacts, each a plain loop.
 
 A stage is any public function of these modules whose first two parameters are a Context and its settings. The others
-are its inputs, asked for by name: `model`, `base`, `data`, `held_out`, `principle`; one with a default is optional.
+are its inputs, asked for by name: `model`, `base`, `reward`, `data`, `held_out`, `principle`; one with a default is
+optional.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from typing import Literal
 
 from truing.errors import ConfigError, did_you_mean
 from truing.signatures import Settings, public_functions
-from truing.stages import evaluate, merge, preference, sample, sft
+from truing.stages import evaluate, merge, preference, reward_model, sample, sft
 
 Stage = Callable[..., None]
-Product = Literal["model", "data", "verdict"]
+Product = Literal["model", "reward", "data", "verdict"]
 
 MAKES: dict[ModuleType, Product] = {
     sft: "model",
     preference: "model",
+    reward_model: "reward",
     sample: "data",
     evaluate: "verdict",
     merge: "model",
 }
-"""The modules with stages, and what those of each one make: later stages take the last model and the last data."""
+"""The modules with stages, and what those of each one make: later stages take the last of each kind."""
 
 
 def _stages(module: ModuleType) -> dict[str, Stage]:

@@ -11,28 +11,38 @@ from torch import Tensor
 
 from truing.objectives import Bound
 from truing.stages.arranging import Judged
-from truing.tensors import Forest, Logprobs, Loss, Pair, PerToken, Ranking
+from truing.tensors import Forest, Logprobs, Loss, Pair, PerToken, RankedScores, Ranking, Scores, Values
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     """Everything an objective may ask for, of the answers of some trees, in their order.
 
-    judged: what people said, one for each tree. kl: a scalar. uniform: for each tree one number for each pair.
+    judged: what people said, one for each tree. policy, score: either may be missing where it is not asked for.
+    target: the ids of the scored tokens. kl: a scalar. uniform: for each tree one number for each pair.
     """
 
     judged: Sequence[Judged]
-    policy: Logprobs
+    policy: Logprobs | None = None
     reference: Logprobs | None = None
     divergence: PerToken | None = None
     concentration: PerToken | None = None
     kl: Tensor | None = None
     uniform: Sequence[Sequence[float]] = ()
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    score: Scores | None = None
+    target: Tensor | None = None
+
+    @property
+    def learned(self) -> PerToken:
+        """What is trained: scores of a reward model, or log-probabilities."""
+        learned = self.score if self.score is not None else self.policy
+        assert learned is not None, "one of the two is always there"
+        return learned
 
     def tensor(self, values: Sequence[float]) -> Tensor:
-        """Plain numbers in the dtype and on the device of the log-probabilities."""
-        return torch.tensor(values, dtype=self.policy.token.dtype, device=self.policy.token.device)
+        """Plain numbers in the dtype and on the device of what is trained."""
+        return torch.tensor(values, dtype=self.learned.token.dtype, device=self.learned.token.device)
 
     def starts(self) -> list[int]:
         """Place of each tree's first answer among all answers."""
@@ -48,8 +58,17 @@ class Case:
             for start, judged in zip(self.starts(), self.judged, strict=True)
             for chosen, rejected in judged.pairs
         ]
-        both = torch.tensor(places, dtype=torch.long, device=self.policy.completion.device).reshape(-1, 2)
+        both = torch.tensor(places, dtype=torch.long, device=self.learned.completion.device).reshape(-1, 2)
         return Pair(both[:, 0], both[:, 1])
+
+    def parted(self) -> Tensor | None:
+        """For each pair the place of the first scored token at which its answers differ."""
+        if self.target is None:
+            return None
+        answers = torch.split(self.target, self.learned.length.long().tolist())
+        sides = self.sides()
+        both = zip(sides.chosen.tolist(), sides.rejected.tolist(), strict=True)
+        return torch.tensor([_shared(answers[one].tolist(), answers[other].tolist()) for one, other in both])
 
 
 def rows_of(forest: Forest, judged: Sequence[Judged]) -> list[Judged]:
@@ -63,8 +82,9 @@ def join(cases: Sequence[Case]) -> Case:
     return replace(
         first,
         judged=[judged for case in cases for judged in case.judged],
-        policy=_joined([case.policy for case in cases]),
+        policy=_joined([case.policy for case in cases if case.policy is not None]),
         reference=_joined([case.reference for case in cases if case.reference is not None]),
+        score=_joined([case.score for case in cases if case.score is not None]),
         uniform=[row for case in cases for row in case.uniform],
     )
 
@@ -77,10 +97,11 @@ def ask(objective: Bound, case: Case) -> Loss:
         return _pairs(objective, case)
     return objective(
         policy=case.policy,
+        score=case.score,
         reference=case.reference,
         kl=case.kl,
         memory=case.memory,
-        label=torch.tensor([v for j in case.judged for v in j.label], device=case.policy.token.device),
+        label=torch.tensor([v for j in case.judged for v in j.label], device=case.learned.token.device),
         reward=case.tensor([v for j in case.judged for v in j.reward]),
     )
 
@@ -104,17 +125,22 @@ def _pairs(objective: Bound, case: Case) -> Loss:
     def both(values: PerToken | None) -> Any:
         return None if values is None else Pair(values.select(sides.chosen), values.select(sides.rejected))
 
+    strength = [v for j in case.judged for v in j.strength]
+
     def of_answers(values: Sequence[float]) -> Pair[Tensor]:
         every = case.tensor(values)
         return Pair(every[sides.chosen], every[sides.rejected])
 
     return objective(
         policy=both(case.policy),
+        score=both(case.score),
         reference=both(case.reference),
         divergence=both(case.divergence),
         concentration=both(case.concentration),
         memory=case.memory,
-        strength=case.tensor([v for j in case.judged for v in j.strength]),
+        strength=case.tensor(strength),
+        margin=case.tensor(strength),
+        parted=case.parted(),
         uniform=case.tensor([v for row in case.uniform for v in row]),
         reward=of_answers([v for j in case.judged for v in j.reward]),
         from_reference=of_answers([v for j in case.judged for v in j.by_reference]),
@@ -123,22 +149,37 @@ def _pairs(objective: Bound, case: Case) -> Loss:
 
 def _ranking(objective: Bound, case: Case, tree: int) -> Loss:
     judged, start = case.judged[tree], case.starts()[tree]
-    which = torch.arange(start, start + len(judged.reward), device=case.policy.completion.device)
+    which = torch.arange(start, start + len(judged.reward), device=case.learned.completion.device)
 
-    def ranking(values: Logprobs | None) -> Ranking | None:
+    def ranking(values: PerToken | None, kind: type[PerToken]) -> Any:
         if values is None:
             return None
         some = values.select(which)
-        return Ranking(some.token, some.completion, some.count)
+        return kind(some.token, some.completion, some.count)
 
-    return objective(policy=ranking(case.policy), reference=ranking(case.reference), reward=case.tensor(judged.reward))
+    return objective(
+        policy=ranking(case.policy, Ranking),
+        score=ranking(case.score, RankedScores),
+        reference=ranking(case.reference, Ranking),
+        reward=case.tensor(judged.reward),
+    )
 
 
-def _joined(parts: Sequence[Logprobs]) -> Logprobs:
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two answers share before they part."""
+    for place, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return place
+    return min(len(one), len(other))
+
+
+def _joined(parts: Sequence[Values]) -> Values | None:
+    if not parts:
+        return None
     counts = [part.count for part in parts]
     shifts = [sum(counts[:place]) for place in range(len(parts))]
     completion = torch.cat([part.completion + shift for part, shift in zip(parts, shifts, strict=True)])
-    return Logprobs(torch.cat([part.token for part in parts]), completion, sum(counts))
+    return type(parts[0])(torch.cat([part.token for part in parts]), completion, sum(counts))
 
 
 def _stacked(losses: Sequence[Loss]) -> Loss:

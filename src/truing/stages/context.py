@@ -84,14 +84,14 @@ class Context:
         if self.stop.requested:
             raise Interrupted(f"stopped in stage '{self.stage}': run the same command again to go on")
 
-    def load(self, model: Model, *, full_width: bool = False) -> Loaded:
-        """The model in memory, in the run's precision, or in fp32 to be trained."""
+    def load(self, model: Model, *, full_width: bool = False, outputs: int = 0) -> Loaded:
+        """The model in memory, in the run's precision, or in fp32 to be trained. outputs: of its reward head."""
         dtype = torch.float32 if full_width else compute_dtype(self.precision, self.device)
-        return load(model.source, dtype=dtype, device=self.device, chat_template=self.chat_template)
+        return load(model.source, dtype=dtype, device=self.device, chat_template=self.chat_template, outputs=outputs)
 
-    def scorer(self, model: Model) -> Engine:
+    def scorer(self, model: Model, *, outputs: int = 0) -> Engine:
         """An engine that scores with the model and does not train it."""
-        return LocalEngine(self.load(model), trainable=False)
+        return LocalEngine(self.load(model, outputs=outputs), trainable=False)
 
     @contextmanager
     def output(self, meta: Mapping[str, Any], part: str = "") -> Iterator[Path]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -67,6 +67,8 @@ class Preference(Training):
         "mix and every, a reference that follows",
     )
     pairs: Pairs = Field("all", description="which answers of a ranking are compared: all, best_worst or adjacent")
+    trains: ClassVar[str] = "preference"
+    usual: ClassVar[str] = "dpo"
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -74,9 +76,9 @@ class Preference(Training):
         """`objective = "dpo"` is short for `objective = { name = "dpo" }`; every setting is checked and spelled out."""
         if not isinstance(value, str | Mapping):
             raise ConfigError(f'objective is a name such as "dpo", or a table with name and settings; found {value!r}')
-        bound = bind({"name": value} if isinstance(value, str) else {"name": "dpo", **value})
-        if bound.kind == "token":
-            raise ConfigError(f"objective '{bound.name}' belongs to stage 'sft': use = \"sft\"")
+        bound = bind({"name": value} if isinstance(value, str) else {"name": cls.usual, **value})
+        if bound.stage != cls.trains:
+            raise ConfigError(f"objective '{bound.name}' belongs to stage '{bound.stage}': use = \"{bound.stage}\"")
         return {"name": bound.name, **bound.settings}
 
     @model_validator(mode="after")
@@ -122,6 +124,18 @@ def preference(
     base: Model | None = None,
 ) -> None:
     """Trains on comparisons, rankings, scores or thumbs, and measures the objective on held-out rows."""
+    learn(context, settings, model, data, held_out, base)
+
+
+def learn(
+    context: Context,
+    settings: Preference,
+    model: Model,
+    data: Groups,
+    held_out: Groups | None = None,
+    base: Model | None = None,
+) -> None:
+    """Trains a policy, or a reward model where the settings are those of one, on what people said of answers."""
     objective = settings.bound()
     judged = judged_rows(settings, data.read())
     loaded = load_trainable(context, model, settings)
@@ -185,22 +199,26 @@ def _add_coupled(
         ]
     case = replace(join(cases), memory=memory)
     if not whole:
-        case.policy.token.requires_grad_()
+        case.learned.token.requires_grad_()
     loss = ask(objective, case)
     total = step.total(loss, torch.tensor(weights(objective, case.judged)), divisor)
     if whole:
         engine.backward(total)
         return loss.memory
-    (slope,) = torch.autograd.grad(total, case.policy.token)
+    (slope,) = torch.autograd.grad(total, case.learned.token)
     parts = torch.split(slope, [len(forest.target) for forest in step.forests])
     for forest, part in zip(step.forests, parts, strict=True):
-        engine.backward((engine.logprobs(forest).token * part).sum())
+        learned = engine.scores(forest)[0] if objective.needs("score") else engine.logprobs(forest)
+        engine.backward((learned.token * part).sum())
     return loss.memory
 
 
 def _case(engine: Engine, objective: Bound, material: Material, forest: Forest) -> Case:
     """What the models say of a forest, as far as the objective asks for it."""
     judged = rows_of(forest, material.judged)
+    if objective.needs("score"):
+        score, *_ = engine.scores(forest)
+        return Case(judged, score=score, target=forest.target)
     if objective.needs("divergence") or objective.needs("concentration"):
         found = engine.statistics(
             forest, divergence=objective.needs("divergence"), concentration=objective.needs("concentration")
@@ -248,13 +266,13 @@ def judged_rows(settings: Preference, groups: Sequence[Group]) -> list[Judged]:
 def _demand_what_counts(objective: Bound, row: Judged) -> None:
     """Without what the objective is about it would silently be another one."""
     place, answers = row.group.place, row.group.completions
-    counted = objective.kind == "ranking" or objective.needs("strength")
+    counted = objective.kind == "ranking" or objective.needs("strength") or objective.needs("margin")
     if counted and any(later > earlier for earlier, later in pairwise(row.reward)):
         raise DataError(f"{place}: ranks and scores contradict each other: leave one of them out")
-    if objective.needs("strength"):
+    if objective.needs("strength") or objective.needs("margin"):
         if row.group.strength is None and any(answer.score is None for answer in answers):
             raise DataError(f"{place}: '{objective.name}' needs a strength: put `strength` or scores into the data")
-        if min(row.strength) <= 0:
+        if objective.needs("strength") and min(row.strength) <= 0:
             raise DataError(f"{place}: a strength must be above 0; found {min(row.strength)}: drop the row")
     if objective.needs("from_reference") and not any(row.by_reference):
         raise DataError(f"{place}: '{objective.name}' needs an answer whose `source` is \"{FROM_REFERENCE}\"")

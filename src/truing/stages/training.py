@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import psutil
 import torch
@@ -48,7 +48,9 @@ class Lora(Settings):
 
 
 class Training(Settings):
-    """Settings of every stage that trains."""
+    """Settings of every stage that trains. outputs: numbers that the model's reward head gives; 0: it writes."""
+
+    outputs: ClassVar[int] = 0
 
     epochs: Count = Field(1, description="passes over the data")
     max_steps: Count | None = Field(None, description="stop after so many optimizer steps; none: as epochs say")
@@ -121,11 +123,12 @@ class Step:
 
 def load_trainable(context: Context, model: Model, settings: Training) -> Loaded:
     """The model in full width, with a fresh adapter where one is asked for."""
-    loaded = context.load(in_full(context, model) if settings.lora else model, full_width=True)
+    torch.manual_seed(context.seed)  # a head or an adapter may be drawn
+    source = in_full(context, model) if settings.lora else model
+    loaded = context.load(source, full_width=True, outputs=settings.outputs)
     if not settings.lora:
         return loaded
     lora = settings.lora
-    torch.manual_seed(context.seed)
     adapted = add_lora(loaded.model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
     return Loaded(adapted, loaded.renderer, loaded.source)
 
@@ -290,7 +293,8 @@ def finish(
     """The trained model as the stage's artifact. The checkpoints it came from go last, when nothing needs them."""
     steps = step_count(len(rows), settings)
     name = save_checkpoint(context, engine, steps, settings, None)
-    with context.output({"model": name, "steps": steps, "base": model.source, "rows": len(rows), **meta}):
+    made = "reward" if settings.outputs else "model"
+    with context.output({made: name, "steps": steps, "base": model.source, "rows": len(rows), **meta}):
         pass
     context.run.prune(context.key, 1)
 

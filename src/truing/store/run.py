@@ -186,7 +186,7 @@ class Run:
     def artifact(self, key: str) -> Artifact | None:
         """The artifact of this key. A damaged one is set aside with a warning, so that it is made again.
 
-        One that names a checkpoint as its model is as sound as that checkpoint.
+        One that names a checkpoint as its model or reward model is as sound as that checkpoint.
         """
         path = self.path / "artifacts" / _folder_name(key)
         if not path.exists():
@@ -194,8 +194,8 @@ class Run:
         try:
             self.verify(path)
             artifact = _artifact(path)
-            if "model" in artifact.meta:
-                self.verify(self.path / artifact.meta["model"])
+            for kind in {"model", "reward"} & set(artifact.meta):
+                self.verify(self.path / artifact.meta[kind])
             return artifact
         except StorageError as error:
             self._set_aside(path, error)

@@ -19,8 +19,9 @@ from truing.errors import GuardError
 from truing.models import Loaded, is_adapted
 from truing.models.parity import output_weight
 from truing.models.quiet import quiet_libraries
+from truing.models.reward import readout
 from truing.rendering import Renderer
-from truing.tensors import Forest, Logprobs, PerToken
+from truing.tensors import Forest, Logprobs, PerToken, Scores
 
 
 class LocalEngine:
@@ -83,6 +84,12 @@ class LocalEngine:
             head = self._head_of(forest)
             token = token_logprobs(head.hidden, head.weight, forest.target, temperature)
         return Logprobs(token, forest.completion, forest.group.shape[0])
+
+    def scores(self, forest: Forest) -> tuple[Scores, ...]:
+        """What each output of the model's reward head says after each scored token, fp32 (fp64 for an fp64 model)."""
+        forest = forest.to(self.device)
+        values = readout(self._whole(), self._hidden_of(forest).index_select(0, forest.own_row))
+        return tuple(Scores(one, forest.completion, forest.group.shape[0]) for one in values.unbind(1))
 
     def statistics(self, forest: Forest, *, divergence: bool, concentration: bool) -> ForestStatistics:
         """Log-probabilities of the policy with statistics of its whole distribution at each scored token.
@@ -190,18 +197,25 @@ class LocalEngine:
                 self._optimizer.state[self._masters[name]][kind] = value.to(self.device)
         self._renew_compute_weights()
 
-    def _decoder(self) -> Any:
-        model = self.model.get_base_model() if self._adapted else self.model
-        return model.get_decoder()
+    def _whole(self) -> Any:
+        """The model, inside of its adapter where it has one."""
+        return self.model.get_base_model() if self._adapted else self.model
+
+    def _hidden_of(self, forest: Forest) -> Tensor:
+        hidden: Tensor = (
+            self._whole()
+            .get_decoder()(
+                input_ids=forest.tokens[None],
+                position_ids=forest.positions[None],
+                use_cache=False,
+                layout=ForestLayout(forest.trees),
+            )
+            .last_hidden_state[0]
+        )
+        return hidden
 
     def _head_of(self, forest: Forest) -> Head:
-        hidden = self._decoder()(
-            input_ids=forest.tokens[None],
-            position_ids=forest.positions[None],
-            use_cache=False,
-            layout=ForestLayout(forest.trees),
-        ).last_hidden_state[0]
-        return Head(hidden.index_select(0, forest.hidden_row), output_weight(self.model))
+        return Head(self._hidden_of(forest).index_select(0, forest.hidden_row), output_weight(self._whole()))
 
     def _as_role(self, of: Role) -> AbstractContextManager[Any]:
         if of == "policy":

@@ -1,0 +1,162 @@
+"""Reward models: trained, saved as transformers and PEFT read them, and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import tiny_model
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from truing import models
+from truing.compute.engine.local import LocalEngine
+from truing.errors import ConfigError
+from truing.models.quiet import quiet_libraries
+from truing.packing import forest
+from truing.rendering import Row
+from truing.signatures import validated
+from truing.stages.context import Model
+from truing.stages.reward_model import RewardModel, reward_model
+from truing.store import Run
+
+CPU = torch.device("cpu")
+
+
+def trained(run: Run, folder: Path, key: str = "key", **settings: Any) -> Path:
+    """The folder of a reward model trained for three epochs."""
+    usual = {"batch_size": 4, "epochs": 3, "learning_rate": 5e-3, "warmup": 0.0}
+    reward_model(
+        tiny_model.context(run, "rm", key=key),
+        validated(RewardModel, usual | settings, "test"),
+        tiny_model.model_of(folder),
+        tiny_model.given(tiny_model.pairs()),
+        tiny_model.given(tiny_model.pairs(8, start=30)),
+    )
+    (made,) = run.artifacts()
+    return run.path / str(made.meta["reward"])
+
+
+def some_rows(source: Path) -> list[Row]:
+    renderer = models.read_renderer(str(source))
+    return [renderer.render(group, place) for place, group in enumerate(tiny_model.pairs(3))]
+
+
+def rewards(source: Path, rows: list[Row], dtype: torch.dtype = torch.float32) -> Tensor:
+    """By Truing."""
+    loaded = models.load(str(source), dtype=dtype, device=CPU, outputs=1)
+    with torch.no_grad():
+        return LocalEngine(loaded, trainable=False).scores(forest(rows))[0].last
+
+
+def paths(rows: list[Row]) -> list[list[int]]:
+    return [[*row.prompt, *answer.tokens] for row in rows for answer in row.answers]
+
+
+def test_transformers_gives_a_padded_batch_the_same_scores(folder: Path, runs: Callable[[], Run]) -> None:
+    """On either side, though the model's own tokenizer pads with the token that ends a turn."""
+    made = trained(runs(), folder)
+    assert models.read_renderer(str(folder)).tokenizer.pad_token == tiny.END
+    rows = some_rows(made)
+    plain = AutoModelForSequenceClassification.from_pretrained(made).requires_grad_(False)
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    assert plain.config.num_labels == 1
+    assert tokenizer.pad_token != tiny.END
+    for side in ("left", "right"):
+        batch = tokenizer.pad({"input_ids": paths(rows)}, padding_side=side, return_tensors="pt")
+        assert (batch["attention_mask"] == 0).any()
+        torch.testing.assert_close(plain(**batch).logits[:, 0], rewards(made, rows), rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_is_read_by_peft(folder: Path, runs: Callable[[], Run]) -> None:
+    from peft import AutoPeftModelForSequenceClassification
+
+    made = trained(runs(), folder, lora={"rank": 2})
+    rows = some_rows(made)
+    with quiet_libraries():
+        plain = AutoPeftModelForSequenceClassification.from_pretrained(made, num_labels=1).eval().requires_grad_(False)
+    theirs = torch.cat([plain(input_ids=torch.tensor([path])).logits[:, 0] for path in paths(rows)])
+    torch.testing.assert_close(theirs, rewards(made, rows), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_learns_on_answers_it_never_saw(folder: Path, runs: Callable[[], Run], lora: dict[str, Any] | None) -> None:
+    run = runs()
+    trained(run, folder, lora=lora)
+    before, after = run.events("rm", "held_out")
+    assert after["accuracy"] == {"value": 1.0, "low": pytest.approx(0.6756, abs=1e-4), "high": 1.0, "n": 8}
+    assert after["loss"] < 0.1 * before["loss"]
+
+
+def test_the_head_is_drawn_by_the_seed_alone(folder: Path) -> None:
+    def weight(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return models.load(str(folder), dtype=torch.float32, device=CPU, outputs=1).model.score.weight
+
+    assert torch.equal(weight(1), weight(1))
+    assert not torch.equal(weight(1), weight(2))
+    assert 0.5 < weight(1).std() * weight(1).shape[1] ** 0.5 < 1.5
+
+
+def test_a_second_stage_goes_on_from_the_head_of_the_first(folder: Path, runs: Callable[[], Run]) -> None:
+    made = trained(runs(), folder)
+    rows = some_rows(made)
+    again = runs()
+    reward_model(
+        tiny_model.context(again, "rm"),
+        validated(RewardModel, {"max_steps": 1, "learning_rate": 1e-12}, "test"),
+        Model("other", str(made)),
+        tiny_model.given(tiny_model.pairs()),
+    )
+    (artifact,) = again.artifacts()
+    torch.testing.assert_close(rewards(again.path / artifact.meta["reward"], rows), rewards(made, rows))
+
+
+def test_differences_survive_bf16(folder: Path, runs: Callable[[], Run]) -> None:
+    made = trained(runs(), folder)
+    rows = some_rows(made)
+    narrow = rewards(made, rows, torch.bfloat16)
+    assert narrow.dtype == torch.float32
+    torch.testing.assert_close(narrow, rewards(made, rows), rtol=0.05, atol=0.05)
+
+
+def test_a_kind_is_not_taken_for_another(folder: Path, runs: Callable[[], Run]) -> None:
+    for settings in ({}, {"lora": {"rank": 2}}):
+        made = trained(runs(), folder, **settings)
+        with pytest.raises(ConfigError, match="reward model, which writes nothing"):
+            models.load(str(made), dtype=torch.float32, device=CPU)
+    with pytest.raises(ConfigError, match="belongs to stage 'preference': use = \"preference\""):
+        validated(RewardModel, {"objective": "dpo"}, "test")
+    with pytest.raises(ConfigError, match="take the setting `reference` out"):
+        validated(RewardModel, {"reference": "base"}, "test")
+
+
+def test_a_classifier_of_several_labels_is_refused(tmp_path: Path) -> None:
+    folder = tiny_model.save(tmp_path / "tiny")
+    kind = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
+    kind.save_pretrained(tmp_path / "three")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "three")
+    with pytest.raises(ConfigError, match="a classifier with 3 labels, where 1 is asked for"):
+        models.load(str(tmp_path / "three"), dtype=torch.float32, device=CPU, outputs=1)
+
+
+@torch.no_grad()
+def test_a_score_is_read_where_the_answer_ends(folder: Path) -> None:
+    """Also where other trees and answers surround it, and for every token on the way."""
+    torch.manual_seed(0)
+    loaded = models.load(str(folder), dtype=torch.float32, device=CPU, outputs=1)
+    engine = LocalEngine(loaded, trainable=False)
+    rows = some_rows(folder)
+    (found,) = engine.scores(forest(rows))
+    head = loaded.model.score
+    plain = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1).model
+    starts = [len(row.prompt) for row in rows for _ in row.answers]
+    for answer, (path, start) in enumerate(zip(paths(rows), starts, strict=True)):
+        hidden = plain(input_ids=torch.tensor([path])).last_hidden_state[0]
+        expected = head(hidden)[start:, 0]
+        torch.testing.assert_close(found.token[found.completion == answer], expected, rtol=1e-4, atol=1e-5)
+        assert found.last[answer] == found.token[found.completion == answer][-1]
