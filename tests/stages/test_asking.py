@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from truing.errors import ConfigError, DataError, Interrupted
 from truing.objectives import OBJECTIVES, Bound, bind, kind_of
 from truing.packing import forest, pack
 from truing.records import Completion, Group, assistant, text, user
-from truing.rendering import Row
+from truing.rendering import Answer, Row
 from truing.signatures import validated
 from truing.stages.arranging import Judged, Pairs, judge
 from truing.stages.asking import Case, ask, join, weights
@@ -28,7 +29,7 @@ from truing.stages.preference import Material, Preference, _add, _mismatched_kl,
 from truing.stages.reference import Live, Nothing, Reference
 from truing.stages.training import Step
 from truing.store import Run
-from truing.tensors import Forest, Logprobs, Pair
+from truing.tensors import Forest, Logprobs, Pair, Scores
 
 TIGHT: dict[str, float] = {"rtol": 0, "atol": 1e-8}
 SHAPES = [(5, (4, 2, 3)), (3, (1, 6, 2)), (4, (2, 2, 5)), (2, (3, 1, 1)), (6, (2, 4, 1)), (3, (1, 2, 2))]
@@ -480,6 +481,12 @@ def test_refusals(folder: Path, runs: Callable[[], Run]) -> None:
             validated(Preference, {"objective": {"name": "exo", "label_smoothing": share}}, "test")
 
 
+def shared(one: Answer, other: Answer) -> int:
+    """How many tokens two answers begin with alike."""
+    same = itertools.takewhile(lambda both: both[0] == both[1], zip(one.tokens, other.tokens, strict=False))
+    return len(list(same))
+
+
 @pytest.mark.parametrize("name", PAIRED)
 def test_a_pair_is_asked_with_its_own_rows_numbers(name: str) -> None:
     """Scores, strengths and sources of a tree of three answers reach the pair that they belong to."""
@@ -491,6 +498,9 @@ def test_a_pair_is_asked_with_its_own_rows_numbers(name: str) -> None:
     case = Case(
         judged, found.logprobs, found.reference, found.divergence, found.concentration, uniform=[[0.3, 0.6, 0.9]] * 2
     )
+    score = Scores(found.logprobs.token, found.logprobs.completion, 6)
+    if objective.needs("score"):
+        case = replace(case, policy=None, score=score, target=made.target)
     every = ask(objective, case)
     scores, writer = (0.9, 0.6, 0.1), (0.0, 1.0, 1.0)
     if objective.is_coupled:
@@ -508,10 +518,13 @@ def test_a_pair_is_asked_with_its_own_rows_numbers(name: str) -> None:
 
             alone = objective(
                 policy=both(found.logprobs),
+                score=both(score),
                 reference=both(found.reference),
                 divergence=both(found.divergence),
                 concentration=both(found.concentration),
                 strength=torch.tensor([scores[c] - scores[r]], dtype=torch.float64),
+                margin=torch.tensor([scores[c] - scores[r]], dtype=torch.float64),
+                parted=torch.tensor([shared(ROWS[tree].answers[c], ROWS[tree].answers[r])]),
                 reward=given(scores),
                 from_reference=given(writer),
             )
