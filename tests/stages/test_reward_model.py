@@ -22,6 +22,7 @@ from truing.rendering import Row
 from truing.signatures import validated
 from truing.stages.context import Model
 from truing.stages.reward_model import RewardModel, reward_model
+from truing.stages.sft import Sft, sft
 from truing.store import Run
 
 CPU = torch.device("cpu")
@@ -114,6 +115,35 @@ def test_a_second_stage_goes_on_from_the_head_of_the_first(folder: Path, runs: C
     )
     (artifact,) = again.artifacts()
     torch.testing.assert_close(rewards(again.path / artifact.meta["reward"], rows), rewards(made, rows))
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's own call
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+@pytest.mark.parametrize("start", ["sft", "reward"])
+def test_starts_from_an_adapter(folder: Path, runs: Callable[[], Run], start: str, lora: dict[str, Any] | None) -> None:
+    """Of a language model, and of a reward model with its head: the adapter counts."""
+    first = runs()
+    if start == "sft":
+        settings = validated(Sft, {"lora": {"rank": 2}, "learning_rate": 1e-2, "epochs": 3}, "test")
+        sft(tiny_model.context(first, "s"), settings, tiny_model.model_of(folder), tiny_model.given(tiny_model.pairs()))
+        adapter = first.path / str(first.artifacts()[0].meta["model"])
+    else:
+        adapter = trained(first, folder, lora={"rank": 2})
+    run = runs()
+    reward_model(
+        tiny_model.context(run, "rm"),
+        validated(RewardModel, {"max_steps": 1, "learning_rate": 1e-12, "lora": lora}, "test"),
+        Model("other", str(adapter)),
+        tiny_model.given(tiny_model.pairs()),
+    )
+    made = run.path / str(next(a for a in run.artifacts() if "reward" in a.meta).meta["reward"])
+    rows = some_rows(made)
+    if start == "reward":
+        torch.testing.assert_close(rewards(made, rows), rewards(adapter, rows), rtol=1e-4, atol=1e-4)
+    torch.manual_seed(0)
+    bare = rewards(folder, rows)
+    torch.manual_seed(0)
+    assert (rewards(adapter, rows) - bare).abs().max() > 0.05, "the adapter must matter, or this test proves nothing"
 
 
 def test_differences_survive_bf16(folder: Path, runs: Callable[[], Run]) -> None:

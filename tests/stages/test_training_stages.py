@@ -224,6 +224,19 @@ def test_an_adapter_trained_on_an_adapter_loads_as_the_model_that_was_trained(
         assert float((one - other).abs().max()) > 0.1, "both stages must matter, or this test proves nothing"
 
 
+def test_all_weights_are_trained_after_an_adapter(folder: Path, runs: Callable[[], Run]) -> None:
+    run = runs()
+    trained(run, folder, sft, tiny_model.demonstrations(), lora={"rank": 2}, learning_rate=1e-2)
+    second = tiny_model.context(run, "dpo", first_step=3, key="other")
+    settings = validated(Preference, SHORT | {"learning_rate": 1e-2}, "test")
+    preference(second, settings, Model("key", str(final(run))), tiny_model.given(tiny_model.pairs()))
+    before, after = (
+        dict(models.load(str(where), dtype=torch.float32, device=torch.device("cpu")).model.named_parameters())
+        for where in (run.checkpoints()[0].path, final(run))
+    )
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
 def test_preference_refuses_what_is_no_comparison(folder: Path, runs: Callable[[], Run]) -> None:
     same = comparison((user("q"),), Completion((assistant("a"),)), Completion((assistant("a"),)))
     with pytest.raises(DataError, match="'chosen' and 'rejected' are equal: drop the line"):

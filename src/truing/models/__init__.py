@@ -204,7 +204,7 @@ def is_adapted(model: Any) -> bool:
 
 
 def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) -> Any:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     base = _weights_of(source)
     for folder in (base, source):
@@ -220,7 +220,10 @@ def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) ->
             base, dtype=width, attn_implementation=ATTENTION, use_safetensors=True
         )
     if adapted:
-        model = PeftModel.from_pretrained(model, source).merge_and_unload()
+        about = PeftConfig.from_pretrained(source)
+        about.task_type = None  # an adapter of a language model may be the start of a reward model
+        model = PeftModel.from_pretrained(model, source, config=about).merge_and_unload()
+        model.requires_grad_(True)  # PEFT froze what the adapter lay on
         model.name_or_path = source  # it is its base no longer
         for weight in model.parameters():  # not model.to(dtype): rotary frequencies do not survive bf16
             weight.data = weight.data.to(dtype)

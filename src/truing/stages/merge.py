@@ -28,7 +28,7 @@ def merge(context: Context, settings: Merge, model: Model) -> None:
         save_in_full(loaded, folder)
 
 
-def in_full(context: Context, model: Model) -> Model:
+def in_full(context: Context, model: Model, outputs: int = 0) -> Model:
     """The model in a folder that has all its weights, so that an adapter can lie on it.
 
     An adapter is merged into its base in fp32, once for each stage, and kept in the run: no library loads an adapter
@@ -38,7 +38,7 @@ def in_full(context: Context, model: Model) -> Model:
         return model
     key = f"{context.key}-base"
     if context.run.artifact(key) is None:
-        loaded = context.load(model, full_width=True)
+        loaded = context.load(model, full_width=True, outputs=outputs)
         with context.output({"base": model.source}, part="base") as folder:
             save_in_full(loaded, folder)
     return Model(model.key, str((context.run.path / "artifacts" / key).absolute()))

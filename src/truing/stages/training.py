@@ -124,7 +124,7 @@ class Step:
 def load_trainable(context: Context, model: Model, settings: Training) -> Loaded:
     """The model in full width, with a fresh adapter where one is asked for."""
     torch.manual_seed(context.seed)  # a head or an adapter may be drawn
-    source = in_full(context, model) if settings.lora else model
+    source = in_full(context, model, settings.outputs) if settings.lora else model
     loaded = context.load(source, full_width=True, outputs=settings.outputs)
     if not settings.lora:
         return loaded
