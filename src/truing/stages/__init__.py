@@ -16,7 +16,7 @@ from typing import Literal
 
 from truing.errors import ConfigError, did_you_mean
 from truing.signatures import Settings, public_functions
-from truing.stages import evaluate, merge, preference, reward_model, sample, sft
+from truing.stages import audit, evaluate, merge, preference, reward_model, sample, sft
 
 Stage = Callable[..., None]
 Product = Literal["model", "reward", "data", "verdict"]
@@ -25,6 +25,7 @@ MAKES: dict[ModuleType, Product] = {
     sft: "model",
     preference: "model",
     reward_model: "reward",
+    audit: "data",
     sample: "data",
     evaluate: "verdict",
     merge: "model",

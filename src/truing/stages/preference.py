@@ -15,6 +15,7 @@ from torch import Tensor
 from truing import statistics
 from truing.compute import Engine
 from truing.errors import ConfigError, DataError
+from truing.models import Loaded
 from truing.objectives import Bound, bind
 from truing.packing import pack
 from truing.records import Group
@@ -136,16 +137,32 @@ def learn(
     base: Model | None = None,
 ) -> None:
     """Trains a policy, or a reward model where the settings are those of one, on what people said of answers."""
-    objective = settings.bound()
     judged = judged_rows(settings, data.read())
     loaded = load_trainable(context, model, settings)
     rows, kept, refused = render_rows(loaded.renderer, [j.group for j in judged], settings)
-    engine = make_engine(context, loaded, settings, rows)
     describe_data(context, data, len(judged), rows, refused)
-    warn_of_plain_text(context, engine.renderer, [j.group for j in judged])
-    context.event("preview", row=rows[0].index, pieces=engine.renderer.pieces(rows[0]))
+    warn_of_plain_text(context, loaded.renderer, [j.group for j in judged])
+    context.event("preview", row=rows[0].index, pieces=loaded.renderer.pieces(rows[0]))
+    used = [judged[place] for place in kept]
+    engine, result = fit(context, settings, loaded, model, rows, used, held_out, base)
+    finish(context, engine, model, rows, settings, held_out=result)
+
+
+def fit(
+    context: Context,
+    settings: Preference,
+    loaded: Loaded,
+    model: Model,
+    rows: Sequence[Row],
+    judged: Sequence[Judged],
+    held_out: Groups | None = None,
+    base: Model | None = None,
+) -> tuple[Engine, Mapping[str, Any] | None]:
+    """Trains `loaded`, which was read from `model`, on the rows. Returns it with what held-out rows say at the end."""
+    objective = settings.bound()
+    engine = make_engine(context, loaded, settings, rows)
     sources = _Sources(context, settings, engine, model, base or model)
-    material = sources.material(objective, rows, [judged[place] for place in kept])
+    material = sources.material(objective, rows, judged)
     watched = _watched(sources, objective, held_out)
     memory: dict[str, Tensor] = {}
     _watch(context, engine, objective, watched, memory, step=0)
@@ -158,8 +175,7 @@ def learn(
             engine.move_reference(settings.reference.mix)
         memory |= _add(step, engine, objective, material, memory, context.seed)
     steps = step_count(len(rows), settings)
-    result = _watch(context, engine, objective, watched, memory, step=steps)
-    finish(context, engine, model, rows, settings, held_out=result)
+    return engine, _watch(context, engine, objective, watched, memory, step=steps)
 
 
 def _add(

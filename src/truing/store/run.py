@@ -167,7 +167,7 @@ class Run:
         last_keys = {event["stage"]: event.get("key") for event in self.events(kind="start")}
         stages = {stage for stage, key in last_keys.items() if key not in keys}
         artifacts = [artifact for artifact in self.artifacts() if not _is_of(artifact.key, keys)]
-        checkpoints = [checkpoint for checkpoint in self.checkpoints() if checkpoint.stage_key not in keys]
+        checkpoints = [checkpoint for checkpoint in self.checkpoints() if not _is_of(checkpoint.stage_key, keys)]
         if not (stages or artifacts or checkpoints):
             return []
         finished = [artifact.path for artifact in artifacts if not artifact.meta.get("part")]
@@ -264,6 +264,12 @@ class Run:
         for checkpoint in newest_first[keep:]:
             if checkpoint != sound and checkpoint.step not in pinned:
                 discard(checkpoint.path)
+
+    def discard_checkpoints(self, stage_key: str) -> None:
+        """Removes all checkpoints of a part of a stage, whose artifact is all that is needed from now on."""
+        self._demand_open()
+        for checkpoint in self.checkpoints(stage_key):
+            discard(checkpoint.path)
 
     def verify(self, folder: Path) -> None:
         """Raises StorageError if a committed folder of this run is damaged. Unchanged files are hashed only once."""
