@@ -12,7 +12,7 @@ from markupsafe import Markup
 from truing.report import charts, words
 from truing.report.charts import Line, Points
 from truing.report.metrics import in_order, metric
-from truing.report.view import Curve, Data, Stage
+from truing.report.view import Audit, Curve, Data, Stage
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,37 @@ def overlaid_figures(stages: Sequence[Stage | None], names: Sequence[str]) -> li
         if len(having) > 1:
             figures.append(_overlay(name, having, names))
     return figures
+
+
+def audit_figures(audit: Audit) -> list[Figure]:
+    """The strengths in order, how far the models are apart along them, and how many of them agree with the label."""
+    percentiles = list(np.linspace(0, 100, len(audit.ordered)))
+    middle = [100 * (place + 0.5) / len(audit.bins) for place in range(len(audit.bins))]
+    tenths = [100 * (place + 0.5) / len(audit.deciles) for place in range(len(audit.deciles))]
+    below = 100 * sum(value < 0 for value in audit.ordered) / len(audit.ordered)
+    means, apart = Line("mean", "policy", percentiles, audit.ordered, "values"), [one["deviation"] for one in audit.bins]
+    agree = Line("agree", "policy", tenths, [100 * one["for_label"] for one in audit.deciles], "values")
+    return [
+        Figure(
+            "Preference strength, weakest first",
+            f"{below:.0f} % below 0",
+            "Mean difference of the rewards over the models. Below 0 (dashed) they side with the rejected answer: these "
+            "labels are probably wrong. Near 0 they see no difference.",
+            charts.line_chart("Preference strength by percentile of the comparisons", [means], rule=0.0),
+        ),
+        Figure(
+            "Deviation between the models",
+            "",
+            "Along the same order. High at both ends: they agree least on how much where the difference is large.",
+            charts.line_chart("Deviation by percentile", [Line("deviation", "policy", middle, apart, "values")]),
+        ),
+        Figure(
+            "Models that agree with the label",
+            "per cent, by tenth of the comparisons",
+            "Half (dashed) is a coin.",
+            charts.line_chart("Agreement by tenth of the comparisons", [agree], rule=50.0),
+        ),
+    ]
 
 
 def length_figure(data: Data) -> Figure | None:

@@ -14,6 +14,7 @@ from truing.statistics import Interval
 from truing.store import Artifact, Run
 
 EVALUATION = "evaluation.json"
+AUDIT = "audit.json"
 LENGTHS = ("chosen_tokens", "rejected_tokens", "answer_tokens", "prompt_tokens")
 
 
@@ -164,6 +165,40 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Voted:
+    """A comparison as an audit's models see it."""
+
+    place: str
+    prompt: list[tuple[str, str]]
+    chosen: str
+    rejected: str
+    mean: float
+    deviation: float
+    for_label: float
+    fate: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What `audit.json` of one audit stage says.
+
+    ordered: mean differences at even steps through the comparisons. bins, deciles: means over pieces of that order, of
+    the mean, the deviation and the share of models that agree with the label.
+    """
+
+    stage: str
+    comparisons: int
+    members: int
+    folds: int
+    agreement: Interval | None
+    fates: dict[str, int]
+    ordered: list[float]
+    bins: list[dict[str, float]]
+    deciles: list[dict[str, float]]
+    examples: dict[str, list[Voted]]
+
+
+@dataclass(frozen=True)
 class View:
     """A run, ready to be shown."""
 
@@ -176,6 +211,7 @@ class View:
     machine: dict[str, Any]
     stages: list[Stage]
     evaluations: list[Evaluation]
+    audits: list[Audit]
     artifacts: list[Artifact]
     recipe: str
     resolved: str
@@ -201,6 +237,7 @@ def view(folder: Path) -> View:
         machine=_mapping(info.get("machine")),
         stages=_stages(run),
         evaluations=[_evaluation(artifact) for artifact in artifacts if (artifact.path / EVALUATION).is_file()],
+        audits=[_audit(artifact) for artifact in artifacts if (artifact.path / AUDIT).is_file()],
         artifacts=artifacts,
         recipe=_text(folder / "recipe.toml"),
         resolved=_text(folder / "recipe.resolved.toml"),
@@ -275,6 +312,28 @@ def _data(event: Mapping[str, Any]) -> Data:
 
 def _preview(event: Mapping[str, Any]) -> Preview:
     return Preview(str(event.get("row", "")), [(str(text), bool(scored)) for text, scored in event.get("pieces", [])])
+
+
+def _audit(artifact: Artifact) -> Audit:
+    found = _mapping(_json(artifact.path / AUDIT))
+    return Audit(
+        stage=artifact.stage,
+        comparisons=int(found["comparisons"]),
+        members=int(found["members"]),
+        folds=int(found["folds"]),
+        agreement=_interval(found["agree_with_label"]),
+        fates=_mapping(found["fates"]),
+        ordered=[float(value) for value in found["sorted"]],
+        bins=list(found["bins"]),
+        deciles=list(found["deciles"]),
+        examples={kind: [_voted(example) for example in found[kind]] for kind in ("wrong", "ambiguous", "strong")},
+    )
+
+
+def _voted(example: Mapping[str, Any]) -> Voted:
+    turns = [(str(turn["role"]), str(turn["content"])) for turn in example["prompt"]]
+    names = ("place", "chosen", "rejected", "mean", "deviation", "for_label", "fate")
+    return Voted(prompt=turns, **{name: example[name] for name in names})
 
 
 def _evaluation(artifact: Artifact) -> Evaluation:
