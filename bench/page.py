@@ -19,11 +19,12 @@ Entry = Mapping[str, Any]
 
 INTRODUCTION = """# Benchmarks
 
-Truing beside TRL 1.16 and transformers' `generate`, on one machine in one run. `make bench` measures everything anew
-into [results.json](results.json), and this page is made from that file alone (`python -m bench page`).
+Truing beside TRL 1.16 and transformers' `generate`, each section in one run on one machine. `make bench` measures
+everything anew into [results.json](results.json), and this page is made from that file alone (`python -m bench page`).
 
-Brackets are 95 % bootstrap intervals of medians. A ratio is the median over steps that both sides made on the same
-rows in the same round, and it stands here only where both sides gave the same losses and gradient norms in fp32.
+Brackets hold the range of n measurements around their median. A ratio is the median over steps that both sides made on
+the same rows in the same round, and it stands here only where both sides gave the same losses and gradient norms in
+fp32.
 """
 METHOD = """
 ## How it is measured
@@ -32,8 +33,9 @@ METHOD = """
   and is then timed. A step is timed from its rows to the renewed weights, packing or padding included.
 - **The same work.** Both sides get the same checkpoint, token ids, rows of each step, learning rate, beta and AdamW;
   weights that are trained are fp32, and compute is bf16 (for TRL by autocast) unless tuning found fp32 faster.
-- **Equality gate.** Before any ratio, both sides train in fp32 on two rows for four steps, each with TRL's options of
-  that comparison. Losses must agree to a relative 1e-4 and gradient norms before clipping to 1e-3, at every step;
+- **Equality gate.** Before any ratio, both sides of it train in fp32 on two rows for four steps, with TRL's options of
+  that comparison; where it accumulates gradients over micro-batches, it does so over these rows too.
+  Losses must agree to a relative 1e-4 and gradient norms before clipping to 1e-3, at every step;
   generators must write the same greedy tokens. Where they do not, the page says so and has no ratio.
 - **`trl-default`** is TRL as it comes (bf16 autocast, gradient checkpointing, the reference run in every step), set
   only to eight rows a step and to the constant learning rate both sides have.
@@ -45,7 +47,12 @@ METHOD = """
   every step, as `trl-default` does, in place of the cache.
 - **The cache** of reference log-probabilities is not in the time of a step. "With cache" adds its cost for the rows
   of a step: what one epoch pays. More epochs pay less.
-- **Memory** is the peak above a process that has loaded the weights once in fp32 and done nothing else.
+- **Memory** is the peak above a process that has loaded the weights once, in fp32 (for sampling in bf16), and done
+  nothing else.
+- **Intervals.** Of fewer than six measurements (n) the smallest and the largest are given, of more a bootstrapped 95 %
+  interval of the median. In the table of targets a question mark says that the range holds values on both sides.
+- **The process.** Truing's threads wait for work as the command `truing` has them do (`environment.py`), and so do
+  those of the rooflines; for `trl-tuned` it is tried. Truing keeps freed memory, as its command does.
 - **Rows.** `hh` (127/59), `ultrafeedback` (120/289) and `tldr` (382/34) are random tokens with log-normal lengths
   (sigma 0.6, mean tokens of prompt/answer), none longer than 1,024; `real` is HH-RLHF's harmless half.
 - **Share of the matrix rate** is the arithmetic that the step needs (no padding, no prompt twice, nothing recomputed,
@@ -119,8 +126,12 @@ def headline(entries: Mapping[str, Entry]) -> str:
         for one in (entry["systems"]["truing"], entry["systems"]["trl-default"])
     )
     tuned = next(one for one in entry["comparisons"] if one["theirs"] == "trl-tuned")
+    cached = 8 * entry["systems"]["truing"]["cache_seconds_per_row"]["value"]
     slower, more = tuned["times_faster"]["value"], 1 / tuned["memory"]["value"]
-    return f"{ours} | {default}; tuned: {slower:.1f} times Truing's time, {more:.1f} times its memory |"
+    return (
+        f"{ours} and once {cached:.1f} s for its reference | {default}; tuned, its reference apart: {slower:.1f} times "
+        f"Truing's time, {more:.1f} times its memory |"
+    )
 
 
 def _targets(entries: Mapping[str, Entry]) -> str:
@@ -139,8 +150,15 @@ def _target(target: Target, entries: Mapping[str, Entry]) -> tuple[str, ...]:
     found = _found(target, entries)
     if isinstance(found, str):
         return (*head, found, "")
-    reached = found["value"] >= target.bound if target.at_least else found["value"] <= target.bound
-    return (*head, worded(found), "yes" if reached else "no")
+    return (*head, worded(found), _reached(found, target))
+
+
+def _reached(found: Mapping[str, Any], target: Target) -> str:
+    """yes or no where all that was measured says the same, else what the median says with a question mark."""
+    sign = 1 if target.at_least else -1
+    said = ["yes" if sign * (found[end] - target.bound) >= 0 else "no" for end in ("value", "low", "high")
+            if found[end] is not None]  # fmt: skip
+    return said[0] if len(set(said)) == 1 else f"{said[0]}?"
 
 
 def _found(target: Target, entries: Mapping[str, Entry]) -> Any:
@@ -246,7 +264,8 @@ def _tuning(entry: Entry) -> str:
         return "\nThe tuned peer's settings were not searched in this run.\n"
     lines = []
     for one in entry["tuning"]:
-        names = {**one.get("options", {}), **{k: v for k, v in one.items() if k in ("precision", "static_cache")}}
+        more = {key: value for key, value in one.items() if key in ("precision", "static_cache", "threads")}
+        names = {**one.get("options", {}), **more}
         found = one.get("error") or (
             f"{one['seconds']:.2f} s a step" if "seconds" in one else f"{one['tokens_per_second']:.0f} tokens/s"
         )
@@ -310,7 +329,7 @@ def _heading(entry: Entry) -> str:
     what = f"\n## {entry['task']} on {entry['profile']}\n\n"
     return what + (
         f"{entry['date']}; {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
-        f"{machine['memory_gb']} GB, {machine['device']}; {versions}.\n\n"
+        f"{machine['memory_gb']} GB, {machine['device']}; {versions}; commit {entry.get('commit', 'not noted')}.\n\n"
     )
 
 

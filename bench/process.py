@@ -27,8 +27,8 @@ ENVIRONMENT = {
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
 
-OURS = "bench.ours:"
-"""Functions of this module run as the command `truing` does, others as they come."""
+PEERS = "bench.theirs:"
+"""Functions of this module run as their libraries come, unless told otherwise; others as the command `truing` does."""
 
 
 class WorkerError(Exception):
@@ -47,7 +47,7 @@ def run(function: str, spec: Mapping[str, Any]) -> Any:
             env={
                 **os.environ,
                 **ENVIRONMENT,
-                **(THREADS if function.startswith(OURS) else {}),
+                **(THREADS if spec.get("threads", not function.startswith(PEERS)) else {}),
                 "HF_DATASETS_CACHE": f"{name}/datasets",
             },
             capture_output=True,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import json
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.gate import Verdict
 from bench.machine import describe
+from bench.rows import ROOT
 from bench.statistics import median, ratio
 
 Runs = Sequence[Mapping[str, Any]]
@@ -24,10 +26,18 @@ def store(path: Path, task: str, profile: str, entry: Mapping[str, Any], device:
         "profile": profile,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": describe(device),
+        "commit": _commit(),
         **entry,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
+
+
+def _commit() -> str:
+    """The commit that is measured, with a plus where files differ from it."""
+    asked = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    said = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    return said.stdout.strip() or "unknown"
 
 
 def summary(runs: Runs, tokens: Sequence[int]) -> dict[str, Any]:
@@ -76,7 +86,7 @@ def worded(interval: Mapping[str, Any], digits: int = 2) -> str:
     value = f"{interval['value']:.{digits}f}"
     if interval["low"] is None:
         return f"{value} [one measurement]"
-    return f"{value} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"
+    return f"{value} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}; n = {interval['n']}]"
 
 
 def _seconds(runs: Runs, batch: int = 0) -> list[float]:

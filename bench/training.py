@@ -41,7 +41,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One way to run the same steps. grouped: on steps of rows of like length; options: TRL's settings."""
+    """One way to run the same steps.
+
+    grouped: on steps of rows of like length. options: TRL's settings. threads: with the thread settings of Truing's
+    command, which a peer does not have by itself.
+    """
 
     name: str
     worker: str
@@ -49,6 +53,7 @@ class System:
     reference_pass: bool = False
     precision: str = "bf16"
     options: Mapping[str, Any] | None = None
+    threads: bool = False
 
 
 OURS, THEIRS = "bench.ours:train", "bench.theirs:train"
@@ -63,10 +68,11 @@ def measure(task: str, profile: str, settings: Settings, tuned_options: Mapping[
     systems = [System("truing", OURS), default, System("truing-grouped", OURS, grouped=True), tuned]
     if task == "dpo":
         systems.insert(1, System("truing-reference-pass", OURS, reference_pass=True))
-    gates = {peer.name: work.gate(peer) for peer in (default, tuned)}
+    named = {system.name: system for system in systems}
+    gates = {pair: work.gate(named[pair[0]], named[pair[1]]) for pair in _pairs(task)}
     runs, rooflines = work.rounds(systems, gates)
     systems = [system for system in systems if system.name in runs]
-    compared = [results.comparison(ours, theirs, runs, gates[theirs], settings.batch) for ours, theirs in _pairs(task)]
+    compared = [results.comparison(*pair, runs, shut, settings.batch) for pair, shut in gates.items()]
     entry: dict[str, Any] = {
         "settings": {name: str(value) for name, value in asdict(settings).items() if name != "out"},
         "rooflines": {name: median([one[name] for one in rooflines]) for name in rooflines[0]},
@@ -124,7 +130,7 @@ class _Work:
         return process.run(system.worker, self._spec(system, self._steps(system), self.settings.warm_up))
 
     def rounds(
-        self, systems: Sequence[System], gates: dict[str, gate.Verdict]
+        self, systems: Sequence[System], gates: dict[tuple[str, str], gate.Verdict]
     ) -> tuple[dict[str, list[Any]], list[dict[str, float]]]:
         """What all systems return in every round, and the rooflines of each. A peer that fails shuts its gate."""
         runs: dict[str, list[Any]] = {system.name: [] for system in systems}
@@ -141,23 +147,27 @@ class _Work:
                     if system.worker == OURS:
                         raise
                     say(str(error))
-                    gates[system.name] = gate.Verdict(agreed=False, differences={}, disagreed=[str(error)])
+                    for pair in gates:
+                        if system.name in pair:
+                            gates[pair] = gate.Verdict(agreed=False, differences={}, disagreed=[str(error)])
                     del runs[system.name]
         return runs, rooflines
 
-    def gate(self, peer: System) -> gate.Verdict:
-        """Both sides in fp32 on a few short steps."""
+    def gate(self, ours: System, peer: System) -> gate.Verdict:
+        """Both sides in fp32 on a few short steps; who accumulates gradients over micro-batches does so here too."""
         steps = [list(step[: gate.ROWS]) for step in shuffled_steps(self.rows, gate.ROWS, gate.STEPS)]
-        micro = {"micro_batch": gate.ROWS} if "micro_batch" in (peer.options or {}) else {}
-        exact = System(f"gate of {peer.name}", THEIRS, precision="fp32", options={**(peer.options or {}), **micro})
-        mine = System("gate of truing", OURS, precision="fp32")
+        options = dict(peer.options or {})
+        if "micro_batch" in options:
+            options["micro_batch"] = gate.ROWS if options["micro_batch"] >= self.settings.batch else 1
+        exact = System(f"gate of {peer.name}", THEIRS, precision="fp32", options=options)
+        mine = System(f"gate of {ours.name}", OURS, precision="fp32", reference_pass=ours.reference_pass)
         sides = [process.run(one.worker, self._spec(one, steps, 0, log_all=True)) for one in (mine, exact)]
         verdict = gate.training(*sides)
-        say(f"gate of {peer.name}: {'; '.join(verdict['disagreed']) or verdict['differences']}")
+        say(f"gate of {ours.name} and {peer.name}: {'; '.join(verdict['disagreed']) or verdict['differences']}")
         return verdict
 
     def tuned(self, options: Mapping[str, Any]) -> tuple[System, list[dict[str, Any]]]:
-        """TRL as fast as it gets: micro-batch, dtype and, for SFT, padding-free collation, one after the other.
+        """TRL as fast as it gets: micro-batch, dtype, for SFT padding-free collation, threads, one after the other.
 
         Untried, the micro-batch is a quarter of the step, which fits into memory without checkpointing.
         """
@@ -171,12 +181,15 @@ class _Work:
             candidate = replace(best, precision=precision or best.precision, options={**(best.options or {}), **change})
             if (took := self._try(candidate, tried)) < seconds:
                 best, seconds = candidate, took
+        if self._try(quiet := replace(best, threads=True), tried) < seconds:
+            best = quiet
         return best, tried
 
     def summary(self, system: System, runs: Sequence[Any]) -> dict[str, Any]:
         """Medians of a system, and how it was set."""
         tokens = [flops.useful_tokens(rows) for rows in self._timed(system)]
         set_as = {"options": dict(system.options or {}), "precision": system.precision, "grouped": system.grouped}
+        set_as |= {"threads": system.threads or system.worker == OURS}
         return results.summary(runs, tokens) | {"useful_tokens": tokens, "set_as": set_as}
 
     def utilisation(self, system: System, runs: Sequence[Any], rooflines: Sequence[Any]) -> dict[str, Any]:
@@ -193,12 +206,13 @@ class _Work:
         }
 
     def _try(self, system: System, tried: list[dict[str, Any]]) -> float:
+        set_as = {"options": dict(system.options or {}), "precision": system.precision, "threads": system.threads}
         try:
             took = median(self.run(system)["seconds"])["value"]
         except process.WorkerError as error:
-            tried.append({"options": dict(system.options or {}), "precision": system.precision, "error": str(error)})
+            tried.append(set_as | {"error": str(error)})
             return float("inf")
-        tried.append({"options": dict(system.options or {}), "precision": system.precision, "seconds": took})
+        tried.append(set_as | {"seconds": took})
         return took
 
     def _shape(self) -> flops.Shape:
@@ -229,6 +243,7 @@ class _Work:
             "beta": BETA,
             "precision": system.precision,
             "reference_pass": system.reference_pass,
+            "threads": system.threads or system.worker == OURS,
             "options": dict(system.options or {}),
             "log_all": log_all,
         }

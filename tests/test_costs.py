@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,25 @@ def test_bytes_of_a_token_by_hand() -> None:
     assert token_bytes(SMALL, Weights(100, 2, 4, "cpu")) == 2 * (layer + 4 * 2 * 8)  # adapted: four of them
 
 
+def test_other_models_keep_more() -> None:
+    """bf16: four norms of 2*2 + 4 bytes a channel and a scale, attention 12, four of the inner width."""
+    other = replace(SMALL, lean=False)
+    assert token_bytes(other, Weights(100, 100, 2, "cpu")) == 2 * (4 * (4 * 8 + 4) + 2 * (2 * 3 * 2 + 4 * 8))
+    assert Shape.of(tiny.config()).lean
+    assert not Shape.of(tiny.config(hidden_act="gelu")).lean
+
+
 def test_memory_by_hand() -> None:
     found = memory_of(SMALL, Weights(100, 100, 2, "cuda"), Load(10, 5))
-    assert found[:5] == (0, 200, 400, 800, 400)
+    assert found[:6] == (0, 200, 400, 0, 800, 400)
     assert found.logits == logit_bytes(SMALL, 2, 5) == 5 * 20 + 2 * 5 * 40 + 4 * 20
     assert found.peak == 1800 + found.activations + found.logits
     assert memory_of(SMALL, Weights(100, 100, 4, "cuda"), Load(10, 5)).masters == 0
+    for itemsize, each in ((2, 6), (4, 4)):  # masters and a rounded copy of them, or the masters alone
+        alone, kept = (
+            memory_of(SMALL, Weights(100, 60, itemsize, "cuda", kept=on), Load(10, 5)) for on in (False, True)
+        )
+        assert kept.peak - alone.peak == kept.reference == 60 * each
     adapter = memory_of(SMALL, Weights(1000, 1, 2, "cuda"), Load(1, 1))
     assert adapter.peak == adapter.loading == 4000
 

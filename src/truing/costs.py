@@ -14,13 +14,15 @@ from truing.rendering import Row
 
 LIBRARIES = 450 * 2**20
 """Resident memory of a process that has imported what training needs and loaded no model."""
+LEAN = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""Kinds of models whose modules `compute.lean` knows."""
 USABLE = 0.9
 """Share of the free memory that is planned with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a decoder of Llama's kind."""
+    """The sizes of a decoder of Llama's kind. lean: whether `compute.lean` has its norms and gated layers keep less."""
 
     layers: int
     width: int
@@ -29,6 +31,7 @@ class Shape:
     groups: int
     head_width: int
     vocabulary: int
+    lean: bool = True
 
     @classmethod
     def of(cls, config: Any) -> Shape:
@@ -43,6 +46,7 @@ class Shape:
             groups=known.get("num_key_value_heads") or text.num_attention_heads,
             head_width=known.get("head_dim") or text.hidden_size // text.num_attention_heads,
             vocabulary=text.vocab_size,
+            lean=text.model_type in LEAN and known.get("hidden_act") == "silu",
         )
 
     def matrices(self) -> list[tuple[int, int]]:
@@ -87,13 +91,17 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How a model is trained: its weights, how many are trained, bytes of one in compute, where they live."""
+    """How a model is trained: its weights, how many are trained, bytes of one in compute, where they live.
+
+    kept: whether the trained weights stand there a second time, with masters, as a reference.
+    """
 
     count: int
     trained: int
     itemsize: int
     device: str
     checkpointing: bool = False
+    kept: bool = False
 
 
 class Memory(NamedTuple):
@@ -102,6 +110,7 @@ class Memory(NamedTuple):
     libraries: float
     weights: float
     masters: float
+    reference: float
     moments: float
     gradients: float
     activations: float
@@ -111,7 +120,8 @@ class Memory(NamedTuple):
     @property
     def peak(self) -> float:
         """The most at one time: all of it, or the model's weights in full width while they are read."""
-        held = self.weights + self.masters + self.moments + self.gradients + self.activations + self.logits
+        lasting = self.weights + self.masters + self.reference + self.moments
+        held = lasting + self.gradients + self.activations + self.logits
         return self.libraries + max(held, self.loading)
 
 
@@ -130,6 +140,7 @@ def memory_of(shape: Shape, weights: Weights, load: Load) -> Memory:
         libraries=LIBRARIES if weights.device == "cpu" else 0,
         weights=weights.count * weights.itemsize,
         masters=0 if wide else 4 * weights.trained,
+        reference=weights.kept * (4 if wide else 4 + weights.itemsize) * weights.trained,
         moments=8 * weights.trained,
         gradients=4 * weights.trained,
         activations=load.tokens * token_bytes(shape, weights),
@@ -167,11 +178,16 @@ def resident() -> int:
 
 
 def _layer_bytes(shape: Shape, weights: Weights) -> float:
-    """What a layer keeps of one token: each norm two tensors, attention four, the MLP two or, adapted, four."""
+    """What a layer keeps of one token: each norm two tensors, attention four, the MLP two or, adapted, four.
+
+    Where nothing keeps less, a norm keeps one more in fp32, of which some models have four, and the MLP keeps four.
+    """
     adapted = weights.trained < weights.count
     norms = 2 * (2 * shape.width * weights.itemsize + 4)  # and a scale in fp32
+    if not shape.lean:
+        norms = 4 * (shape.width * (2 * weights.itemsize + 4) + 4)
     attention = 2 * (shape.heads + shape.groups) * shape.head_width
-    return norms + weights.itemsize * (attention + (4 if adapted else 2) * shape.inner)
+    return norms + weights.itemsize * (attention + (4 if adapted or not shape.lean else 2) * shape.inner)
 
 
 def _seen(row: Lengths) -> int:

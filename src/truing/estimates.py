@@ -88,7 +88,9 @@ class Machine:
         """Bytes of training on forests of this size."""
         matrices = sum(wide + out for wide, out in self.shape.matrices())
         trained = settings.lora.rank * self.shape.layers * matrices if settings.lora else self.parameters
-        weights = Weights(self.parameters, trained, self.itemsize, self.device.type, checkpointing)
+        weights = Weights(
+            self.parameters, trained, self.itemsize, self.device.type, checkpointing, settings.keeps_reference
+        )
         return memory_of(self.shape, weights, load)
 
 
@@ -167,7 +169,7 @@ def _trained(settings: Training, rows: Sequence[Lengths], machine: Machine, seed
         checkpointing = machine.memory(settings, load, checkpointing=False).peak > free
     memory = machine.memory(settings, load, checkpointing=bool(checkpointing))
     steps = step_count(len(rows), settings)
-    each, once = settings.bound().passes if isinstance(settings, Preference) else (3, 0)
+    each, once = settings.passes
     epochs = min(steps * settings.batch_size / len(rows), settings.epochs)
     pass_seconds = operations(machine.shape, rows) / machine.rate
     renewal = steps * memory.moments / 8 * TRAFFIC / machine.bandwidth
@@ -219,18 +221,22 @@ def _parameters(source: str) -> int:
 
 def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second of one large matrix product, measured for a moment."""
-    left = torch.ones(1024, 1024, dtype=dtype, device=device)
+    # on a GPU large and several at a time, or the launch would be measured
+    width, several = (8192, 10) if device.type == "cuda" else (1024, 1)
+    left = torch.ones(width, width, dtype=dtype, device=device)
     best = 0.0
     for _ in range(20):
         began = time.perf_counter()
-        float((left @ left)[0, 0])
-        best = max(best, 2 * 1024**3 / (time.perf_counter() - began))
+        for _ in range(several):
+            product = left @ left
+        float(product[0, 0])
+        best = max(best, several * 2 * width**3 / (time.perf_counter() - began))
     return best
 
 
 def _bandwidth(device: torch.device) -> float:
     """Bytes per second of a copy, read and written, tried for a moment."""
-    source = torch.ones(16 * 2**20, device=device)
+    source = torch.ones((512 if device.type == "cuda" else 16) * 2**20, device=device)
     target = torch.empty_like(source)
     best = 0.0
     for _ in range(5):

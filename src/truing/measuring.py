@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from truing import formats, models, probing
 from truing.costs import USABLE, Lengths, Load, Shape, Weights, free_memory, operations, token_bytes
@@ -25,7 +25,6 @@ from truing.recipe import Recipe, device_of
 from truing.records import TEXT_ROLE, Completion, Group, Message, comparison
 from truing.rendering import Renderer, Row
 from truing.stages.context import Groups, Model
-from truing.stages.preference import Preference
 from truing.stages.sample import Contrast, Sample, bare
 from truing.stages.training import LOOKED_AT, Training, largest_forest, step_count, step_rows
 
@@ -76,10 +75,11 @@ class _Measured:
         free = free_memory(device)
         lengths = [Lengths.of(row) for row in self.rows]
         load = largest_forest(lengths, self.settings, self.recipe.seed)
-        probes = []
-        for budget in (max(load.tokens // 2, min(row.tokens for row in lengths)), load.tokens):
+        probes: list[Probe] = []
+        for budget in (load.tokens, max(load.tokens // 2, min(row.tokens for row in lengths))):
             reporter.say(f"{self.planned.name}: measuring steps in forests of {budget:,} tokens")
-            probes.append(self._probe(budget))
+            # the smaller forest goes the way of the larger one, or no line could be drawn through the two
+            probes.insert(0, self._probe(budget, probes[0].checkpointing if probes else self.settings.checkpointing))
         shape = Shape.of(models.read_config(self.source))
         itemsize = compute_dtype(self.recipe.precision, device).itemsize
         recomputes = probes[-1].checkpointing
@@ -106,7 +106,7 @@ class _Measured:
         step = sum(map(speed.seconds, works)) / len(works)
         read, spent = (sum(p.reference[place] for p in probes) for place in (0, 1))
         forward = spent / read if read else speed.operation / 3
-        once = settings.bound().passes[1] if isinstance(settings, Preference) else 0
+        once = settings.passes[1]
         passes = once * operations(shape, map(Lengths.of, self.rows))
         held = self._held_out()
         passes += (once + 2) * operations(shape, map(Lengths.of, held))  # before the first step and after the last
@@ -124,9 +124,10 @@ class _Measured:
         groups = [group for group in source.read() if group.completions]
         return training_rows(self.settings, groups, self.renderer, self.recipe.seed) if groups else []
 
-    def _probe(self, budget: int) -> Probe:
+    def _probe(self, budget: int, checkpointing: bool | Literal["auto"]) -> Probe:
         """Runs the stage on a few rows that fill forests of this budget, in a process of its own."""
         settings, groups = self._less(budget)
+        settings = settings.model_copy(update={"checkpointing": checkpointing})
         rows = training_rows(settings, groups, self.renderer, self.recipe.seed)
         inputs = {n: v.key for n, v in self.planned.inputs.items() if isinstance(v, Model)}
         with tempfile.TemporaryDirectory(prefix="truing-plan-") as name:

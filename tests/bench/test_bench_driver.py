@@ -65,14 +65,34 @@ def test_tuning_takes_the_fastest_and_tells_what_was_tried(settings, monkeypatch
     took = {"bf16": 3.0, "fp32": 5.0}
 
     def pretend(function, spec):
-        return {"seconds": [took[spec["precision"]] / (2 if spec["options"].get("micro_batch") == 2 else 1)]}
+        faster = (2 if spec["options"].get("micro_batch") == 2 else 1) * (1.25 if spec["threads"] else 1)
+        return {"seconds": [took[spec["precision"]] / faster]}
 
     monkeypatch.setattr(process, "run", pretend)
     work = training._Work.of("dpo", "tiny", Settings(**{**as_dict(settings), "tune": True}))
     best, tried = work.tuned(dpo.TUNED)
     assert best.precision == "bf16"
     assert best.options == {**dpo.TUNED, "micro_batch": 2}
-    assert [one["seconds"] for one in tried] == [3.0, 1.5, 3.0, 2.5]
+    assert best.threads
+    assert [one["seconds"] for one in tried] == [3.0, 1.5, 3.0, 2.5, 1.2]
+
+
+def test_a_peer_that_accumulates_does_so_before_the_gate(settings, monkeypatch):
+    from bench import training
+
+    asked = {}
+
+    def told(function, spec):
+        asked[spec["name"]] = spec
+        return {"loss": [1.0], "gradient_norm": [1.0]}
+
+    monkeypatch.setattr(process, "run", told)
+    work = training._Work.of("dpo", "tiny", settings)
+    ours = training.System("truing-reference-pass", training.OURS, reference_pass=True)
+    for micro, expected in ((settings.batch, 2), (settings.batch // 2, 1)):
+        work.gate(ours, training.System("trl", training.THEIRS, options={"micro_batch": micro}))
+        assert asked["gate of trl"]["options"]["micro_batch"] == expected
+        assert asked["gate of truing-reference-pass"]["reference_pass"]
 
 
 def test_a_peer_that_runs_out_of_memory_has_no_ratio(settings, monkeypatch, capsys):

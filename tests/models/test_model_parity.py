@@ -13,10 +13,16 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from truing import packing
+from truing.compute import Sampling
 from truing.compute.attention import ATTENTION, ForestLayout
+from truing.compute.engine.local import LocalEngine
+from truing.compute.generate.native import NativeGenerator
 from truing.errors import MissingError
-from truing.models import load, parity
+from truing.models import Loaded, add_lora, load, parity
+from truing.models.parity import longest_exact
 from truing.models.quiet import quiet_libraries
+from truing.packing import forest
+from truing.records import Group, text
 from truing.rendering import Row
 from truing.tensors import Forest, Tree
 
@@ -84,6 +90,60 @@ def saved(folder: Path, kind: str, changes: dict[str, Any]) -> str:
 def test_accepted(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     loaded = load(saved(tmp_path, kind, RUN[kind]), dtype=dtype, device=CPU)
     assert loaded.model.config._attn_implementation == ATTENTION, "the check leaves the model as it was"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("opt", {"dropout": 0.3, "attention_dropout": 0.3}), ("llama", {"attention_dropout": 0.3}),
+     ("gpt2", {"resid_pdrop": 0.3, "embd_pdrop": 0.3, "attn_pdrop": 0.3})],
+)  # fmt: skip
+def test_recomputing_activations_lets_no_dropout_in(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    source = saved(tmp_path, kind, RUN[kind] | changes)
+    made = forest(tiny.random_rows(0, [(4, (3, 2)), (3, (2,))]))
+    found = []
+    for checkpointing in (False, True):
+        engine = LocalEngine(load(source, dtype=torch.float32, device=CPU), checkpointing=checkpointing)
+        logprobs = engine.logprobs(made).token
+        engine.backward(logprobs.sum())
+        found.append((logprobs.detach(), engine.gradients()))
+    (plain, slopes), (saving, others) = found
+    assert torch.equal(plain, saving)
+    assert slopes.keys() == others.keys()
+    for name, slope in slopes.items():
+        torch.testing.assert_close(slope, others[name], rtol=1e-5, atol=1e-6)
+
+
+def test_recomputing_takes_place(tmp_path: Path) -> None:
+    """Or the test above would prove nothing."""
+    engine = LocalEngine(load(saved(tmp_path, "opt", RUN["opt"]), dtype=torch.float32, device=CPU), checkpointing=True)
+    calls = []
+    for layer in engine.model.get_decoder().layers:
+        layer.fc1.register_forward_hook(lambda *_: calls.append(1))
+    engine.backward(engine.logprobs(forest(tiny.random_rows(0, [(4, (3,))]))).token.sum())
+    assert len(calls) == 2 * len(engine.model.get_decoder().layers)
+
+
+def test_an_adapter_on_the_output_layer_is_refused() -> None:
+    loaded = tiny.loaded_model(of=tiny.config(tie_word_embeddings=False))
+    adapted = Loaded(add_lora(loaded.model, rank=2, alpha=4.0, targets=["q_proj", "lm_head"]), loaded.renderer, "tiny")
+    with pytest.raises(MissingError, match="leave it out of the adapter's targets"):
+        LocalEngine(adapted).logprobs(forest(tiny.random_rows(0, [(4, (3,))])))
+
+
+def test_positions_that_depend_on_the_call_have_a_limit() -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    loaded = tiny.loaded_model(of=tiny.config(rope_parameters=rope, max_position_embeddings=8))
+    assert longest_exact(loaded.model.config) == 8
+    assert longest_exact(tiny.config()) is None
+    engine = LocalEngine(loaded)
+    engine.logprobs(forest(tiny.random_rows(0, [(4, (4, 2))])))
+    with pytest.raises(MissingError, match="at most 8"):
+        engine.logprobs(forest(tiny.random_rows(0, [(4, (5,))])))
+    generator = NativeGenerator(loaded, policy="p")
+    prompt = Group((text("ab"),))
+    generator.generate([prompt], Sampling(max_new_tokens=6))
+    with pytest.raises(MissingError, match="at most 8"):
+        generator.generate([prompt], Sampling(max_new_tokens=7))
 
 
 @pytest.mark.parametrize("kind", DO_NOT)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -34,19 +34,35 @@ class Layout(Protocol):
         """Attention of one layer; `window` is the width of a sliding window or None."""
 
 
+class Sequences(NamedTuple):
+    """A forest as one variable-length call takes it: which key rows each sequence sees, where its queries and keys end.
+
+    longest_query, longest_key: of one sequence.
+    """
+
+    source: Int[Tensor, " K"]
+    query_ends: Int[Tensor, " sequences"]
+    key_ends: Int[Tensor, " sequences"]
+    longest_query: int
+    longest_key: int
+
+
 @dataclass(frozen=True, slots=True)
 class ForestLayout:
     """Every prompt token sees its prompt; every answer token sees its prompt and its own answer."""
 
     trees: Sequence[Tree]
     _blocks: dict[int | None, tuple[Block, ...]] = field(default_factory=dict)
+    _sequences: list[Sequences] = field(default_factory=list)
 
     def attend(
         self, layer: int, query: Heads, key: Heads, value: Heads, scaling: float | None, window: int | None
     ) -> Float[Tensor, "1 S heads width"]:
         """Attention of all trees: one call where there is a kernel for it, else one for each block of like spans."""
         if has_varlen_kernel(query.device, query.dtype, window):
-            return _by_varlen(query, key, value, self.trees, scaling)
+            if not self._sequences:
+                self._sequences.append(sequences_of(self.trees, query.device))
+            return _by_varlen(query, key, value, self._sequences[0], scaling)
         if window not in self._blocks:  # the layers of a model have at most two kinds of window
             self._blocks[window] = blocks_of(self.trees, window, query.device)
         return attend(query, key, value, self._blocks[window], scaling)
@@ -79,23 +95,21 @@ def attention(
 
 
 def _by_varlen(
-    query: Heads, key: Heads, value: Heads, trees: Sequence[Tree], scaling: float | None
+    query: Heads, key: Heads, value: Heads, plan: Sequences, scaling: float | None
 ) -> Float[Tensor, "1 S heads width"]:
     """One variable-length call on CUDA: queries stand once, keys and values of a prompt are gathered per answer."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError as error:
         raise MissingError("forest attention on CUDA needs torch.nn.attention.varlen: install torch>=2.13") from error
-    source, query_ends, key_ends, longest_query, longest_key = _varlen_plan(trees)
-    gather = torch.tensor(source, device=query.device)
     out = varlen_attn(
         query[0].transpose(0, 1),
-        key[0].transpose(0, 1)[gather],
-        value[0].transpose(0, 1)[gather],
-        torch.tensor(query_ends, dtype=torch.int32, device=query.device),
-        torch.tensor(key_ends, dtype=torch.int32, device=query.device),
-        longest_query,
-        longest_key,
+        key[0].transpose(0, 1)[plan.source],
+        value[0].transpose(0, 1)[plan.source],
+        plan.query_ends,
+        plan.key_ends,
+        plan.longest_query,
+        plan.longest_key,
         scale=scaling,
         window_size=(-1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
@@ -104,8 +118,8 @@ def _by_varlen(
     return out[None]
 
 
-def _varlen_plan(trees: Sequence[Tree]) -> tuple[list[int], list[int], list[int], int, int]:
-    """Which key rows each sequence sees, the cumulative lengths of queries and keys, and the longest of each."""
+def sequences_of(trees: Sequence[Tree], device: torch.device) -> Sequences:
+    """Worked out once a forest, for all layers."""
     source: list[int] = []
     query_ends, key_ends = [0], [0]
     longest_query = longest_key = 0
@@ -121,7 +135,8 @@ def _varlen_plan(trees: Sequence[Tree]) -> tuple[list[int], list[int], list[int]
             key_ends.append(key_ends[-1] + len(seen))
             longest_query = max(longest_query, own.stop - own.start)
             longest_key = max(longest_key, len(seen))
-    return source, query_ends, key_ends, longest_query, longest_key
+    queries, keys = (torch.tensor(some, dtype=torch.int32, device=device) for some in (query_ends, key_ends))
+    return Sequences(torch.tensor(source, device=device), queries, keys, longest_query, longest_key)
 
 
 def _refuse_what_is_not_done(module: torch.nn.Module, given: Mapping[str, Any], dropout: float) -> None:

@@ -94,13 +94,42 @@ def _on_forest(model: Any, rows: list[Row]) -> Tensor:
 
 def output_weight(model: Any) -> Tensor:
     """Weight of the output layer, [vocabulary, width]. Raises MissingError where the layer has a bias."""
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     if head is None:
         return _tied(model)
-    if head.bias is not None:
+    if type(head) is not torch.nn.Linear:  # an adapter's own layer passes its base's weight off as its own
+        raise MissingError(
+            f"the output layer is a {type(head).__name__}, which the log-prob head does not read: leave it out of the "
+            "adapter's targets"
+        )
+    if getattr(head, "bias", None) is not None:
         raise MissingError(f"{type(model).__name__} has a bias in its output layer, which is not supported")
     weight: Tensor = head.weight
     return weight
+
+
+def longest_exact(config: Any) -> int | None:
+    """Tokens of a path up to which rotary positions do not depend on what else is in the call; None: any number.
+
+    Of the kinds `dynamic` and `longrope` the frequencies change for the whole call once one position is beyond it.
+    """
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [one for one in (rope, *rope.values()) if isinstance(one, dict)]
+    limits = [
+        int(one.get("original_max_position_embeddings") or text.max_position_embeddings)
+        for one in kinds
+        if one.get("rope_type") in ("dynamic", "longrope")
+    ]
+    return min(limits, default=None)
+
+
+def too_long(limit: int) -> str:
+    """The words for a path beyond `longest_exact`."""
+    return (
+        f"beyond {limit:,} tokens this model's rotary positions change for all rows that are run together: set "
+        f"max_length, or prompt and max_new_tokens together, to at most {limit:,}"
+    )
 
 
 def _tied(model: Any) -> Tensor:

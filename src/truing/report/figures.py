@@ -49,13 +49,16 @@ def audit_figures(audit: Audit) -> list[Figure]:
     middle = [100 * (place + 0.5) / len(audit.bins) for place in range(len(audit.bins))]
     tenths = [100 * (place + 0.5) / len(audit.deciles) for place in range(len(audit.deciles))]
     below = 100 * sum(value < 0 for value in audit.ordered) / len(audit.ordered)
-    means, apart = Line("mean", "policy", percentiles, audit.ordered, "values"), [one["deviation"] for one in audit.bins]
+    means, apart = (
+        Line("mean", "policy", percentiles, audit.ordered, "values"),
+        [one["deviation"] for one in audit.bins],
+    )
     agree = Line("agree", "policy", tenths, [100 * one["for_label"] for one in audit.deciles], "values")
     return [
         Figure(
             "Preference strength, weakest first",
             f"{below:.0f} % below 0",
-            "Mean difference of the rewards over the models. Below 0 (dashed) they side with the rejected answer: these "
+            "Mean difference of the rewards over the models. Below 0 (dashed) they side with the rejected answer: such "
             "labels are probably wrong. Near 0 they see no difference.",
             charts.line_chart("Preference strength by percentile of the comparisons", [means], rule=0.0),
         ),

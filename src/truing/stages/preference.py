@@ -98,6 +98,25 @@ class Preference(Training):
         """The objective with its settings filled in."""
         return bind(self.objective)
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        """A reference that lives in memory is run at each step, another one once."""
+        bound = self.bound()
+        each, once = bound.passes
+        if self.reference == "none" or not bound.needs("reference"):
+            return each, 0
+        if not bound.needs("divergence") and (self.reference == "adapters_off" or isinstance(self.reference, Moving)):
+            return each + once, 0
+        return each, once
+
+    @property
+    def keeps_reference(self) -> bool:
+        """It moves, or is run beside the policy without an adapter to switch off."""
+        bound = self.bound()
+        if not bound.needs("reference") or self.reference == "none":
+            return False
+        return isinstance(self.reference, Moving) or (bound.needs("divergence") and self.lora is None)
+
 
 @dataclass(frozen=True, slots=True)
 class Material:

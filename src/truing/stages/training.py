@@ -52,6 +52,16 @@ class Training(Settings):
 
     outputs: ClassVar[int] = 0
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Passes through the model, at each step and once for all epochs; one with gradient counts three."""
+        return 3, 0
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether a second set of the trained weights stands beside the first."""
+        return False
+
     epochs: Count = Field(1, description="passes over the data")
     max_steps: Count | None = Field(None, description="stop after so many optimizer steps; none: as epochs say")
     batch_size: Count = Field(8, description="rows of one optimizer step")
@@ -351,6 +361,7 @@ def _fits(context: Context, loaded: Loaded, settings: Training, rows: Sequence[R
             trained=sum(weight.numel() for weight in weights if weight.requires_grad),
             itemsize=dtype.itemsize,
             device=context.device.type,
+            kept=settings.keeps_reference,
         ),
         largest_forest([Lengths.of(row) for row in rows], settings, context.seed),
     )

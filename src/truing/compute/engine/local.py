@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from truing.compute import ForestStatistics, Role
 from truing.compute.attention import ForestLayout
 from truing.compute.head import Head, token_logprobs, token_statistics
 from truing.compute.lean import keep_less
-from truing.errors import GuardError
+from truing.errors import GuardError, MissingError
 from truing.models import Loaded, is_adapted
-from truing.models.parity import output_weight
+from truing.models.parity import demand_parity, longest_exact, output_weight, too_long
 from truing.models.quiet import quiet_libraries
 from truing.models.reward import readout
 from truing.rendering import Renderer
@@ -60,6 +61,9 @@ class LocalEngine:
                 list(self._masters.values()), betas=betas, weight_decay=weight_decay, fused=True
             )
         _narrow(self.model, dtype)
+        if self.device.type == "cuda" and dtype not in (None, torch.float32):
+            demand_parity(self._whole(), dtype)  # once more, as it will compute: another width has another kernel
+        self._longest = longest_exact(self.model.config)
         for name, weight in self._weights.items():
             if self._masters[name] is not weight:
                 weight.register_post_accumulate_grad_hook(_gather_into(self._masters[name]))
@@ -202,6 +206,8 @@ class LocalEngine:
         return self.model.get_base_model() if self._adapted else self.model
 
     def _hidden_of(self, forest: Forest) -> Tensor:
+        if self._longest is not None and int(forest.positions.max()) >= self._longest:
+            raise MissingError(too_long(self._longest))
         hidden: Tensor = (
             self._whole()
             .get_decoder()(
@@ -279,12 +285,17 @@ def _gather_into(master: torch.nn.Parameter) -> Any:
 
 
 def _recompute_activations(model: Any) -> None:
-    """Trades time for memory: activations are made again in the backward pass. It needs train mode, so no dropout."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    """Trades time for memory: activations are made again in the backward pass.
+
+    transformers does so in layers that are in train mode, so they are, and nothing else; their dropout is taken out.
+    """
     with quiet_libraries():
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if is_adapted(model):
         model.enable_input_require_grads()
-    model.train()
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True  # not layer.train(), which reaches the modules in it
+            for name, value in list(vars(layer).items()):
+                if "drop" in name and isinstance(value, float):
+                    setattr(layer, name, 0.0)

@@ -15,7 +15,9 @@ from truing.compute.attention import Layout
 from truing.compute.generate.cache import Cache, Decode, Prefill
 from truing.compute.generate.fused import can_decode, decode
 from truing.compute.generate.sampling import draw
+from truing.errors import MissingError
 from truing.models import Loaded
+from truing.models.parity import longest_exact, output_weight, too_long
 from truing.packing import forest
 from truing.records import TEXT_ROLE, Completion, Group, Message, Sampled
 from truing.rendering import Row
@@ -73,6 +75,7 @@ class NativeGenerator:
             for group in prompts
         ]
         wants = _uniforms(ids, sampling.max_new_tokens, answers, seed)
+        _demand_exact(self.loaded, ids, sampling)
         batch = _Batch(self.loaded, sampling, max(self.max_rows, answers))
         finished: dict[tuple[int, int], _Live] = {}
         waiting = list(range(len(prompts)))
@@ -94,6 +97,7 @@ class NativeGenerator:
     def stream(self, prompt: tuple[Message, ...], sampling: Sampling, seed: int = 0) -> Iterator[str]:
         """One answer, as pieces of text while it is written."""
         ids = self.loaded.renderer.prompt(prompt)
+        _demand_exact(self.loaded, [ids], sampling)
         batch = _Batch(self.loaded, sampling, 1)
         batch.admit([(0, ids, _uniforms([ids], sampling.max_new_tokens, 1, seed)[0])])
         row, said = batch.rows[0], ""
@@ -130,7 +134,7 @@ class _Batch:
         config = loaded.model.config.get_text_config()
         heads = config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
-        self._head = loaded.model.get_output_embeddings().weight
+        self._head = output_weight(loaded.model)
         shape = (config.num_hidden_layers, getattr(config, "num_key_value_heads", heads), width)
         self.prompts, self.answers = Cache(*shape, like=self._head), Cache(*shape, like=self._head)
         self.lengths: dict[int, int] = {}  # of each prompt in the cache, in the order of its rows
@@ -204,6 +208,13 @@ class _Batch:
         for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
             row.tokens.append(token)
             row.logprobs.append(logprob)
+
+
+def _demand_exact(loaded: Loaded, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+    limit = longest_exact(loaded.model.config)
+    longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
+    if limit is not None and longest > limit:
+        raise MissingError(too_long(limit))
 
 
 def _that_fit(waiting: Sequence[int], ids: Sequence[Sequence[int]], free: int, answers: int) -> list[int]:
