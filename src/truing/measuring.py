@@ -25,6 +25,7 @@ from truing.recipe import Recipe, device_of
 from truing.records import TEXT_ROLE, Completion, Group, Message, comparison
 from truing.rendering import Renderer, Row
 from truing.stages.context import Groups, Model
+from truing.stages.preference import Preference, judged_held_out
 from truing.stages.sample import Contrast, Sample, bare
 from truing.stages.training import LOOKED_AT, Training, largest_forest, step_count, step_rows
 
@@ -122,6 +123,8 @@ class _Measured:
         if not isinstance(source, Groups) or not source.ready:
             return []
         groups = [group for group in source.read() if group.completions]
+        if isinstance(self.settings, Preference):
+            groups = [one.group for one in judged_held_out(self.settings, groups)]
         return training_rows(self.settings, groups, self.renderer, self.recipe.seed) if groups else []
 
     def _probe(self, budget: int, checkpointing: bool | Literal["auto"]) -> Probe:

@@ -559,3 +559,23 @@ def test_accuracy_on_held_out_rankings_counts_prompts(folder: Path, runs: Callab
     after = list(run.events(kind="held_out"))[-1]["accuracy"]
     assert 0 <= after["low"] <= after["value"] <= after["high"]
     assert after["n"] in (5, 15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes", "kept"),
+    [
+        ({}, (3, 1), False),
+        ({"reference": "none"}, (3, 0), False),
+        ({"reference": {"mix": 0.5, "every": 2}}, (4, 0), True),
+        ({"reference": "adapters_off", "lora": {}}, (4, 0), False),
+        ({"objective": "simpo"}, (3, 0), False),
+        ({"objective": "tdpo1"}, (4, 0), True),
+        ({"objective": "tdpo1", "lora": {}}, (4, 0), False),
+        ({"objective": "kto"}, (4, 2), False),
+        ({"objective": "kto", "reference": {}}, (6, 0), True),
+    ],
+)
+def test_what_a_reference_costs(settings: dict[str, Any], passes: tuple[int, int], kept: bool) -> None:
+    checked = validated(Preference, settings, "test")
+    assert checked.passes == passes
+    assert checked.keeps_reference == kept

@@ -13,6 +13,8 @@ import tiny_model
 
 from truing import formats
 from truing.errors import ConfigError, DataError
+from truing.models import locate
+from truing.pipeline import make_recipe, run_recipe
 from truing.records import Completion, Group, assistant, comparison, to_json, user
 from truing.signatures import validated
 from truing.stages import audit as stage
@@ -155,3 +157,27 @@ def test_refusals(folder: Path, runs: Callable[[], Run]) -> None:
     one = comparison((user("q"),), Completion((assistant("a"),)), Completion((assistant("b"),)))
     with pytest.raises(DataError, match="too few for 2 folds"):
         audited(runs(), folder, [one, one])
+
+
+def test_a_recipe_from_audit_to_reward_model(folder: Path, tmp_path: Path) -> None:
+    """Strengths go on to an objective with a margin, and the report shows what stood out."""
+    data, _ = labelled(12, 0.2)
+    formats.write_data(data, tmp_path / "rows.jsonl", format="group")
+    recipe = make_recipe(
+        {
+            "model": str(folder),
+            "data": {"path": str(tmp_path / "rows.jsonl"), "held_out": 0.25},
+            "stage": [
+                {"use": "audit", **QUICK, "ambiguous_share": 0.1},
+                {"use": "reward_model", "objective": "soft_margin", "batch_size": 8, "learning_rate": 5e-3},
+            ],
+        }
+    )
+    run = run_recipe(recipe, out=tmp_path / "run")
+    page = (run / "report.html").read_text()
+    for words in ("Audit of the comparisons", "Preference strength, weakest first", "Probably labelled wrongly"):
+        assert words in page
+    assert locate(str(run), "reward").startswith(str(run / "checkpoint-"))
+    with pytest.raises(ConfigError, match="has not made a model yet"):
+        locate(str(run))
+    assert run_recipe(recipe, out=tmp_path / "run") == run, "nothing is left to do"

@@ -298,14 +298,29 @@ def judged_rows(settings: Preference, groups: Sequence[Group]) -> list[Judged]:
     return rows
 
 
+def judged_held_out(settings: Preference, groups: Sequence[Group]) -> list[Judged]:
+    """Held-out rows as the objective wants them, bare prompts left out. Without a strength they have a margin of 0.
+
+    Margins come from an audit of the training rows; held-out rows are to be as people labelled them.
+    """
+    rows = [group for group in groups if group.completions]
+    if settings.bound().needs("margin"):
+        rows = [group if _has_strength(group) else replace(group, strength=0.0) for group in rows]
+    return judged_rows(settings, rows)
+
+
+def _has_strength(group: Group) -> bool:
+    return group.strength is not None or all(answer.score is not None for answer in group.completions)
+
+
 def _demand_what_counts(objective: Bound, row: Judged) -> None:
     """Without what the objective is about it would silently be another one."""
-    place, answers = row.group.place, row.group.completions
+    place = row.group.place
     counted = objective.kind == "ranking" or objective.needs("strength") or objective.needs("margin")
     if counted and any(later > earlier for earlier, later in pairwise(row.reward)):
         raise DataError(f"{place}: ranks and scores contradict each other: leave one of them out")
     if objective.needs("strength") or objective.needs("margin"):
-        if row.group.strength is None and any(answer.score is None for answer in answers):
+        if not _has_strength(row.group):
             raise DataError(f"{place}: '{objective.name}' needs a strength: put `strength` or scores into the data")
         if objective.needs("strength") and min(row.strength) <= 0:
             raise DataError(f"{place}: a strength must be above 0; found {min(row.strength)}: drop the row")
@@ -377,11 +392,10 @@ def _before(rows: Sequence[Row], place: int) -> Row:
 
 def _watched(sources: _Sources, objective: Bound, held_out: Groups | None) -> Material | None:
     """Held-out rows and the reference's view of them; None where the held-out rows are bare prompts."""
-    groups = [] if held_out is None else [group for group in held_out.read() if group.completions]
-    if not groups:
-        return None
     settings = sources.settings
-    judged = judged_rows(settings, groups)
+    judged = [] if held_out is None else judged_held_out(settings, held_out.read())
+    if not judged:
+        return None
     rows, kept, _ = render_rows(sources.engine.renderer, [j.group for j in judged], settings)
     if objective.needs("kl") and len({row.prompt for row in rows}) < 2:
         sources.context.warn("held-out rows with one prompt alone cannot measure the KL, so none is measured on them")
