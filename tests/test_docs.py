@@ -22,6 +22,7 @@ SMALL = {
         "evaluate.max_new_tokens=8",
     ],
     "dpo": ["preference.batch_size=4"],
+    "audit": ["audit.members=2"],
 }
 SMALL_BUDGET = {"5m": "2steps"}
 
