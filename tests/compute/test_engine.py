@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig, Qwen
 from truing import reductions
 from truing.compute.attention import ATTENTION
 from truing.compute.engine.local import LocalEngine
+from truing.compute.rounding import round_into
 from truing.errors import GuardError, MissingError
 from truing.models import Loaded, add_lora, load
 from truing.objectives import bind
@@ -311,10 +312,24 @@ class TestStep:
         for name, weight in engine.model.named_parameters():
             master = engine._masters[name]
             assert (weight.dtype, master.dtype) == (torch.bfloat16, torch.float32)
-            assert torch.equal(weight, master.to(torch.bfloat16))
+            rounded = torch.empty_like(weight)
+            round_into(rounded, master)
+            assert torch.equal(weight, rounded)
         moved = [name for name, m in engine._masters.items() if not torch.equal(m, m.bfloat16().float())]
         assert moved, "steps far below bf16's resolution must be kept in the masters"
         assert any(not torch.equal(before[name], m) for name, m in engine._masters.items())
+
+    def test_bf16_weights_keep_up_with_steps_far_below_their_resolution(self):
+        """Rounded to the nearest, a model read from bf16 would not move at all."""
+        engine = engine_of(torch.bfloat16)
+        before = {name: weight.detach().clone() for name, weight in engine.model.named_parameters()}
+        engine.backward(-engine.logprobs(forest(tiny.random_rows(0, SHAPES))).token.mean())
+        engine.step(1e-5, 1.0)
+        name, weight = max(engine.model.named_parameters(), key=lambda both: both[1].numel())
+        moved = (weight != before[name]).float().mean().item()
+        wanted = (engine._masters[name] - before[name].float()).abs().mean().item()
+        assert 0 < moved < 0.2
+        assert (weight.float() - before[name].float()).abs().mean().item() == pytest.approx(wanted, rel=0.25)
 
     def test_is_adamw(self):
         engine = engine_of(torch.float32)

@@ -16,6 +16,7 @@ from truing.compute import ForestStatistics, Role
 from truing.compute.attention import ForestLayout
 from truing.compute.head import Head, token_logprobs, token_statistics
 from truing.compute.lean import keep_less
+from truing.compute.rounding import round_into
 from truing.errors import GuardError, MissingError
 from truing.models import Loaded, is_adapted
 from truing.models.parity import demand_parity, longest_exact, output_weight, too_long
@@ -29,8 +30,8 @@ class LocalEngine:
     """One model on one device.
 
     Every trainable weight has a master in fp32. Where the model computes in bf16, its own weights are a rounded copy
-    of the masters, renewed after each step, and gradients are gathered in fp32 so that they do not depend on how a
-    batch was cut. Dropout is always off: log-probabilities are of the model that will be used.
+    of the masters (see `rounding`), renewed after each step, and gradients are gathered in fp32 so that they do not
+    depend on how a batch was cut. Dropout is always off: log-probabilities are of the model that will be used.
 
     trainable: False for an engine that only scores and keeps no masters.
     dtype: what to compute in; none: the dtype in which the model was loaded.
@@ -64,6 +65,7 @@ class LocalEngine:
         if self.device.type == "cuda" and dtype not in (None, torch.float32):
             demand_parity(self._whole(), dtype)  # once more, as it will compute: another width has another kernel
         self._longest = longest_exact(self.model.config)
+        self._renew_compute_weights()
         for name, weight in self._weights.items():
             if self._masters[name] is not weight:
                 weight.register_post_accumulate_grad_hook(_gather_into(self._masters[name]))
@@ -235,7 +237,9 @@ class LocalEngine:
 
     def _round_reference(self) -> None:
         """The reference's weights in the dtype of compute."""
-        self._reference = {name: m.to(self._weights[name].dtype) for name, m in self._reference_masters.items()}
+        self._reference = {}
+        for name, master in self._reference_masters.items():
+            self._reference[name] = _rounded(master.detach(), self._weights[name])
 
     @contextmanager
     def _with_kept_reference(self) -> Iterator[None]:
@@ -255,7 +259,7 @@ class LocalEngine:
         with torch.no_grad():
             for name, master in self._masters.items():
                 if self._weights[name] is not master:
-                    self._weights[name].copy_(master)
+                    round_into(self._weights[name], master)
 
 
 def _master(weight: torch.nn.Parameter, compute: torch.dtype) -> torch.nn.Parameter:
@@ -263,6 +267,15 @@ def _master(weight: torch.nn.Parameter, compute: torch.dtype) -> torch.nn.Parame
     if compute in (torch.float32, torch.float64):
         return weight
     return torch.nn.Parameter(weight.detach().to(torch.float32))
+
+
+def _rounded(master: Tensor, weight: Tensor) -> Tensor:
+    """The master as the weight holds it; itself where that is as wide."""
+    if weight.dtype == master.dtype:
+        return master
+    narrow = torch.empty_like(weight)
+    round_into(narrow, master)
+    return narrow
 
 
 def _narrow(model: Any, dtype: torch.dtype | None) -> None:
