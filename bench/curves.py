@@ -1,4 +1,7 @@
-"""Loss curves in bf16 with fp32 masters beside plain fp32: the same rows in the same order, over several seeds."""
+"""Loss curves in bf16 with fp32 masters beside plain fp32: the same rows in the same order, over several seeds.
+
+The first steps of one seed are run by TRL in bf16 as well, whose autocast rounds the weights to the nearest.
+"""
 
 from __future__ import annotations
 
@@ -21,27 +24,32 @@ SEARCHED = 10000
 """Rows among which short ones are looked for."""
 WINDOW = 20
 """Steps over which a curve is smoothed."""
+TRL_STEPS = 40
 
 
 def run(settings: Settings, steps: int = STEPS, seeds: int = SEEDS) -> None:
     """SFT on short rows, real ones where they are at hand, into the results file."""
     model = locate(settings.model)
     source, rows = _rows(model)
+    usual: dict[str, Any] = {"task": "sft", "model": model, "device": settings.device, "rows": as_json(rows)}
+    usual |= {"warm_up": 0, "lora": False, "learning_rate": LEARNING_RATES["sft"], "beta": BETA}
+    usual |= {"reference_pass": False}
     curves: dict[str, list[list[float]]] = {name: [] for name in DTYPES}
     for seed in range(seeds):
-        order = random.Random(seed)
-        membership = [order.sample(range(len(rows)), BATCH) for _ in range(steps)]
         for name, found in curves.items():
-            spec: dict[str, Any] = {
-                "name": f"{name}, seed {seed}",
-                "task": "sft",
-                "model": model,
-                "device": settings.device,
-            }
-            spec |= {"rows": as_json(rows), "steps": membership, "warm_up": 0, "lora": False, "precision": name}
-            spec |= {"learning_rate": LEARNING_RATES["sft"], "beta": BETA, "reference_pass": False}
-            found.append(process.run("bench.ours:train", spec)["loss"])
+            own = {"name": f"{name}, seed {seed}", "steps": _steps(len(rows), seed, steps), "precision": name}
+            found.append(process.run("bench.ours:train", usual | own)["loss"])
+    spec: dict[str, Any] = {
+        "name": "TRL in bf16",
+        "steps": _steps(len(rows), 0, min(steps, TRL_STEPS)),
+        "precision": "bf16",
+    }
+    spec |= {"options": {"micro_batch": BATCH, "gradient_checkpointing": False}, "log_all": True}
+    trl: list[float] = process.run("bench.theirs:train", usual | spec)["loss"]
+    beginning = {"truing": _mean_distance(curves["bf16"][0], curves["fp32"][0])}
+    beginning |= {"trl": _mean_distance(trl, curves["fp32"][0])}
     entry: dict[str, Any] = {"rows": source, "curves": curves, "verdict": verdict(curves)}
+    entry |= {"trl": trl, "beginning": beginning | {"steps": len(trl)}}
     results.store(settings.out, "curves", "sft", entry, settings.device)
     say(f"curves: {entry['verdict']}")
 
@@ -57,6 +65,17 @@ def verdict(curves: dict[str, list[list[float]]]) -> dict[str, float | bool | No
         return {"apart": apart, "seed_spread": None, "within_noise": None}
     noise = float(wide.std(axis=0, ddof=1).mean())
     return {"apart": apart, "seed_spread": noise, "within_noise": apart < noise}
+
+
+def _steps(rows: int, seed: int, count: int) -> list[list[int]]:
+    order = random.Random(seed)
+    return [order.sample(range(rows), BATCH) for _ in range(count)]
+
+
+def _mean_distance(one: Sequence[float], other: Sequence[float]) -> float:
+    """Over the first TRL_STEPS steps."""
+    pairs = list(zip(one, other, strict=False))[:TRL_STEPS]
+    return sum(abs(a - b) for a, b in pairs) / len(pairs)
 
 
 def _rows(model: str) -> tuple[str, list[Any]]:

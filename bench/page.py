@@ -292,12 +292,14 @@ def _scaled(interval: Mapping[str, Any], factor: float) -> dict[str, Any]:
 
 
 def _curves(entry: Entry) -> str:
-    told = entry["verdict"]
+    told, first = entry["verdict"], entry["beginning"]
     noise = "one seed, so no spread" if told["seed_spread"] is None else f"{told['seed_spread']:.4f}"
     return (
         _heading(entry)
         + f"Rows: {entry['rows']}. Smoothed losses in bf16 and in fp32 at the same seed are {told['apart']:.4f} apart "
-        f"on average; the seeds' own spread in fp32 is {noise}.\n\n![Loss curves](curves.svg)\n"
+        f"on average; the seeds' own spread in fp32 is {noise}. Over the first {first['steps']} steps of the "
+        f"first seed the loss of each step in bf16 is {first['truing']:.3f} from fp32's on average, and "
+        f"{first['trl']:.3f} in TRL, whose autocast rounds weights to the nearest.\n\n![Loss curves](curves.svg)\n"
     )
 
 
