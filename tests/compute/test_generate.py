@@ -217,3 +217,17 @@ def test_progress_is_told(loaded):
 
 def test_no_prompts(loaded):
     assert NativeGenerator(loaded, policy="p").generate([], Sampling()) == []
+
+
+@pytest.mark.parametrize(("dtype", "mean", "most"), [(torch.float32, 2e-6, 1e-5), (torch.bfloat16, 0.02, 0.1)])
+def test_log_probabilities_are_the_engines_in_the_width_of_compute(dtype, mean, most):
+    """In bf16 as far as its roundings go; a wrong position or key would be of the order of a nat."""
+    narrow = tiny.loaded_model(dtype)
+    answers = NativeGenerator(narrow, policy="p").generate(PROMPTS, Sampling(max_new_tokens=48), answers=4)
+    with torch.no_grad():
+        scored = LocalEngine(narrow, trainable=False).logprobs(forest(rows_of(narrow, PROMPTS, answers))).token
+    drawn = torch.tensor([value for some in answers for answer in some for value in answer.sampled.logprobs])
+    apart = (scored - drawn).abs()
+    assert len(apart) > 500
+    assert apart.mean() < mean
+    assert apart.max() < most
