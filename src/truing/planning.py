@@ -17,7 +17,7 @@ from truing.scoring.principle import Principle
 from truing.signatures import Settings, validated
 from truing.stages import inputs_of, product_of, settings_type, stage
 from truing.stages.context import Groups, Model
-from truing.stages.preference import Preference, judged_held_out, judged_rows
+from truing.stages.preference import Preference, judged_rows, to_watch
 from truing.stages.sft import Sft, arranged
 from truing.store import hash_of
 from truing.store.files import sha256_file
@@ -86,7 +86,7 @@ def _demand_usable(planned: Planned) -> None:
         if not isinstance(value, Groups) or not value.ready:
             continue
         if isinstance(settings, Preference):
-            (judged_rows if name == "data" else judged_held_out)(settings, value.read())
+            judged_rows(settings, value.read() if name == "data" else to_watch(settings, value.read()))
         elif isinstance(settings, Sft) and name == "data":
             arranged(settings, value.read(), 0)
 

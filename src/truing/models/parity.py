@@ -96,7 +96,7 @@ def output_weight(model: Any) -> Tensor:
     """Weight of the output layer, [vocabulary, width]. Raises MissingError where the layer has a bias."""
     head: Any = model.get_output_embeddings()
     if head is None:
-        return _tied(model)
+        raise MissingError(f"{type(model).__name__} has no output layer: a reward model has no log-probabilities")
     if type(head) is not torch.nn.Linear:  # an adapter's own layer passes its base's weight off as its own
         raise MissingError(
             f"the output layer is a {type(head).__name__}, which the log-prob head does not read: leave it out of the "
@@ -130,17 +130,6 @@ def too_long(limit: int) -> str:
         f"beyond {limit:,} tokens this model's rotary positions change for all rows that are run together: set "
         f"max_length, or prompt and max_new_tokens together, to at most {limit:,}"
     )
-
-
-def _tied(model: Any) -> Tensor:
-    """The output layer that a reward model would have as a language model, where it is that of its input."""
-    if not model.config.get_text_config().tie_word_embeddings:
-        raise MissingError(
-            f"{type(model).__name__} was loaded without its output layer, and an objective asks for log-probabilities: "
-            "use a model whose output layer is tied to its input, or an objective without a language model's term"
-        )
-    weight: Tensor = model.get_input_embeddings().weight
-    return weight
 
 
 def _plain(model: Any, rows: list[Row]) -> Tensor:

@@ -65,7 +65,7 @@ def audit_figures(audit: Audit) -> list[Figure]:
         Figure(
             "Deviation between the models",
             "",
-            "Along the same order. High at both ends: they agree least on how much where the difference is large.",
+            "Along the same order. In the paper it is high at both ends (arXiv:2401.06080).",
             charts.line_chart("Deviation by percentile", [Line("deviation", "policy", middle, apart, "values")]),
         ),
         Figure(

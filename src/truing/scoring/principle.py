@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-import torch
 from pydantic import model_validator
 
 from truing.compute import Engine
-from truing.packing import pack
 from truing.records import TEXT_ROLE, Completion, Group, Message
+from truing.scoring.answers import of_answers
 from truing.signatures import Settings
 
 
@@ -95,13 +94,7 @@ def answer_logprobs(
 ) -> list[tuple[float, ...]]:
     """Log-probability in nats of every answer of every Group; an answer without any token has 0."""
     rows = [engine.renderer.render(group, index) for index, group in enumerate(groups)]
-    sums: list[list[float]] = [[] for _ in groups]
-    with torch.no_grad():
-        for forest in pack(rows, budget):
-            values = engine.logprobs(forest, temperature=temperature).sum.tolist()
-            for tree, value in zip(forest.group.tolist(), values, strict=True):
-                sums[forest.rows[tree]].append(value)
-    return [tuple(row) for row in sums]
+    return of_answers(rows, lambda forest: engine.logprobs(forest, temperature=temperature).sum, budget=budget)
 
 
 def _tagged(prompt: tuple[Message, ...], asked: str, opposite: str) -> tuple[Message, ...]:

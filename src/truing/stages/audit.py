@@ -20,7 +20,7 @@ from truing.errors import ConfigError, DataError
 from truing.models import read_renderer
 from truing.records import Group, comparison
 from truing.rendering import Row
-from truing.scoring.reward import rewards
+from truing.scoring.answers import rewards
 from truing.signatures import Fraction
 from truing.stages.arranging import Judged, judge
 from truing.stages.context import Context, Groups, Model, write_json

@@ -144,18 +144,6 @@ def preference(
     base: Model | None = None,
 ) -> None:
     """Trains on comparisons, rankings, scores or thumbs, and measures the objective on held-out rows."""
-    learn(context, settings, model, data, held_out, base)
-
-
-def learn(
-    context: Context,
-    settings: Preference,
-    model: Model,
-    data: Groups,
-    held_out: Groups | None = None,
-    base: Model | None = None,
-) -> None:
-    """Trains a policy, or a reward model where the settings are those of one, on what people said of answers."""
     judged = judged_rows(settings, data.read())
     loaded = load_trainable(context, model, settings)
     rows, kept, refused = render_rows(loaded.renderer, [j.group for j in judged], settings)
@@ -298,15 +286,15 @@ def judged_rows(settings: Preference, groups: Sequence[Group]) -> list[Judged]:
     return rows
 
 
-def judged_held_out(settings: Preference, groups: Sequence[Group]) -> list[Judged]:
-    """Held-out rows as the objective wants them, bare prompts left out. Without a strength they have a margin of 0.
+def to_watch(settings: Preference, groups: Sequence[Group]) -> list[Group]:
+    """The held-out rows that an objective can be measured on: not bare prompts. Without a strength the margin is 0.
 
     Margins come from an audit of the training rows; held-out rows are to be as people labelled them.
     """
     rows = [group for group in groups if group.completions]
-    if settings.bound().needs("margin"):
-        rows = [group if _has_strength(group) else replace(group, strength=0.0) for group in rows]
-    return judged_rows(settings, rows)
+    if not settings.bound().needs("margin"):
+        return rows
+    return [group if _has_strength(group) else replace(group, strength=0.0) for group in rows]
 
 
 def _has_strength(group: Group) -> bool:
@@ -393,7 +381,7 @@ def _before(rows: Sequence[Row], place: int) -> Row:
 def _watched(sources: _Sources, objective: Bound, held_out: Groups | None) -> Material | None:
     """Held-out rows and the reference's view of them; None where the held-out rows are bare prompts."""
     settings = sources.settings
-    judged = [] if held_out is None else judged_held_out(settings, held_out.read())
+    judged = [] if held_out is None else judged_rows(settings, to_watch(settings, held_out.read()))
     if not judged:
         return None
     rows, kept, _ = render_rows(sources.engine.renderer, [j.group for j in judged], settings)

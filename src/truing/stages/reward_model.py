@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from truing.stages.context import Context, Groups, Model
-from truing.stages.preference import Preference, learn
+from truing.stages.preference import Preference, preference
 
 
 class RewardModel(Preference):
@@ -23,12 +23,7 @@ class RewardModel(Preference):
 
 
 def reward_model(
-    context: Context,
-    settings: RewardModel,
-    model: Model,
-    data: Groups,
-    held_out: Groups | None = None,
-    base: Model | None = None,
+    context: Context, settings: RewardModel, model: Model, data: Groups, held_out: Groups | None = None
 ) -> None:
     """Trains a reward model, and measures on held-out rows how often it is right."""
-    learn(context, settings, model, data, held_out, base)
+    preference(context, settings, model, data, held_out)
