@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import tiny_model
+from rich.console import Console
 
 from truing import measuring, models
 from truing.costs import Load, Shape
 from truing.fitting import Room
 from truing.pipeline import make_recipe, plan
+from truing.progress import Reporter
 
 SHAPE = Shape(layers=1, width=4, inner=8, heads=2, groups=1, head_width=2, vocabulary=10)
 
@@ -39,3 +42,15 @@ def test_rows_that_a_stage_has_yet_to_write_are_as_long_as_they_may_become(tmp_p
     for row in map(renderer.render, groups):
         assert all(30 <= len(answer.tokens) <= 50 for answer in row.answers)
     assert measuring._root(planned[2].inputs["model"], planned) == str(model)
+
+
+def test_an_audit_is_measured_by_one_training_on_all_its_rows(tmp_path: Path) -> None:
+    """Really measured: the probe must not take the first of many models for the whole."""
+    model, pairs = tiny_model.save(tmp_path / "model"), tiny_model.write_pairs(tmp_path / "pairs.jsonl", 12)
+    stage = {"use": "audit", "batch_size": 4, "members": 2, "folds": 3}
+    recipe = make_recipe({"model": str(model), "data": {"path": str(pairs)}, "stage": [stage, {"use": "preference"}]})
+    found = measuring.measure(recipe, plan(recipe), Reporter(console=Console(file=io.StringIO())))
+    audit = found["audit"]
+    assert audit["steps"] == 2 * 2 * 3
+    assert audit["seconds"] > audit["steps"] * audit["step_seconds"], "and the votes are read"
+    assert found["preference"]["steps"] == 2

@@ -755,6 +755,16 @@ def test_a_step_more_or_an_epoch_more_takes_its_share_of_time(model: Path, pairs
     assert facts(checkpointing=True)["memory_bytes"] < one["memory_bytes"]
 
 
+def test_an_audit_is_as_many_trainings_as_it_runs_and_passes_its_rows_on(model: Path, pairs: Path) -> None:
+    def facts(**settings: Any) -> dict[str, Any]:
+        recipe = make_recipe(table(model, pairs, short("audit", **settings), short("preference")))
+        return dict(pipeline.check(recipe, plan(recipe))["training"])
+
+    one, folded = facts(members=1, folds=1), facts(members=4, folds=3)
+    assert folded["audit"]["steps"] == 4 * 2 * one["audit"]["steps"]
+    assert one["preference"]["steps"] == one["audit"]["steps"]
+
+
 def _safetensors_header(path: Path) -> bytes:
     content = path.read_bytes()
     return content[8 : 8 + int.from_bytes(content[:8], "little")]

@@ -109,6 +109,8 @@ def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[
             count = 2 if isinstance(settings, Contrast) else settings.answers
             answers = (settings.max_new_tokens,) * count
             made[stage_plan.key] = [Lengths(row.prompt, answers, sum(answers)) for row in found[stage_plan.name]]
+        else:
+            made[stage_plan.key] = found[stage_plan.name]  # what a stage makes of rows that it only treats
     return found
 
 
@@ -174,9 +176,10 @@ def _trained(settings: Training, rows: Sequence[Lengths], machine: Machine, seed
     pass_seconds = operations(machine.shape, rows) / machine.rate
     renewal = steps * memory.moments / 8 * TRAFFIC / machine.bandwidth
     running = (each + bool(checkpointing)) * epochs * pass_seconds + renewal
+    times, readings = settings.trainings
     return {
-        "steps": steps,
-        "seconds": running + once * pass_seconds,
+        "steps": round(times * steps),
+        "seconds": times * running + (once + readings) * pass_seconds,
         "step_seconds": running / steps,
         "memory_bytes": memory.peak,
         "memory": memory._asdict(),

@@ -111,11 +111,13 @@ class _Measured:
         passes = once * operations(shape, map(Lengths.of, self.rows))
         held = self._held_out()
         passes += (once + 2) * operations(shape, map(Lengths.of, held))  # before the first step and after the last
+        times, readings = settings.trainings
+        passes += readings * operations(shape, map(Lengths.of, self.rows))
         return {
-            "steps": steps,
+            "steps": round(times * steps),
             "step_seconds": step,
-            "before_seconds": forward * passes,
-            "seconds": steps * step + forward * passes,
+            "besides_seconds": forward * passes,
+            "seconds": times * steps * step + forward * passes,
         }
 
     def _held_out(self) -> list[Row]:
@@ -158,7 +160,7 @@ class _Measured:
         wanted = min(len(order), batch + max(1, batch // 2))
         picked = [self.groups[order[int((n + 0.5) / wanted * len(order))]] for n in range(wanted)]
         changes = {"batch_size": batch, "forest_tokens": budget, "epochs": EPOCHS, "max_steps": None}
-        return self.settings.model_copy(update=changes | {"save_every": 10**9}), picked
+        return self.settings.once().model_copy(update=changes | {"save_every": 10**9}), picked
 
 
 def _timed(probes: Sequence[Probe]) -> tuple[list[Work], list[float]]:
@@ -202,10 +204,11 @@ def _groups(data: Groups, planned: Sequence[Planned], renderer: Renderer) -> Seq
     if data.ready:
         return data.read()
     maker = next(one for one in planned if one.key == data.key)
+    if not isinstance(maker.settings, Contrast | Sample):
+        return _groups(maker.inputs["data"], planned, renderer)  # a stage that treats rows writes none
     prompts = [bare(group) for group in _groups(maker.inputs["data"], planned, renderer)]
     prompts = prompts[:: max(1, len(prompts) // DRAWN)][:DRAWN]
     settings = maker.settings
-    assert isinstance(settings, Contrast | Sample)
 
     def answer(prompt: Group, word: str) -> Completion:
         ten = len(renderer.tokenizer(word * 10, add_special_tokens=False).input_ids)

@@ -55,6 +55,15 @@ class Audit(RewardModel):
     )
     ambiguous_share: Fraction = Field(0.0, description="share of the comparisons, those nearest to 0, that is dropped")
 
+    @property
+    def trainings(self) -> tuple[float, int]:
+        """Each member's models train on all folds but one each, and read every row once."""
+        return self.members * max(self.folds - 1, 1), self.members
+
+    def once(self) -> Self:
+        """One model, trained on all comparisons."""
+        return self.model_copy(update={"members": 1, "folds": 1})
+
     @model_validator(mode="after")
     def _live(self) -> Self:
         if self.wrong == "keep" and self.wrong_share is not None:

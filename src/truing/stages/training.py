@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import psutil
 import torch
@@ -61,6 +61,15 @@ class Training(Settings):
     def keeps_reference(self) -> bool:
         """Whether a second set of the trained weights stands beside the first."""
         return False
+
+    @property
+    def trainings(self) -> tuple[float, int]:
+        """How often the rows are trained on, each time anew, and how often they are read besides."""
+        return 1.0, 0
+
+    def once(self) -> Self:
+        """The stage with one training on all its rows, as a plan measures it."""
+        return self
 
     epochs: Count = Field(1, description="passes over the data")
     max_steps: Count | None = Field(None, description="stop after so many optimizer steps; none: as epochs say")
