@@ -1,0 +1,152 @@
+"""Scorers that only read the text: length, patterns, word lists, and any function of the user's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from truing.errors import ConfigError
+from truing.records import Completion, Group
+from truing.scoring.principle import says_nothing
+from truing.scoring.score import FileName, FunctionName, Score, Scorer, each
+
+Unit = Literal["characters", "words"]
+WITHOUT_SPACES = r"[\u2e80-\u9fff\uf900-\ufaff\u3040-\u30ff\u0e00-\u0e7f]"
+"""Letters of scripts that put no spaces between words: Chinese, Japanese, Thai."""
+
+
+def length(*, unit: Unit = "words", beyond: int = 0) -> Scorer:
+    """How long an answer is. With a negative weight in `weighted` it is a length penalty.
+
+    unit: characters or words; in scripts without spaces every letter counts as a word.
+    beyond: only what is over this length counts.
+    """
+    return each(lambda _, answer: Score.of(float(max(0, length_of(answer.text, unit) - beyond))))
+
+
+def pattern(*, regex: str, found: float = 1.0, missing: float = 0.0) -> Scorer:
+    """One number for answers in which a regular expression is found, another for the rest.
+
+    regex: a Python regular expression, searched anywhere in the answer.
+    found: the score where it is found.
+    missing: the score where it is not.
+    """
+    try:
+        searched = re.compile(regex)
+    except re.error as error:
+        raise ConfigError(f"regex: {regex!r} is no regular expression: {error}") from None
+    return each(lambda _, answer: Score.of(found if searched.search(answer.text) else missing))
+
+
+def lexicon(
+    *, words: dict[str, float] | None = None, file: FileName | None = None, per: Literal["answer", "word"] = "word"
+) -> Scorer:
+    """The weights of the words of a list that an answer contains, added up. Case does not matter.
+
+    words: weight of each word or phrase.
+    file: a list instead, one to a line, each with a tab and its weight, or with weight 1.
+    per: whether the sum is of the whole answer, or divided by its number of words.
+    """
+    weights = dict(words or {}) | (_word_list(file) if file else {})
+    if not weights:
+        raise ConfigError("lexicon: give words = { word = weight }, or a file of them")
+    listed = {word.casefold(): weight for word, weight in weights.items()}
+    # longer entries first: where one begins with another, the whole of it is meant
+    matcher = re.compile("|".join(_whole_word(word) for word in sorted(listed, key=len, reverse=True)))
+
+    def say(_: Group, answer: Completion) -> Score:
+        total = sum(listed[match] for match in matcher.findall(answer.text.casefold()))
+        return Score.of(total / max(length_of(answer.text, "words"), 1) if per == "word" else total)
+
+    return each(say)
+
+
+def emptiness(*, found: float = 0.0, missing: float = 1.0) -> Scorer:
+    """Whether an answer says anything: it is neither empty nor goes round in circles.
+
+    found: the score of an answer that says nothing.
+    missing: the score of any other.
+    """
+    return each(lambda _, answer: Score.of(found if says_nothing(answer) else missing))
+
+
+def function(*, path: FunctionName) -> Scorer:
+    """A Python function of your own, called as `function(prompt, answer)` for each answer; it returns a number.
+
+    The prompt is a list of `{"role": ..., "content": ...}`, the answer a string. An exception is a failed score.
+
+    path: package.module:function, found as Python finds modules, or file.py:function.
+    """
+    called = find_function(path)
+
+    def say(group: Group, answer: Completion) -> Score:
+        prompt = [{"role": message.role, "content": message.content} for message in group.prompt]
+        try:
+            return Score.of(float(called(prompt, answer.text)))
+        except Exception as error:
+            return Score.failed(f"{path} raised {type(error).__name__}: {error}")
+
+    return each(say)
+
+
+def length_of(text: str, unit: Unit) -> int:
+    """Characters, or words."""
+    return len(text) if unit == "characters" else len(re.findall(rf"{WITHOUT_SPACES}|[^\W_]+", text))
+
+
+def find_function(path: str) -> Callable[..., Any]:
+    """The function that `module:name` or `file.py:name` names."""
+    module_name, colon, name = path.rpartition(":")
+    if not colon:
+        raise ConfigError(f"path: '{path}': write package.module:function or file.py:function")
+    try:
+        module = _module_of_file(Path(module_name)) if module_name.endswith(".py") else _module(module_name)
+    except Exception as error:  # a module runs as it is imported, and may raise anything
+        raise ConfigError(f"path: {module_name} cannot be imported: {error}") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ConfigError(f"path: {module_name} has no function '{name}'")
+    return found  # type: ignore[no-any-return]
+
+
+def file_of_function(path: str) -> Path | None:
+    """The file in which a function stands, where it stands in one."""
+    file = getattr(sys.modules.get(find_function(path).__module__), "__file__", None) or path.rpartition(":")[0]
+    return Path(file) if Path(file).is_file() else None
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+def _module_of_file(file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise ConfigError(f"{file}: no such file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _word_list(file: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
+        word, tab, weight = line.partition("\t")
+        if not word.strip():
+            continue
+        try:
+            weights[word.strip()] = float(weight) if tab else 1.0
+        except ValueError:
+            raise ConfigError(f"{file}:{number}: '{weight}' is no weight: write word, tab, number") from None
+    return weights
+
+
+def _whole_word(word: str) -> str:
+    """The entry as a whole word where its script has words."""
+    left = "" if re.match(rf"{WITHOUT_SPACES}|\W", word) else r"\b"
+    right = "" if re.search(rf"(?:{WITHOUT_SPACES}|\W)$", word) else r"\b"
+    return left + re.escape(word) + right

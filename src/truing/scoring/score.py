@@ -1,0 +1,70 @@
+"""What every scorer gives: a number for each answer, or the reason why there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+from truing.compute import Engine
+from truing.errors import ConfigError
+from truing.records import Completion, Group
+
+ModelName = Annotated[str, "model"]
+"""A setting that names a model: its content counts, and not where it lies."""
+FileName = Annotated[str, "file"]
+"""A setting that names a file, with the same meaning."""
+FunctionName = Annotated[str, "function"]
+"""A setting that names a Python function: the file it stands in counts."""
+
+
+class Score(NamedTuple):
+    """How good an answer is; higher is better.
+
+    value: None where the scorer failed, and then `reason` says why. deviation: standard deviation of the value, None
+    where nobody knows.
+    """
+
+    value: float | None
+    deviation: float | None = None
+    reason: str = ""
+
+    @classmethod
+    def of(cls, value: float, deviation: float | None = None) -> Score:
+        """A number that was found; one that is not finite is a failure."""
+        return cls(value, deviation) if math.isfinite(value) else cls.failed(f"the score is {value}")
+
+    @classmethod
+    def failed(cls, reason: str) -> Score:
+        """No number, and why."""
+        return cls(None, None, reason)
+
+
+Scorer = Callable[[Sequence[Group]], list[tuple[Score, ...]]]
+"""Scores of all answers of all Groups. Whole Groups, so that a scorer may look at the answers side by side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What scorers that run a model are given.
+
+    engine: an engine for the model of this name, by how many numbers its head gives; "" is the run's own reward model.
+    budget: tokens run at once.
+    """
+
+    engine: Callable[[str, int], Engine]
+    budget: int = 2048
+
+
+def no_models(name: str, outputs: int) -> Engine:
+    """For scorers that run none."""
+    raise ConfigError(f"there is no model here to score with{f': {name}' if name else ''}")
+
+
+NO_TOOLS = Tools(no_models)
+
+
+def each(say: Callable[[Group, Completion], Score]) -> Scorer:
+    """A scorer that looks at one answer at a time."""
+    return lambda groups: [tuple(say(group, answer) for answer in group.completions) for group in groups]

@@ -1,0 +1,166 @@
+"""All scorers by name, and those made of others: sums, minima, gates, ensembles.
+
+A scorer is any public function of these modules that returns a Scorer; its keyword-only parameters are its settings.
+Where a part of a sum or an ensemble fails, the whole has failed: a number is never made up.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from truing.errors import ConfigError, did_you_mean
+from truing.records import Group
+from truing.scoring import endpoint, learned, rules
+from truing.scoring.score import NO_TOOLS, Score, Scorer, Tools
+from truing.signatures import asks_for, public_functions, settings_of, validated
+
+
+def spelled_out(value: Any) -> dict[str, Any]:
+    """A scorer's name, or its table of name and settings, as a table with every setting."""
+    if not isinstance(value, str | Mapping):
+        raise ConfigError(f'a scorer is a name such as "length", or a table with name and settings; found {value!r}')
+    table = {"name": value} if isinstance(value, str) else dict(value)
+    name = table.pop("name", None)
+    function = scorer_of(name)
+    return {"name": name, **validated(settings_of(function), table, str(name)).model_dump(mode="json")}
+
+
+Spec = Annotated[dict[str, Any], BeforeValidator(spelled_out)]
+"""A scorer as a recipe has it: its name, or a table of name and settings. Checked, and spelled out."""
+Several = Annotated[tuple[Spec, ...], Field(min_length=1)]
+
+
+def weighted(tools: Tools, *, of: Several, weights: tuple[float, ...]) -> Scorer:
+    """A weighted sum. A negative weight is a penalty.
+
+    of: the scorers.
+    weights: as many numbers.
+    """
+    if len(of) != len(weights):
+        raise ConfigError(f"weighted: {len(of)} scorers need as many weights, and there are {len(weights)}")
+
+    def join(scores: Sequence[Score]) -> Score:
+        deviations = [weight * (score.deviation or 0.0) for weight, score in zip(weights, scores, strict=True)]
+        total = sum(weight * _value(score) for weight, score in zip(weights, scores, strict=True))
+        known = any(score.deviation is not None for score in scores)
+        return Score.of(total, math.hypot(*deviations) if known else None)
+
+    return _joined(tools, of, join)
+
+
+def minimum(tools: Tools, *, of: Several) -> Scorer:
+    """The lowest of several scores.
+
+    of: the scorers.
+    """
+    return _joined(tools, of, lambda scores: min(scores, key=_value))
+
+
+def gate(tools: Tools, *, of: Spec, condition: Spec, at_least: float = 0.5, closed: float = 0.0) -> Scorer:
+    """A score that counts only where another one is high enough.
+
+    of: the scorer that counts.
+    condition: the scorer that opens.
+    at_least: how high that one must be.
+    closed: the score where it is lower.
+    """
+
+    def join(scores: Sequence[Score]) -> Score:
+        return scores[0] if _value(scores[1]) >= at_least else Score.of(closed)
+
+    return _joined(tools, (of, condition), join)
+
+
+def ensemble(
+    tools: Tools, *, of: Several, by: Literal["mean", "min", "lower"] = "mean", deviations: float = 1.0
+) -> Scorer:
+    """Several scorers of one thing, with how far they are apart (arXiv:2310.02743): what they disagree on is doubtful.
+
+    of: the scorers; their scales must be alike.
+    by: mean; min, the most doubtful of them; or lower, the mean less some deviations.
+    deviations: how many, for lower.
+    """
+    if len(of) < 2:
+        raise ConfigError("ensemble: one scorer alone is none: name at least two")
+
+    def join(scores: Sequence[Score]) -> Score:
+        values = np.array([_value(score) for score in scores])
+        mean, deviation = float(values.mean()), float(values.std())
+        value = {"mean": mean, "min": float(values.min()), "lower": mean - deviations * deviation}[by]
+        return Score.of(value, deviation)
+
+    return _joined(tools, of, join)
+
+
+def _joined(tools: Tools, of: Sequence[dict[str, Any]], join: Callable[[Sequence[Score]], Score]) -> Scorer:
+    """A scorer that joins what others say of each answer."""
+    parts = [make(spec, tools) for spec in of]
+
+    def score(groups: Sequence[Group]) -> list[tuple[Score, ...]]:
+        said = [part(groups) for part in parts]
+        return [
+            tuple(_or_failure(scores, join) for scores in zip(*(rows[place] for rows in said), strict=True))
+            for place in range(len(groups))
+        ]
+
+    return score
+
+
+def _or_failure(scores: Sequence[Score], join: Callable[[Sequence[Score]], Score]) -> Score:
+    failed = next((score for score in scores if score.value is None), None)
+    return failed or join(scores)
+
+
+def _value(score: Score) -> float:
+    assert score.value is not None, "failures never come this far"
+    return score.value
+
+
+MODULES: tuple[ModuleType, ...] = (rules, learned, endpoint, sys.modules[__name__])
+SCORERS: dict[str, Callable[..., Scorer]] = {
+    name: function for module in MODULES for name, function in public_functions(module, "Scorer").items()
+}
+
+
+def scorer_of(name: object) -> Callable[..., Scorer]:
+    """The scorer of this name."""
+    if not isinstance(name, str):
+        raise ConfigError(f'a scorer\'s table says which one by name = "...": one of {", ".join(sorted(SCORERS))}')
+    if name not in SCORERS:
+        raise ConfigError(f"scorer '{name}' does not exist{did_you_mean(name, SCORERS)}")
+    return SCORERS[name]
+
+
+def make(spec: Mapping[str, Any], tools: Tools = NO_TOOLS) -> Scorer:
+    """The scorer of a table."""
+    settings = dict(spec)
+    function = scorer_of(settings.pop("name", None))
+    offered = {"tools": tools}
+    return function(**{name: offered[name] for name in asks_for(function)}, **settings)
+
+
+def named_in(spec: Mapping[str, Any], kind: Literal["model", "file", "function"]) -> list[str]:
+    """The models, files or functions that a scorer and its parts name; "" is the run's own reward model."""
+    function = scorer_of(spec["name"])
+    found: list[str] = []
+    for name, hint in typing.get_type_hints(function, include_extras=True).items():
+        value = spec.get(name)
+        if value is not None and (hint is Spec or hint is Several):
+            found += [one for part in (value if hint is Several else [value]) for one in named_in(part, kind)]
+        elif value is not None and kind in _marks(hint):
+            found.append(value)
+    return found
+
+
+def _marks(hint: Any) -> tuple[Any, ...]:
+    """What an annotation says beside its type, inside of `X | None` too."""
+    beside = getattr(hint, "__metadata__", ())
+    return (*beside, *(mark for inner in typing.get_args(hint) for mark in getattr(inner, "__metadata__", ())))

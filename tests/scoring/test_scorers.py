@@ -1,0 +1,186 @@
+"""Scorers: numbers by hand, failures that stay failures, and every one of them in a recipe's form."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from truing import formats
+from truing.errors import ConfigError
+from truing.records import Completion, Group, assistant, comparison, user
+from truing.scoring import rules
+from truing.scoring.endpoint import rated
+from truing.scoring.score import Score, Scorer
+from truing.scoring.scorers import make, named_in, spelled_out
+
+
+def of(spec: Any, *answers: str) -> list[Score]:
+    """Scores of answers to one prompt."""
+    group = Group((user("Why?"),), tuple(Completion((assistant(text),)) for text in answers))
+    (scores,) = made(spec)([group])
+    return list(scores)
+
+
+def made(spec: Any) -> Scorer:
+    return make(spelled_out(spec))
+
+
+def values(spec: Any, *answers: str) -> list[float | None]:
+    return [score.value for score in of(spec, *answers)]
+
+
+def test_lengths_count_words_and_letters_of_scripts_without_spaces() -> None:
+    assert values("length", "one two, three!", "", "中文 ok") == [3, 0, 3]
+    assert values({"name": "length", "unit": "characters", "beyond": 4}, "12345", "123") == [1, 0]
+
+
+def test_a_pattern_is_searched_anywhere() -> None:
+    assert values({"name": "pattern", "regex": r"\d", "missing": -1.0}, "no 4", "none") == [1, -1]
+    with pytest.raises(ConfigError, match="no regular expression"):
+        made({"name": "pattern", "regex": "("})
+
+
+def test_a_lexicon_finds_whole_words_the_longest_first(tmp_path: Path) -> None:
+    words = {"good": 1.0, "not good": -2.0, "好": 1.0}
+    spec = {"name": "lexicon", "words": words, "per": "answer"}
+    assert values(spec, "Good goods", "not good, good", "很好好") == [1, -1, 2]
+    assert values({"name": "lexicon", "words": words}, "good as bread") == [1 / 3]
+    (tmp_path / "words.tsv").write_text("bad\t-1\nplain\n")
+    assert values({"name": "lexicon", "file": str(tmp_path / "words.tsv"), "per": "answer"}, "bad plain bad") == [-1]
+    (tmp_path / "words.tsv").write_text("bad\tvery\n")
+    with pytest.raises(ConfigError, match=r"words\.tsv:1"):
+        made({"name": "lexicon", "file": str(tmp_path / "words.tsv")})
+
+
+def test_a_function_that_raises_fails_for_its_answer_alone(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("def share(prompt, answer):\n    return len(prompt[0]['content']) / len(answer)\n")
+    good, bad = of({"name": "function", "path": f"{file}:share"}, "12", "")
+    assert good == Score.of(2.0)
+    assert bad.value is None
+    assert "ZeroDivisionError" in bad.reason
+    assert rules.file_of_function(f"{file}:share") == file
+    assert values({"name": "function", "path": "statistics:mean"}, "x") == [None]
+    for path in ("nocolon", "no.such.module:f", "math:no_such"):
+        with pytest.raises(ConfigError, match="path"):
+            made({"name": "function", "path": path})
+
+
+def test_what_is_no_number_is_a_failure() -> None:
+    assert Score.of(math.nan) == Score.failed("the score is nan")
+
+
+def test_sums_minima_and_gates_by_hand() -> None:
+    words, letters = "length", {"name": "length", "unit": "characters"}
+    assert values({"name": "weighted", "of": [words, letters], "weights": [10, -1]}, "ab cd") == [15]
+    assert values({"name": "minimum", "of": [words, letters]}, "ab cd") == [2]
+    gate = {"name": "gate", "of": letters, "condition": words, "at_least": 2, "closed": -1}
+    assert values(gate, "ab cd", "ab") == [5, -1]
+    with pytest.raises(ConfigError, match="as many weights"):
+        made({"name": "weighted", "of": [words], "weights": [1, 2]})
+
+
+def test_an_ensemble_says_how_far_its_members_are_apart() -> None:
+    members = ["length", {"name": "length", "unit": "characters"}]
+    assert of({"name": "ensemble", "of": members}, "ab cd") == [Score(3.5, 1.5)]
+    assert of({"name": "ensemble", "of": members, "by": "min"}, "ab cd") == [Score(2.0, 1.5)]
+    lower = {"name": "ensemble", "of": members, "by": "lower", "deviations": 2}
+    assert of(lower, "ab cd") == [Score(0.5, 1.5)]
+    twice = {"name": "weighted", "of": [lower, "length"], "weights": [2, 1]}
+    assert of(twice, "ab cd") == [Score(3.0, 3.0)]
+
+
+def test_a_failed_part_fails_the_whole() -> None:
+    broken = {"name": "function", "path": "statistics:mean"}
+    for whole in (
+        {"name": "weighted", "of": ["length", broken], "weights": [1, 0]},
+        {"name": "minimum", "of": ["length", broken]},
+        {"name": "gate", "of": "length", "condition": broken},
+        {"name": "ensemble", "of": ["length", broken]},
+    ):
+        (score,) = of(whole, "x")
+        assert score.value is None
+        assert "TypeError" in score.reason
+
+
+def test_mistakes_are_told_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"'lenght' does not exist.*length"):
+        spelled_out("lenght")
+    with pytest.raises(ConfigError, match="unit"):
+        spelled_out({"name": "length", "unit": "miles"})
+    with pytest.raises(ConfigError, match="no such setting"):
+        spelled_out({"name": "minimum", "of": [{"name": "length", "units": "words"}]})
+
+
+def test_what_a_scorer_reads_is_known_before_it_is_made() -> None:
+    spec = spelled_out(
+        {"name": "ensemble", "of": ["reward_model", {"name": "gate", "of": {"name": "reward_model", "model": "m"},
+         "condition": {"name": "lexicon", "file": "f"}}, {"name": "function", "path": "a:b"}]}
+    )  # fmt: skip
+    assert named_in(spec, "model") == ["", "m"]
+    assert named_in(spec, "file") == ["f"]
+    assert named_in(spec, "function") == ["a:b"]
+
+
+def test_a_bag_of_words_learns_which_words_are_preferred(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    nice, rude = Completion((assistant("kind words here"),)), Completion((assistant("rude words here"),))
+    file = tmp_path / "pairs.jsonl"
+    formats.write_data([comparison((user(str(i)),), nice, rude) for i in range(10)], file, format="group")
+    kind, plain, unkind = of({"name": "bag_of_words", "file": str(file)}, "kind", "other", "rude")
+    assert kind.value is not None
+    assert unkind.value is not None
+    assert kind.value > 0 > unkind.value
+    assert plain.value == 0, "words that say nothing, and no constant"
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"), [("fine [[3]]", 3), ("[[1]] no, [[ 2.5 ]]", 2.5), ("[[11]]", None), ("eight", None)]
+)
+def test_ratings_are_read_or_refused(reply: str, value: float | None) -> None:
+    assert rated(reply, 1, 10).value == value
+
+
+class _Judge(BaseHTTPRequestHandler):
+    """Busy at first; then it rates by the answer's length, and says nothing of answers that ask it not to."""
+
+    calls = 0
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        type(self).calls += 1
+        asked = body["messages"][0]["content"]
+        answer = asked.split("<answer>\n")[1].split("\n</answer>")[0]
+        self.send_response(503 if type(self).calls == 1 else 400 if answer == "bad" else 200)
+        self.end_headers()
+        words = "..." if answer == "mute" else f"[[{len(answer)}]]"
+        self.wfile.write(json.dumps({"choices": [{"message": {"content": words}}]}).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    server = HTTPServer(("127.0.0.1", 0), _Judge)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_endpoint_rates_and_its_failures_have_reasons(judge: str) -> None:
+    scores = of({"name": "rating", "url": judge, "model": "m", "at_once": 1}, "four", "mute", "bad", "{low}")
+    assert [score.value for score in scores] == [4, None, None, 5]
+    assert "no rating" in scores[1].reason
+    assert "400" in scores[2].reason
