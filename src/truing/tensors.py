@@ -82,8 +82,13 @@ class PerToken:
 
     @property
     def sum(self) -> Float[Tensor, " C"]:
-        """The sum over each whole answer."""
-        return self.token.new_zeros(self.count).index_add(0, self.completion, self.token)
+        """The sum over each whole answer, in float64.
+
+        A long answer sums to thousands of nats, of which an objective wants the difference to another such sum:
+        added up in float32 it would be off by thousandths of a nat, as much as an early step moves it.
+        """
+        total = self.token.new_zeros(self.count, dtype=torch.float64)
+        return total.index_add(0, self.completion, self.token.double())
 
     @property
     def length(self) -> Float[Tensor, " C"]:
@@ -92,7 +97,7 @@ class PerToken:
 
     @property
     def mean(self) -> Float[Tensor, " C"]:
-        """The mean over the scored tokens of each answer."""
+        """The mean over the scored tokens of each answer, in float64."""
         return self.sum / self.length.clamp(min=1)
 
     @property

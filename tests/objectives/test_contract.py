@@ -197,8 +197,9 @@ def test_the_sum_does_not_depend_on_the_order_of_rows(function):
 def test_gradients_are_finite(function, dtype, scale):
     case = case_of(function, dtype=dtype, scale=scale)
     loss = loss_of(function, case)
-    assert loss.value.dtype == dtype
+    assert loss.value.dtype in (dtype, torch.float64), "sums over answers are float64"
     (slope,) = torch.autograd.grad(loss.value.sum(), case.learned.token)
+    assert slope.dtype == dtype
     assert torch.isfinite(slope).all()
     assert torch.isfinite(loss.value).all()
 
