@@ -17,10 +17,12 @@ from truing.planning import Planned, read_inputs
 from truing.recipe import Recipe, device_of
 from truing.records import Group
 from truing.rendering import Renderer, Row
+from truing.scoring.scorers import named_in
 from truing.stages.context import Groups
 from truing.stages.evaluate import Evaluate
 from truing.stages.preference import Preference, judged_rows
 from truing.stages.sample import Contrast, Sample, bare
+from truing.stages.score import KEPT, ScoreAnswers
 from truing.stages.sft import Sft, arranged
 from truing.stages.training import Training, largest_forest, render_rows, step_count
 
@@ -109,6 +111,8 @@ def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[
             count = 2 if isinstance(settings, Contrast) else settings.answers
             answers = (settings.max_new_tokens,) * count
             made[stage_plan.key] = [Lengths(row.prompt, answers, sum(answers)) for row in found[stage_plan.name]]
+        elif isinstance(settings, ScoreAnswers):  # nobody knows which answers go on: the longest ones are dearest
+            made[stage_plan.key] = [_longest(row, KEPT[settings.keep]) for row in found[stage_plan.name]]
         else:
             made[stage_plan.key] = found[stage_plan.name]  # what a stage makes of rows that it only treats
     return found
@@ -159,7 +163,15 @@ def _first_data(planned: Sequence[Planned], renderer: Renderer) -> dict[str, Any
 def _lengths(source: Groups, settings: object, renderer: Renderer, seed: int) -> list[Lengths]:
     if isinstance(settings, Training):
         return [Lengths.of(row) for row in training_rows(settings, source.read(), renderer, seed)]
-    return [Lengths.of(renderer.render(bare(group), index)) for index, group in enumerate(source.read())]
+    whole = isinstance(settings, ScoreAnswers)
+    rows = enumerate(source.read())
+    return [Lengths.of(renderer.render(group if whole else bare(group), index)) for index, group in rows]
+
+
+def _longest(row: Lengths, count: int | None) -> Lengths:
+    """The row with so many of its answers."""
+    answers = tuple(sorted(row.answers, reverse=True)[:count])
+    return Lengths(row.prompt, answers, sum(answers))
 
 
 def _trained(settings: Training, rows: Sequence[Lengths], machine: Machine, seed: int) -> dict[str, Any]:
@@ -191,7 +203,10 @@ def _trained(settings: Training, rows: Sequence[Lengths], machine: Machine, seed
 def _tokens_run(
     planned: Sequence[Planned], sizes: Mapping[str, Sequence[Lengths]], instructions: int
 ) -> dict[str, float]:
-    """By stage that writes answers, the tokens that go through the model; nobody knows which pairs are drawn again."""
+    """By stage that writes or scores answers, the tokens that go through a model.
+
+    Nobody knows which pairs are drawn again.
+    """
     found: dict[str, float] = {}
     for stage_plan in planned:
         settings, rows = stage_plan.settings, sizes.get(stage_plan.name, [])
@@ -202,6 +217,9 @@ def _tokens_run(
             found[stage_plan.name] = 2 * (prompt + len(rows) * settings.max_new_tokens)
         elif isinstance(settings, Sample):
             found[stage_plan.name] = prompt + len(rows) * settings.answers * settings.max_new_tokens
+        elif isinstance(settings, ScoreAnswers):
+            readings = len(named_in(settings.scorer, "model"))
+            found[stage_plan.name] = readings * (prompt + sum(sum(row.answers) for row in rows))
     return found
 
 

@@ -26,7 +26,7 @@ from truing.planning import Planned, input_key, plan, read_inputs
 from truing.progress import Reporter
 from truing.recipe import Recipe, device_of, make_recipe, read_recipe
 from truing.stages import stage
-from truing.stages.context import Context, Groups, Model, Stop
+from truing.stages.context import Context, Groups, Judges, Model, Stop
 from truing.stages.training import peak_memory
 from truing.store import Artifact, Run
 
@@ -134,12 +134,19 @@ def _run_stage(context: Context, planned: Planned, made: Mapping[str, Model | Gr
         "start", settings=planned.settings.model_dump(mode="json"), inputs=keys, key=context.key, seconds_before=before
     )
     began = time.monotonic()
-    inputs = {name: made.get(keys[name], value) for name, value in planned.inputs.items()}
+    inputs = {name: _found(value, keys[name], made) for name, value in planned.inputs.items()}
     stage(planned.use)(context, planned.settings, **inputs)
     context.event("end", seconds=before + time.monotonic() - began, peak_memory_bytes=peak_memory())
     new = context.run.artifact(context.key)
     assert new is not None, f"stage '{context.stage}' made nothing"
     return new
+
+
+def _found(value: Any, key: str, made: Mapping[str, Any]) -> Any:
+    """An input, of which the plan may have known only the key."""
+    if isinstance(value, Judges):
+        return Judges(key, {name: made.get(judge.key, judge) for name, judge in value.models.items()})
+    return made.get(key, value)
 
 
 def _unfinished(context: Context) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ from truing.errors import ConfigError, DataError, did_you_mean
 from truing.recipe import DataSettings, Recipe, StageSpec
 from truing.records import Group
 from truing.scoring.principle import Principle
+from truing.scoring.rules import file_of_function
+from truing.scoring.scorers import Spec, named_in
 from truing.signatures import Settings, validated
 from truing.stages import inputs_of, product_of, settings_type, stage
-from truing.stages.context import Groups, Model
+from truing.stages.context import Groups, Judges, Model
 from truing.stages.preference import Preference, judged_rows, to_watch
 from truing.stages.sft import Sft, arranged
 from truing.store import hash_of
@@ -48,8 +51,9 @@ def plan(recipe: Recipe) -> list[Planned]:
     models_made: list[str] = []
     for spec in recipe.stage:
         function = stage(spec.use)
-        inputs = _inputs(spec, inputs_of(function), known, sources)
         settings = validated(settings_type(function), spec.settings, spec.name)
+        judges = _judges(spec.name, settings, known)
+        inputs = _inputs(spec, inputs_of(function), {**known, "judges": judges}, sources)
         makes = product_of(function)
         key = hash_of(
             spec.use, settings.model_dump(mode="json"), {n: input_key(v) for n, v in inputs.items()},
@@ -123,6 +127,40 @@ def _named_input(name: str, given: str, known: Mapping[str, Any], spec: StageSpe
     if Path(given).exists() or given.startswith("hub:"):
         return sources.inputs(DataSettings(path=given))["data"]
     raise ConfigError(f"{spec.name}.{name}: '{given}' is neither an earlier stage nor a file")
+
+
+def _judges(stage_name: str, settings: Settings, known: Mapping[str, Any]) -> Judges:
+    """What the scorers in a stage's settings name, found and hashed."""
+    specs = [getattr(settings, name) for name in _scorers_of(type(settings))]
+    found = {name: _judge(stage_name, name, known) for spec in specs for name in named_in(spec, "model")}
+    files = [Path(name) for spec in specs for name in named_in(spec, "file")]
+    for spec in specs:
+        files += [file for name in named_in(spec, "function") if (file := file_of_function(name))]
+    missing = next((file for file in files if not file.is_file()), None)
+    if missing:
+        raise ConfigError(f"{stage_name}: {missing}: no such file")
+    return Judges(hash_of({name: judge.key for name, judge in found.items()}, [sha256_file(f) for f in files]), found)
+
+
+@functools.cache
+def _scorers_of(settings: type[Settings]) -> tuple[str, ...]:
+    """The settings that are scorers."""
+    hints = typing.get_type_hints(settings, include_extras=True)
+    return tuple(name for name, hint in hints.items() if hint is Spec)
+
+
+def _judge(stage_name: str, name: str, known: Mapping[str, Any]) -> Model:
+    """The reward model that a scorer names: the last one, an earlier stage's, or one from elsewhere."""
+    made = known.get(f"{name}.reward") if name else known.get("reward")
+    if made is not None:
+        return made  # type: ignore[no-any-return]
+    if not name:
+        raise ConfigError(
+            f"stage '{stage_name}' scores with the recipe's reward model, and no stage before it makes one: name a "
+            'reward model by scorer = { name = "reward_model", model = "FOLDER" }, or choose another scorer'
+        )
+    source = models.locate(name, "reward")
+    return Model(models.content_hash(source), source)
 
 
 def _not_yet(name: str) -> list[Group]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from pydantic import Field
 from truing.errors import ConfigError, MissingError, did_you_mean
 from truing.models.precision import Precision, best_device
 from truing.scoring.principle import Principle
+from truing.scoring.scorers import paths_of
 from truing.signatures import Settings, validated
 from truing.stages import inputs_of, settings_type, stage
 from truing.stages.training import Count
@@ -150,14 +151,24 @@ def _make_absolute(table: dict[str, Any], folder: Path) -> None:
     places = [(table, "chat_template"), (table, "model")]
     if isinstance(table.get("data"), dict):
         places += [(table["data"], "path"), (table["data"], "held_out")]
-    stages = table.get("stage")
-    for entry in stages if isinstance(stages, list) else []:
-        if isinstance(entry, dict):
-            places += [(entry, key) for key in INPUT_NAMES]
+    for entry in _tables(table.get("stage")):
+        places += [(entry, key) for key in (INPUT_NAMES if "use" in entry else paths_of(entry.get("name")))]
     for owner, key in places:
         value = owner.get(key)
-        if isinstance(value, str) and (folder / value).exists():
-            owner[key] = str((folder / value).resolve())
+        if isinstance(value, str) and value:
+            file, colon, function = value.partition(".py:")  # of a function: file.py:name
+            path = folder / (f"{file}.py" if colon else value)
+            if path.exists():
+                owner[key] = f"{path.resolve()}{colon[3:]}{function}"
+
+
+def _tables(value: Any) -> Iterator[dict[str, Any]]:
+    """A table and all tables in it: a scorer of a stage names files too."""
+    if isinstance(value, dict):
+        yield value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for one in inner:
+        yield from _tables(one)
 
 
 def _without_none(value: Any) -> Any:

@@ -296,7 +296,7 @@ class TestMissingParts:
             run.event("preference", "held_out", step=0, accuracy=None, loss=None)
         page = built(tmp_path / "run")
         assert page.problems == []
-        assert "No lengths were recorded" in page.section("data")
+        assert "No lengths or scores were recorded" in page.section("data")
         assert "no accuracy" in page.section("held-out")
 
     def test_lengths_of_one_side_only(self, tmp_path):

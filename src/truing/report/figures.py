@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,7 +77,23 @@ def audit_figures(audit: Audit) -> list[Figure]:
     ]
 
 
-def length_figure(data: Data) -> Figure | None:
+def data_figure(data: Data) -> Figure | None:
+    """The scores of the answers where there are some, or else their lengths."""
+    return _score_figure(data.scores) if data.scores else _length_figure(data)
+
+
+def _score_figure(scores: Mapping[str, Sequence[float]]) -> Figure:
+    tones = dict(zip(scores, ("policy", "base"), strict=False))
+    lines = [
+        Line(name, tones[name], list(np.linspace(0, 100, len(values))), values, "values")
+        for name, values in scores.items()
+    ]
+    summary = "; ".join(f"{name}: {words.number(float(np.mean(values)))} on average" for name, values in scores.items())
+    chart = charts.line_chart(f"Scores by percentile of the answers: {summary}", lines)
+    return Figure("Scores, lowest first", summary, "", chart, [(tones[name], name) for name in scores])
+
+
+def _length_figure(data: Data) -> Figure | None:
     """Chosen against rejected lengths, or else the lengths of the answers."""
     chosen, rejected = data.lengths.get("chosen_tokens"), data.lengths.get("rejected_tokens")
     if chosen and rejected:

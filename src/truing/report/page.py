@@ -18,7 +18,7 @@ from truing.errors import ConfigError
 from truing.report import charts, words
 from truing.report.comparison import base_answers, differing_settings, flat, labels, overlaid_curves, shared_prompts
 from truing.report.contest import entries, recommendation, rivals
-from truing.report.figures import audit_figures, length_figure, stage_figures
+from truing.report.figures import audit_figures, data_figure, stage_figures
 from truing.report.view import Evaluation, View, view
 from truing.statistics import Interval
 from truing.store.files import write_atomic
@@ -136,7 +136,7 @@ def _environment() -> jinja2.Environment:
         "tone": tone,
         "caveats": caveats,
         "stage_figures": stage_figures,
-        "length_figure": length_figure,
+        "data_figure": data_figure,
         "audit_figures": audit_figures,
         "base_answers": base_answers,
         "from_where": from_where,

@@ -48,13 +48,17 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Data:
-    """What a stage read, refused and used. `lengths` holds tokens per row by name, such as `chosen_tokens`."""
+    """What a stage read, refused and used.
+
+    lengths: tokens of each row by name, such as `chosen_tokens`. scores: at even steps from the lowest to the highest.
+    """
 
     source: str
     rows: int | None
     used: int | None
     refused: dict[str, int]
     lengths: dict[str, list[int]]
+    scores: dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -307,6 +311,7 @@ def _data(event: Mapping[str, Any]) -> Data:
         used=event.get("used"),
         refused=_mapping(event.get("refused")),
         lengths={name: list(event[name]) for name in LENGTHS if event.get(name)},
+        scores=_mapping(event.get("scores")),
     )
 
 

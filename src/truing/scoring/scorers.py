@@ -160,6 +160,14 @@ def named_in(spec: Mapping[str, Any], kind: Literal["model", "file", "function"]
     return found
 
 
+def paths_of(name: object) -> list[str]:
+    """The settings of a scorer that may name a file or folder; none of a name that is no scorer's."""
+    if not isinstance(name, str) or name not in SCORERS:
+        return []
+    hints = typing.get_type_hints(SCORERS[name], include_extras=True)
+    return [setting for setting, hint in hints.items() if {"model", "file", "function"} & set(_marks(hint))]
+
+
 def _marks(hint: Any) -> tuple[Any, ...]:
     """What an annotation says beside its type, inside of `X | None` too."""
     beside = getattr(hint, "__metadata__", ())

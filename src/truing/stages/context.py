@@ -18,6 +18,7 @@ from truing.models import Loaded, load
 from truing.models.precision import Precision, compute_dtype
 from truing.progress import Reporter
 from truing.records import Group
+from truing.scoring.score import Tools
 from truing.store import Run
 
 
@@ -42,6 +43,14 @@ class Groups:
     description: str = ""
     bad: list[str] = field(default_factory=list)
     ready: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """The models that a stage's scorers name. The key is of these, and of the files and functions that they name."""
+
+    key: str
+    models: Mapping[str, Model]
 
 
 @dataclass(slots=True)
@@ -92,6 +101,10 @@ class Context:
     def scorer(self, model: Model, *, outputs: int = 0) -> Engine:
         """An engine that scores with the model and does not train it."""
         return LocalEngine(self.load(model, outputs=outputs), trainable=False)
+
+    def tools(self, judges: Judges, budget: int) -> Tools:
+        """What scorers need to run the models that they name."""
+        return Tools(lambda name, outputs: self.scorer(judges.models[name], outputs=outputs), budget)
 
     @contextmanager
     def output(self, meta: Mapping[str, Any], part: str = "") -> Iterator[Path]:

@@ -1,0 +1,150 @@
+"""Scores of the answers, by any scorer, and the choice of answers by them: for rejection sampling and comparisons."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from truing import formats
+from truing.errors import DataError
+from truing.records import Completion, Group
+from truing.scoring.score import Score, Scorer
+from truing.scoring.scorers import Spec, make
+from truing.signatures import Settings
+from truing.stages.context import Context, Groups, Judges, write_json
+from truing.stages.training import Count
+
+PART = 256
+"""Rows whose scores are kept on disk together: what an interruption loses at most."""
+FILE = "groups.jsonl"
+SCORES = "scores.json"
+POINTS = 101
+"""Points of the curve of scores in order."""
+
+Keep = Literal["all", "best", "best_and_worst"]
+KEPT: dict[Keep, int | None] = {"all": None, "best": 1, "best_and_worst": 2}
+"""How many answers of a row go on at most."""
+
+OnFailure = Literal["drop_row", "drop_answer", "stop"]
+
+
+class ScoreAnswers(Settings):
+    """Settings of `score`."""
+
+    scorer: Spec = Field(
+        "reward_model",
+        description="the scorer's name, or a table with name and settings",
+        validate_default=True,
+    )
+    keep: Keep = Field("all", description="answers that go on: all, the best, or best_and_worst as a comparison")
+    ranks: Literal["keep", "replace"] = Field(
+        "keep", description="ranks and thumbs that answers already have: keep, or let the scores replace them"
+    )
+    on_failure: OnFailure = Field(
+        "drop_row", description="where an answer gets no score: drop_row, drop_answer, or stop the run"
+    )
+    forest_tokens: Count = Field(2048, description="tokens that a reward model reads at once; changes time and memory")
+
+
+def score(context: Context, settings: ScoreAnswers, data: Groups, judges: Judges) -> None:
+    """Gives every answer a score, and keeps those that the settings ask for."""
+    groups = data.read()
+    scorer = functools.cache(lambda: make(settings.scorer, context.tools(judges, settings.forest_tokens)))
+    said: list[tuple[Score, ...]] = []
+    with context.reporter.task(f"{context.stage}: {settings.scorer['name']}", len(groups)) as task:
+        for start in range(0, len(groups), PART):
+            context.check_stop()
+            said += _part(context, scorer, groups[start : start + PART], start)
+            task.advance(len(said))
+    refused: Counter[str] = Counter()
+    made = [
+        kept
+        for group, scores in zip(groups, said, strict=True)
+        if (kept := chosen(group, scores, settings, refused)) is not None
+    ]
+    if not made:
+        raise DataError(f"stage '{context.stage}' has no row left: {dict(refused)}")
+    context.event(
+        "data",
+        source=data.description,
+        rows=len(groups),
+        used=len(made),
+        refused=dict(refused),
+        scores=curves(made),
+    )
+    with context.output({"groups": FILE, "rows": len(made)}) as folder:
+        formats.write_data(made, folder / FILE, format="group")
+
+
+def chosen(group: Group, scores: Sequence[Score], settings: ScoreAnswers, refused: Counter[str]) -> Group | None:
+    """The row with its scores and the answers that go on, or None; `refused` counts why answers and rows do not."""
+    failed = [score.reason for score in scores if score.value is None]
+    if failed and settings.on_failure == "stop":
+        raise DataError(f'{group.place}: no score: {failed[0]}: mend it, or set on_failure = "drop_row"')
+    refused.update(failed if settings.on_failure == "drop_answer" else failed[:1])
+    if failed and settings.on_failure == "drop_row":
+        return None
+    answers = [
+        _scored(answer, score, settings)
+        for answer, score in zip(group.completions, scores, strict=True)
+        if score.value is not None
+    ]
+    if not answers:
+        refused.update([] if failed else ["no answer"])
+        return None
+    if settings.keep != "all":
+        answers.sort(key=_value, reverse=True)  # stable: of equal ones the first
+        answers = answers[:1] if settings.keep == "best" else [answers[0], answers[-1]]
+    if settings.keep == "best_and_worst" and _value(answers[0]) == _value(answers[-1]):
+        refused["no answer is better than another"] += 1
+        return None
+    deviations = [score.deviation for score in scores if score.value is not None]
+    known = {"deviation": deviations} if settings.keep == "all" and any(d is not None for d in deviations) else {}
+    return replace(
+        group,
+        completions=tuple(answers),
+        strength=group.strength if settings.ranks == "keep" and settings.keep == "all" else None,
+        extra={**group.extra, **known},
+    )
+
+
+def curves(groups: Sequence[Group]) -> dict[str, list[float]]:
+    """Scores at even steps from the lowest to the highest, of all answers and of the best one of each row."""
+    each = [[_value(answer) for answer in group.completions] for group in groups]
+    found = {"every answer": [value for values in each for value in values]}
+    if any(len(values) > 1 for values in each):
+        found["best of each row"] = [max(values) for values in each]
+    return {name: np.quantile(values, np.linspace(0, 1, POINTS)).tolist() for name, values in found.items()}
+
+
+def _part(
+    context: Context, scorer: Callable[[], Scorer], groups: Sequence[Group], start: int
+) -> list[tuple[Score, ...]]:
+    """The scores of some rows, kept as soon as they are known."""
+    key = f"scores-{start}"
+    done = context.run.artifact(f"{context.key}-{key}")
+    if done is None:
+        said = scorer()(groups)
+        with context.output({"rows": len(groups)}, part=key) as folder:
+            write_json(folder / SCORES, said)
+        done = context.run.artifact(f"{context.key}-{key}")
+        assert done is not None, "it was just made"
+    return [tuple(Score(*one) for one in row) for row in json.loads((done.path / SCORES).read_text())]
+
+
+def _scored(answer: Completion, score: Score, settings: ScoreAnswers) -> Completion:
+    if settings.ranks == "replace" or settings.keep != "all":
+        return replace(answer, score=score.value, rank=None, label=None)
+    return replace(answer, score=score.value)
+
+
+def _value(answer: Completion) -> float:
+    assert answer.score is not None, "every answer that goes on has a score"
+    return answer.score

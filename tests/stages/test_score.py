@@ -1,0 +1,210 @@
+"""Scoring: every answer gets its number, what goes on follows from it, and nothing that failed gets one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_model
+
+from truing import formats
+from truing.errors import ConfigError, DataError
+from truing.pipeline import check, make_recipe, plan, read_recipe, run_recipe
+from truing.records import Completion, Group, assistant, comparison, user
+from truing.scoring.score import Score
+from truing.signatures import validated
+from truing.stages import score as stage
+from truing.stages.context import Judges
+from truing.stages.score import ScoreAnswers, score
+from truing.store import Run
+
+
+def answers(*texts: str, prompt: str = "Why?") -> Group:
+    return Group((user(prompt),), tuple(Completion((assistant(text),)) for text in texts))
+
+
+def scored(run: Run, data: list[Group], **settings: Any) -> list[Group]:
+    context = tiny_model.context(run, "score")
+    score(context, validated(ScoreAnswers, settings, "test"), tiny_model.given(data), Judges("none", {}))
+    made = next(artifact for artifact in run.artifacts() if "groups" in artifact.meta)
+    return formats.read_groups(made.path / str(made.meta["groups"]), format="group")
+
+
+def texts_and_scores(group: Group) -> list[tuple[str, float | None]]:
+    return [(answer.text, answer.score) for answer in group.completions]
+
+
+def test_every_answer_gets_its_score(runs: Callable[[], Run]) -> None:
+    (made,) = scored(runs(), [answers("one two", "one")], scorer="length")
+    assert texts_and_scores(made) == [("one two", 2.0), ("one", 1.0)]
+
+
+def test_the_best_answer_goes_on_and_the_first_of_equals(runs: Callable[[], Run]) -> None:
+    made = scored(runs(), [answers("a", "b c", "d e"), answers("x")], scorer="length", keep="best")
+    assert [texts_and_scores(group) for group in made] == [[("b c", 2.0)], [("x", 1.0)]]
+
+
+def test_best_and_worst_make_a_comparison_by_score_alone(runs: Callable[[], Run]) -> None:
+    ranked = comparison((user("q"),), Completion((assistant("a"),)), Completion((assistant("b c"),)), strength=4.0)
+    run = runs()
+    (made,) = scored(run, [ranked, answers("x", "y")], scorer="length", keep="best_and_worst")
+    assert texts_and_scores(made) == [("b c", 2.0), ("a", 1.0)]
+    assert made.strength is None
+    assert [answer.rank for answer in made.completions] == [None, None]
+    (event,) = run.events(kind="data")
+    assert event["refused"] == {"no answer is better than another": 1}
+
+
+def test_ranks_are_kept_unless_the_scores_shall_replace_them(runs: Callable[[], Run]) -> None:
+    ranked = comparison((user("q"),), Completion((assistant("a"),)), Completion((assistant("b c"),)))
+    (kept,) = scored(runs(), [ranked], scorer="length")
+    assert [answer.rank for answer in kept.completions] == [0, 1]
+    (replaced,) = scored(runs(), [ranked], scorer="length", ranks="replace")
+    assert [answer.rank for answer in replaced.completions] == [None, None]
+
+
+def fails_on_no(prompt: str, answer: str) -> float:
+    """A scorer of somebody's own."""
+    if answer == "no":
+        raise ValueError("it said no")
+    return float(len(answer))
+
+
+OWN = {"name": "function", "path": f"{__file__}:fails_on_no"}
+
+
+def test_a_failure_is_never_a_number(runs: Callable[[], Run]) -> None:
+    data = [answers("no", "yes"), answers("well")]
+    run = runs()
+    assert [texts_and_scores(g) for g in scored(run, data, scorer=OWN)] == [[("well", 4.0)]]
+    (event,) = run.events(kind="data")
+    ((reason, count),) = event["refused"].items()
+    assert "it said no" in reason
+    assert count == 1
+    kept = scored(runs(), data, scorer=OWN, on_failure="drop_answer")
+    assert [texts_and_scores(group) for group in kept] == [[("yes", 3.0)], [("well", 4.0)]]
+    with pytest.raises(DataError, match="it said no"):
+        scored(runs(), data, scorer=OWN, on_failure="stop")
+    with pytest.raises(DataError, match="has no row left"):
+        scored(runs(), data[:1], scorer=OWN)
+
+
+def test_deviations_go_with_the_scores(runs: Callable[[], Run]) -> None:
+    several = {"name": "ensemble", "of": ["length", {"name": "length", "unit": "characters"}]}
+    (made,) = scored(runs(), [answers("one", "a")], scorer=several)
+    assert made.extra["deviation"] == [1.0, 0.0]
+    assert [answer.score for answer in made.completions] == [2.0, 1.0]
+
+
+def test_an_interruption_loses_one_part_at_most(runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "PART", 2)
+    asked: list[str] = []
+
+    def counting(_: Any, __: Any) -> Any:
+        def say(groups: Any) -> list[tuple[Score, ...]]:
+            asked.extend(group.prompt[0].content for group in groups)
+            if "p3" in asked and asked.count("p0") == 1 and len(asked) < 5:
+                raise KeyboardInterrupt
+            return [(Score.of(1.0),) for _ in groups]
+
+        return say
+
+    monkeypatch.setattr(stage, "make", counting)
+    data = [answers("x", prompt=f"p{i}") for i in range(4)]
+    run = runs()
+    with pytest.raises(KeyboardInterrupt):
+        scored(run, data, scorer="length")
+    assert len(scored(run, data, scorer="length")) == 4
+    assert asked == ["p0", "p1", "p2", "p3", "p2", "p3"]
+
+
+def recipe_table(folder: Path, rows: Path, **settings: Any) -> dict[str, Any]:
+    return {"model": str(folder), "data": {"path": str(rows)}, "stage": [{"use": "score", **settings}]}
+
+
+def test_a_recipe_that_trains_a_reward_model_and_chooses_answers_by_it(folder: Path, tmp_path: Path) -> None:
+    data = [
+        comparison((user(f"q{i}"),), Completion((assistant("yes"),)), Completion((assistant("nope"),)))
+        for i in range(8)
+    ]
+    formats.write_data(data, tmp_path / "rows.jsonl", format="group")
+    table = recipe_table(folder, tmp_path / "rows.jsonl", keep="best", ranks="replace")
+    training = {"use": "reward_model", "batch_size": 8, "learning_rate": 5e-3, "epochs": 4}
+    table["stage"] = [training, *table["stage"], {"use": "sft", "batch_size": 8}]
+    run = run_recipe(make_recipe(table), out=tmp_path / "run")
+    made = next(a for a in Run.read(run).artifacts() if a.stage == "score" and "groups" in a.meta)
+    groups = formats.read_groups(made.path / str(made.meta["groups"]), format="group")
+    assert {answer.text for group in groups for answer in group.completions} == {"yes"}
+    assert "Scores, lowest first" in (run / "report.html").read_text()
+    assert run_recipe(make_recipe(table), out=tmp_path / "run") == run, "nothing is left to do"
+
+
+def test_what_a_scorer_names_is_found_beside_the_recipe_and_its_content_counts(folder: Path, tmp_path: Path) -> None:
+    formats.write_data([answers("good"), answers("bad")], tmp_path / "rows.jsonl", format="group")
+    (tmp_path / "words.tsv").write_text("good\t1\n")
+    (tmp_path / "own.py").write_text("def own(prompt, answer):\n    return 1.0\n")
+    keys = []
+    for scorer in (
+        '{ name = "lexicon", file = "words.tsv" }',
+        '{ name = "ensemble", of = ["length", { name = "function", path = "own.py:own" }] }',
+    ):
+        (tmp_path / "recipe.toml").write_text(
+            f'model = "{folder}"\ndata = {{ path = "rows.jsonl" }}\n[[stage]]\nuse = "score"\nscorer = {scorer}\n'
+        )
+        for name, text in (("words.tsv", "bad\t1\n"), ("own.py", "def own(prompt, answer):\n    return 2.0\n")):
+            keys.append(plan(read_recipe(tmp_path / "recipe.toml"))[0].key)
+            before = (tmp_path / name).read_text()
+            (tmp_path / name).write_text(text)
+            keys.append(plan(read_recipe(tmp_path / "recipe.toml"))[0].key)
+            (tmp_path / name).write_text(before)
+    words, other_words, still, not_named = keys[:4]
+    assert words != other_words
+    assert words == still == not_named
+    alone, not_its_file, before, after = keys[4:]
+    assert alone == not_its_file == before != after
+
+
+def test_a_plan_counts_what_goes_on(folder: Path, tmp_path: Path) -> None:
+    formats.write_data([answers("one two three", "one", "two")], tmp_path / "rows.jsonl", format="group")
+    seconds = []
+    for keep in ("all", "best"):
+        table = recipe_table(folder, tmp_path / "rows.jsonl", scorer="length", keep=keep)
+        table["stage"].append({"use": "sft", "batch_size": 1})
+        recipe = make_recipe(table)
+        facts = check(recipe, plan(recipe))
+        assert facts["stage_seconds"]["score"] == 0
+        seconds.append(facts["training"]["sft"]["largest_forest"])
+    every, best = seconds
+    assert every > best
+
+
+def test_refusals(folder: Path, tmp_path: Path) -> None:
+    formats.write_data([answers("a")], tmp_path / "rows.jsonl", format="group")
+    rows = tmp_path / "rows.jsonl"
+    with pytest.raises(ConfigError, match="no stage before it makes one"):
+        plan(make_recipe(recipe_table(folder, rows)))
+    with pytest.raises(ConfigError, match=r"no\.tsv: no such file"):
+        plan(make_recipe(recipe_table(folder, rows, scorer={"name": "lexicon", "file": "no.tsv"})))
+    with pytest.raises(ConfigError, match="did you mean"):
+        make_recipe(recipe_table(folder, rows, scorer="lenght"))
+
+
+def test_an_ensemble_of_reward_models_made_on_the_way(folder: Path, tmp_path: Path) -> None:
+    data = [
+        comparison((user(f"q{i}"),), Completion((assistant("yes"),)), Completion((assistant("nope"),)))
+        for i in range(4)
+    ]
+    formats.write_data(data, tmp_path / "rows.jsonl", format="group")
+    both = [{"name": "reward_model", "model": name} for name in ("first", "second")]
+    table = recipe_table(folder, tmp_path / "rows.jsonl", scorer={"name": "ensemble", "of": both, "by": "lower"})
+    trained = [
+        {"use": "reward_model", "name": name, "batch_size": size} for name, size in (("first", 2), ("second", 4))
+    ]
+    table["stage"] = [*trained, *table["stage"]]
+    run = run_recipe(make_recipe(table), out=tmp_path / "run")
+    made = next(a for a in Run.read(run).artifacts() if a.stage == "score" and "groups" in a.meta)
+    for line in (made.path / "groups.jsonl").read_text().splitlines():
+        assert all(deviation > 0 for deviation in json.loads(line)["extra"]["deviation"])
