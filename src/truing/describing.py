@@ -160,7 +160,12 @@ def logged_by(bound: Bound) -> list[str]:
     tokens = Logprobs(torch.linspace(-2.0, -0.5, 8), completion, 4)
     said = Judged(Group(()), ((0, 1),), (1.0,), (True, False), (1.0, 0.0), (0.0, 1.0))
     learned = (
-        {"score": Scores(tokens.token, completion, 4), "target": completion}
+        {
+            "score": Scores(tokens.token, completion, 4),
+            "length_score": Scores(tokens.token, completion, 4),
+            "writing": tokens,
+            "target": completion,
+        }
         if bound.needs("score")
         else {"policy": tokens}
     )

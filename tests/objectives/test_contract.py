@@ -37,6 +37,7 @@ OTHER_VALUES = {
     "penalty": 3.0,
     "preference_weight": 0.3,
     "quality_weight": 0.7,
+    "rejected": True,
     "scale": 0.4,
     "tail_weight": 0.9,
     "tau": 0.4,
@@ -95,7 +96,7 @@ def case_of(function, rows=range(ROWS), dtype=torch.float32, scale=1.0, answers=
     learned = logprobs(Scores if of_rewards else Logprobs, 1, counts, dtype, scale)
     return Case(
         judged=said,
-        **({"score": learned, "target": targets(counts)} if of_rewards else {"policy": learned}),
+        **(of_reward_model(learned, counts, dtype, scale) if of_rewards else {"policy": learned}),
         reference=logprobs(Logprobs, 2, counts, dtype, scale),
         divergence=divergence.with_token(-divergence.token.detach()),
         concentration=logprobs(PerToken, 4, counts, dtype),
@@ -105,6 +106,13 @@ def case_of(function, rows=range(ROWS), dtype=torch.float32, scale=1.0, answers=
             for (row, _), j in zip(counts, said, strict=True)
         ],
     )
+
+
+def of_reward_model(score, counts, dtype, scale):
+    """What a reward model says beside its score."""
+    length_score = logprobs(Scores, 5, counts, dtype, scale)
+    writing = logprobs(Logprobs, 6, counts, dtype, scale)
+    return {"score": score, "target": targets(counts), "length_score": length_score, "writing": writing}
 
 
 def loss_of(function, case, **settings):
@@ -242,6 +250,8 @@ def test_everything_that_is_asked_for_counts(function):
     other = {
         "policy": {"policy": case.learned.with_token(2 * case.learned.token)},
         "score": {"score": case.learned.with_token(2 * case.learned.token)},
+        "writing": {"writing": case.writing and case.writing.with_token(2 * case.writing.token)},
+        "length_score": {"length_score": case.length_score and case.length_score.with_token(2 * case.writing.token)},
         "reference": {
             "reference": case.reference.with_token(
                 case.reference.token + torch.linspace(0, 1, len(case.reference.token))

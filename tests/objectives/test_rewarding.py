@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -10,10 +11,18 @@ from by_hand import lsig, smoothed
 
 from truing.objectives import OBJECTIVES, bind, stage_of
 from truing.signatures import settings_of
-from truing.tensors import Pair, RankedScores, Scores
+from truing.tensors import Logprobs, Pair, RankedScores, Scores
 
 CHOSEN = ((0.3, -0.2, 1.4), (2.0, 0.1), (-0.6,), (0.5, 0.5, 0.5, -2.0))
 REJECTED = ((0.3, 0.9), (2.0, -1.3, 0.4, 0.0), (-0.6, 1.1), (3.0,))
+LENGTH_CHOSEN = tuple(tuple(0.4 * value + 0.3 for value in row) for row in CHOSEN)
+LENGTH_REJECTED = tuple(tuple(0.9 - value for value in row) for row in REJECTED)
+WRITTEN_CHOSEN, WRITTEN_REJECTED = (
+    tuple(tuple(-1.0 - value**2 for value in row) for row in rows) for rows in (CHOSEN, REJECTED)
+)
+FIRST_CHOSEN, FIRST_REJECTED = (
+    tuple(tuple(-0.5 - abs(value) for value in row) for row in rows) for rows in (CHOSEN, REJECTED)
+)
 PARTED = (1, 1, 1, 0)
 """The third chosen answer is the beginning of the rejected one."""
 MARGIN = (0.7, -1.2, 0.0, -0.1)
@@ -30,6 +39,9 @@ def asked(name, **settings):
     """The objective on the four comparisons."""
     every = {
         "score": Pair(scores(CHOSEN), scores(REJECTED)),
+        "length_score": Pair(scores(LENGTH_CHOSEN), scores(LENGTH_REJECTED)),
+        "writing": Pair(scores(WRITTEN_CHOSEN, Logprobs), scores(WRITTEN_REJECTED, Logprobs)),
+        "reference": Pair(scores(FIRST_CHOSEN, Logprobs), scores(FIRST_REJECTED, Logprobs)),
         "margin": torch.tensor(MARGIN, dtype=torch.float64),
         "parted": torch.tensor(PARTED),
         "reward": Pair(*(torch.tensor([share[side] for share in SHARE], dtype=torch.float64) for side in (0, 1))),
@@ -44,6 +56,10 @@ DEFAULTS = {
     "margin": {"scale": 1.0},
     "soft_margin": {"scale": 1.0, "label_smoothing": 0.2},
     "ordinal": {},
+    "bradley_terry_nll": {"nll_weight": 0.1},
+    "grm": {"weight": 0.01, "beta": 0.1, "rejected": False},
+    "grm_dpo": {"weight": 0.01, "beta": 0.1},
+    "odin": {"length_weight": 1.0},
     "token_level": {},
     "regression": {},
     "listwise": {},
@@ -69,6 +85,54 @@ def test_bradley_terry(smoothing, centering):
     assert loss.value.tolist() == pytest.approx(expected, rel=1e-12)
     assert loss.stats["reward/margin"].tolist() == pytest.approx(GAPS)
     assert loss.stats["reward/accuracy"].tolist() == [1.0, 1.0, 0.0, 1.0 if GAPS[3] > 0 else 0.0]
+
+
+@pytest.mark.parametrize("weight", [0.1, 0.4])
+def test_bradley_terry_nll(weight):
+    expected = [-lsig(gap) - weight * sum(row) / len(row) for gap, row in zip(GAPS, WRITTEN_CHOSEN, strict=True)]
+    loss = asked("bradley_terry_nll", nll_weight=weight)
+    assert loss.value.tolist() == pytest.approx(expected, rel=1e-12)
+    assert loss.stats["reward/margin"].tolist() == pytest.approx(GAPS)
+
+
+@pytest.mark.parametrize("rejected", [False, True])
+def test_grm(rejected):
+    a, beta = 0.3, 0.7
+    margins = [
+        sum(chosen) - rejected * sum(other) for chosen, other in zip(WRITTEN_CHOSEN, WRITTEN_REJECTED, strict=True)
+    ]
+    expected = [-(1 - a) * lsig(gap) - a * lsig(beta * m) for gap, m in zip(GAPS, margins, strict=True)]
+    loss = asked("grm", weight=a, beta=beta, rejected=rejected)
+    assert loss.value.tolist() == pytest.approx(expected, rel=1e-12)
+    assert loss.stats["regulariser"].tolist() == pytest.approx([-lsig(beta * m) for m in margins])
+
+
+def test_grm_dpo():
+    a, beta = 0.3, 0.7
+    rows = zip(WRITTEN_CHOSEN, WRITTEN_REJECTED, FIRST_CHOSEN, FIRST_REJECTED, strict=True)
+    margins = [(sum(w) - sum(r)) - (sum(fw) - sum(fr)) for w, r, fw, fr in rows]
+    expected = [-(1 - a) * lsig(gap) - a * lsig(beta * m) for gap, m in zip(GAPS, margins, strict=True)]
+    assert asked("grm_dpo", weight=a, beta=beta).value.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_odin():
+    lengths = [len(row) for row in CHOSEN + REJECTED]
+    quality = statistics.correlation([row[-1] for row in CHOSEN + REJECTED], lengths)
+    length = statistics.correlation([row[-1] for row in LENGTH_CHOSEN + LENGTH_REJECTED], lengths)
+    others = [c[-1] - r[-1] for c, r in zip(LENGTH_CHOSEN, LENGTH_REJECTED, strict=True)]
+    expected = [-lsig(gap + other) + 0.4 * (abs(quality) - length) for gap, other in zip(GAPS, others, strict=True)]
+    loss = asked("odin", length_weight=0.4)
+    assert loss.value.tolist() == pytest.approx(expected, rel=1e-12)
+    assert loss.stats["correlation/quality"].tolist() == pytest.approx([quality] * 4)
+    assert loss.stats["reward/margin"].tolist() == pytest.approx(GAPS), "of the head that is kept"
+
+
+def test_answers_of_one_length_have_no_correlation():
+    same = Pair(scores(((0.1, 1.0), (0.2, 0.4))), scores(((0.3, 0.6), (0.2, 0.9))))
+    loss = bind({"name": "odin"})(score=same, length_score=same)
+    loss.value.sum().backward()
+    assert loss.stats["correlation/quality"].tolist() == [0.0, 0.0]
+    assert torch.isfinite(same.chosen.token.grad).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.4])

@@ -15,6 +15,7 @@ import tiny_model
 import torch
 from torch import Tensor
 
+from truing import models
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, DataError, Interrupted
 from truing.objectives import OBJECTIVES, Bound, bind, kind_of
@@ -67,6 +68,14 @@ def engine_of() -> LocalEngine:
     engine.keep_reference()
     engine.backward(-engine.logprobs(forest(tiny.random_rows(5, SHAPES[:2]))).token.mean())
     engine.step(0.02, 1.0)
+    return engine
+
+
+def rewarding_engine(folder: Path) -> LocalEngine:
+    """A reward model with two heads."""
+    torch.manual_seed(0)
+    engine = LocalEngine(models.load(str(folder), dtype=torch.float64, device=torch.device("cpu"), outputs=2))
+    tiny.widen_norms(engine.model)
     return engine
 
 
@@ -174,9 +183,9 @@ class TestSharedAnswers:
 class TestCuts:
     @pytest.mark.parametrize("budget", [1, 30])
     @pytest.mark.parametrize("name", COUPLED)
-    def test_of_a_coupled_step_change_nothing(self, name: str, budget: int) -> None:
+    def test_of_a_coupled_step_change_nothing(self, folder: Path, name: str, budget: int) -> None:
         """Nor does the memory, which is the same whatever the cut."""
-        engine, other = engine_of(), Other()
+        engine, other = rewarding_engine(folder) if name == "odin" else engine_of(), Other()
         judged = [said(row, kind_of(OBJECTIVES[name])) for row in ROWS]
         memory: Mapping[str, Tensor] = {}
         for _ in range(2):
@@ -500,7 +509,8 @@ def test_a_pair_is_asked_with_its_own_rows_numbers(name: str) -> None:
     )
     score = Scores(found.logprobs.token, found.logprobs.completion, 6)
     if objective.needs("score"):
-        case = replace(case, policy=None, score=score, target=made.target)
+        own = {"length_score": score, "writing": found.logprobs}
+        case = replace(case, policy=None, score=score, target=made.target, **own)
     every = ask(objective, case)
     scores, writer = (0.9, 0.6, 0.1), (0.0, 1.0, 1.0)
     if objective.is_coupled:
@@ -519,6 +529,8 @@ def test_a_pair_is_asked_with_its_own_rows_numbers(name: str) -> None:
             alone = objective(
                 policy=both(found.logprobs),
                 score=both(score),
+                writing=both(found.logprobs),
+                length_score=both(score),
                 reference=both(found.reference),
                 divergence=both(found.divergence),
                 concentration=both(found.concentration),

@@ -11,7 +11,7 @@ import tiny
 import tiny_model
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForCausalLM
 
 from truing import models
 from truing.compute.engine.local import LocalEngine
@@ -152,6 +152,76 @@ def test_differences_survive_bf16(folder: Path, runs: Callable[[], Run]) -> None
     narrow = rewards(made, rows, torch.bfloat16)
     assert narrow.dtype == torch.float32
     torch.testing.assert_close(narrow, rewards(made, rows), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_writes_as_the_language_model_it_was(tmp_path: Path, tied: bool) -> None:
+    """Scores and log-probabilities of one pass, each as by itself; the head is none of the saved weights."""
+    folder = tmp_path / "tiny"
+    torch.manual_seed(0)
+    LlamaForCausalLM(tiny.config(tie_word_embeddings=tied)).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    rows = forest(some_rows(folder))
+    language = LocalEngine(models.load(str(folder), dtype=torch.float32, device=CPU), trainable=False)
+    loaded = models.load(str(folder), dtype=torch.float32, device=CPU, outputs=2, writes=True)
+    engine = LocalEngine(loaded)
+    scores, written = engine.scores_and_logprobs(rows)
+    assert torch.equal(written.token, language.logprobs(rows).token)
+    assert torch.equal(engine.logprobs(rows).token, written.token)
+    for one, other in zip(scores, engine.scores(rows), strict=True):
+        assert torch.equal(one.token, other.token)
+    engine.save_model(tmp_path / "saved")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert torch.equal(plain.score.weight, loaded.model.score.weight[:1])
+    assert models.load(str(tmp_path / "saved"), dtype=torch.float32, device=CPU, outputs=1)
+    if not tied:
+        with pytest.raises(ConfigError, match="has no head to write with"):
+            models.load(str(tmp_path / "saved"), dtype=torch.float32, device=CPU, outputs=1, writes=True)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+@pytest.mark.parametrize("objective", ["bradley_terry_nll", "grm", "grm_dpo"])
+def test_trains_with_a_second_term(
+    folder: Path, runs: Callable[[], Run], objective: str, lora: dict[str, Any] | None
+) -> None:
+    """The saved model is an ordinary one, and it is right on answers it never saw."""
+    run = runs()
+    made = trained(run, folder, objective=objective, lora=lora)
+    _, after = run.events("rm", "held_out")
+    assert after["accuracy"]["value"] == 1.0
+    assert rewards(made, some_rows(made)).shape == (6,)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_the_second_head_takes_length_upon_itself(
+    folder: Path, runs: Callable[[], Run], lora: dict[str, Any] | None
+) -> None:
+    """Where the chosen answer is always the shorter one; the plain model's score is a score of length then."""
+    found = {}
+    for objective in ("bradley_terry", "odin"):
+        run = runs()
+        made = trained(run, folder, objective=objective, lora=lora, epochs=8)
+        rows = some_rows(made)
+        tokens = torch.tensor([float(len(answer.tokens)) for row in rows for answer in row.answers])
+        found[objective] = abs(float(torch.corrcoef(torch.stack([rewards(made, rows), tokens]))[0, 1]))
+    *_, last = run.events("rm", "step")
+    assert last["metrics"]["correlation/length"] > 0.9
+    assert found["odin"] < 0.5
+    assert found["bradley_terry"] > 0.9
+
+
+def test_a_second_head_does_not_depend_on_how_the_step_is_cut(folder: Path, runs: Callable[[], Run]) -> None:
+    whole, cut = (trained(runs(), folder, objective="odin", forest_tokens=tokens) for tokens in (2048, 8))
+    rows = some_rows(whole)
+    torch.testing.assert_close(rewards(whole, rows), rewards(cut, rows), rtol=1e-3, atol=1e-4)
+
+
+def test_goes_on_with_a_fresh_second_head(folder: Path, runs: Callable[[], Run]) -> None:
+    made = trained(runs(), folder)
+    loaded = models.load(str(made), dtype=torch.float32, device=CPU, outputs=2)
+    kept = models.load(str(made), dtype=torch.float32, device=CPU, outputs=1)
+    assert torch.equal(loaded.model.score.weight[:1], kept.model.score.weight)
+    assert loaded.model.score.weight[1].abs().sum() > 0
 
 
 def test_a_kind_is_not_taken_for_another(folder: Path, runs: Callable[[], Run]) -> None:

@@ -47,6 +47,9 @@ class Engine(Protocol):
     def scores(self, forest: Forest) -> tuple[Scores, ...]:
         """What a reward model's head says after each scored token, one for each of its outputs."""
 
+    def scores_and_logprobs(self, forest: Forest) -> tuple[tuple[Scores, ...], Logprobs]:
+        """The scores with the log-probabilities of a reward model that keeps the head it wrote with, in one pass."""
+
     def statistics(self, forest: Forest, *, divergence: bool, concentration: bool) -> ForestStatistics:
         """Log-probabilities of the policy with what else is asked for, from the same logits."""
 

@@ -142,10 +142,12 @@ def load(
     device: torch.device,
     chat_template: Path | None = None,
     outputs: int = 0,
+    writes: bool = False,
 ) -> Loaded:
     """Weights in `dtype` on `device`, running on forests. An adapter is merged into its base, in fp32, on loading.
 
     outputs: how many numbers a reward head is to give; 0 for a language model. A model without such a head gets one.
+    writes: a reward model keeps beside it, as it is, the head that it wrote with.
 
     A model for which that would give other log-probabilities than its own forward pass is refused.
     """
@@ -155,6 +157,8 @@ def load(
     with quiet_libraries():
         try:
             model = _read_weights(source, config, dtype, outputs)
+            if writes:
+                reward.keep_language_head(model, _weights_of(source), dtype)
         except TruingError:
             raise
         except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from truing.compute.attention import ATTENTION, ForestLayout
 from truing.errors import MissingError, TruingError
+from truing.models.output import output_weight
 from truing.models.reward import is_reward
 from truing.packing import forest
 from truing.rendering import Answer, Row
@@ -90,22 +91,6 @@ def _on_forest(model: Any, rows: list[Row]) -> Tensor:
     if is_reward(model.config):
         return answers.double()
     return (answers @ output_weight(model).T).double().log_softmax(-1)
-
-
-def output_weight(model: Any) -> Tensor:
-    """Weight of the output layer, [vocabulary, width]. Raises MissingError where the layer has a bias."""
-    head: Any = model.get_output_embeddings()
-    if head is None:
-        raise MissingError(f"{type(model).__name__} has no output layer: a reward model has no log-probabilities")
-    if type(head) is not torch.nn.Linear:  # an adapter's own layer passes its base's weight off as its own
-        raise MissingError(
-            f"the output layer is a {type(head).__name__}, which the log-prob head does not read: leave it out of the "
-            "adapter's targets"
-        )
-    if getattr(head, "bias", None) is not None:
-        raise MissingError(f"{type(model).__name__} has a bias in its output layer, which is not supported")
-    weight: Tensor = head.weight
-    return weight
 
 
 def longest_exact(config: Any) -> int | None:

@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from truing.compute.attention import ATTENTION
 from truing.errors import ConfigError, MissingError
+from truing.models.output import output_weight
 from truing.records import Completion, Group, assistant, user
 from truing.rendering import Renderer
 
 HEAD = "score"
 """What transformers calls the head of every decoder."""
+LANGUAGE_HEAD = "language_head"
+"""Our name for the head that a reward model wrote with; it is never saved."""
 
 
 def is_reward(config: Any) -> bool:
@@ -28,23 +31,52 @@ def is_reward(config: Any) -> bool:
 
 
 def read(source: str, config: Any, dtype: torch.dtype, outputs: int) -> Any:
-    """The decoder with its head in `dtype`; where the folder has none, with a fresh one.
+    """The decoder with its head in `dtype`; where the folder has none, or fewer outputs, with fresh ones.
 
     A fresh head is drawn from N(0, 1 / (width + 1)), from torch's generator, so that rewards begin of the order of 1.
     """
     trained = is_reward(config)
-    if trained and config.num_labels != outputs:
-        raise ConfigError(f"{source}: a classifier with {config.num_labels} labels, where {outputs} is asked for")
+    if trained and config.num_labels != 1:
+        raise ConfigError(f"{source}: a classifier with {config.num_labels} labels, where 1 is asked for")
     model = AutoModelForSequenceClassification.from_pretrained(
-        source, num_labels=outputs, dtype=dtype, attn_implementation=ATTENTION, use_safetensors=True
+        source, num_labels=1, dtype=dtype, attn_implementation=ATTENTION, use_safetensors=True
     )
     head: Any = getattr(model, HEAD, None)
     if not isinstance(head, torch.nn.Linear) or getattr(head, "bias", None) is not None:
         raise MissingError(f"{type(model).__name__} has no plain linear head called '{HEAD}': use another model")
     model.config.architectures = [type(model).__name__]
-    if not trained:
-        torch.nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
+    fresh = torch.empty(outputs, head.in_features, dtype=dtype)
+    torch.nn.init.normal_(fresh, std=1 / math.sqrt(head.in_features + 1))
+    if trained:
+        fresh[:1] = head.weight.data
+    head.weight = torch.nn.Parameter(fresh)
     return model
+
+
+def keep_language_head(model: Any, source: str, dtype: torch.dtype) -> None:
+    """Puts the output layer of the language model at `source` beside the reward head; where it is tied, it is there."""
+    if model.config.get_text_config().tie_word_embeddings:
+        return
+    if is_reward(AutoConfig.from_pretrained(source)):
+        raise ConfigError(f"{source}: a reward model has no head to write with: start from the language model")
+    language = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    model.register_parameter(LANGUAGE_HEAD, torch.nn.Parameter(output_weight(language).detach(), requires_grad=False))
+
+
+def language_head(model: Any) -> Tensor | None:
+    """The weight that a reward model writes with, [vocabulary, width], or None."""
+    if model.config.get_text_config().tie_word_embeddings:
+        return model.get_input_embeddings().weight  # type: ignore[no-any-return]
+    return getattr(model, LANGUAGE_HEAD, None)
+
+
+def first_output(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is saved of a reward model's weights: of the head its first output, and nothing that it wrote with."""
+    kept = {name: weight for name, weight in state.items() if not name.endswith(LANGUAGE_HEAD)}
+    for name in kept:
+        if f".{name}".endswith(f".{HEAD}.weight") or f".{HEAD}.modules_to_save." in f".{name}":
+            kept[name] = kept[name][:1]
+    return kept
 
 
 def readout(model: Any, hidden: Float[Tensor, "N width"]) -> Float[Tensor, "N outputs"]:

@@ -28,6 +28,8 @@ OBJECTIVES: dict[str, Objective] = {
 NEEDS: dict[str, str] = {
     "policy": "log-probabilities under the model that is trained",
     "score": "scores of the reward model that is trained, after each token of an answer",
+    "writing": "log-probabilities of the answers under the same model, which keeps the head that it writes with",
+    "length_score": "scores of a second head, for what is to be kept out of the first; it is not saved with the model",
     "reference": "log-probabilities under the model it must stay near: cached where that model is fixed",
     "label": "a thumb for each answer, up or down; of comparisons the chosen answers are up",
     "reward": "a score for each answer; rankings can do with ranks or thumbs instead",

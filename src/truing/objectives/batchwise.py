@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from truing.objectives.shared import better, compared, log_ratios, logistic, scaled
+from truing.objectives.shared import better, compared, log_ratios, logistic, ranked, scaled
 from truing.signatures import Fraction, NonNegative, Positive
-from truing.tensors import Logprobs, Loss, Pair
+from truing.tensors import Logprobs, Loss, Pair, Scores
 
 
 def aot(
@@ -117,6 +117,34 @@ def beta_dpo(
     loss = compared(logistic(now * (ratio.chosen - ratio.rejected)), policy, scaled(float(beta), ratio))
     scale = gap.shape[0] / kept.sum()
     return Loss(kept * scale * loss.value, {**loss.stats, "beta": now.expand_as(gap), "kept": kept}, following)
+
+
+def odin(score: Pair[Scores], length_score: Pair[Scores], *, length_weight: NonNegative = 1.0) -> Loss:
+    """Reward model with a second head that takes length upon itself: ODIN, arXiv:2402.07319.
+
+    -log sigmoid(d + d') + c (|corr(r, n)| - corr(r', n)), r' the second head's score, n tokens, corr over the step
+
+    Use: where longer answers were preferred for their length: only the first head, which shall not know it, is kept.
+    Claim: hardly any correlation with length is left, at about the same accuracy; policies win at every length.
+    The paper's penalty on the product of the two heads' weights is left out.
+
+    length_weight: weight of the correlations with length.
+    """
+    gap = score.chosen.last - score.rejected.last
+    other = length_score.chosen.last - length_score.rejected.last
+    tokens = torch.cat([score.chosen.length, score.rejected.length])
+    quality = _correlation(torch.cat([score.chosen.last, score.rejected.last]), tokens)
+    length = _correlation(torch.cat([length_score.chosen.last, length_score.rejected.last]), tokens)
+    value = logistic(gap + other) + length_weight * (quality.abs() - length)
+    said = ranked(value, score.chosen.last, score.rejected.last)
+    known = {"correlation/quality": quality.detach(), "correlation/length": length.detach()}
+    return Loss(said.value, {**said.stats, **{name: one.expand_as(value) for name, one in known.items()}})
+
+
+def _correlation(one: Tensor, other: Tensor) -> Tensor:
+    """Pearson's; 0 where one of the two does not vary."""
+    one, other = one - one.mean(), other - other.mean()
+    return (one * other).sum() / (one.square().sum() * other.square().sum()).clamp(min=1e-12).sqrt()
 
 
 def _transported(

@@ -67,6 +67,13 @@ def compared(value: Tensor, policy: Pair[Logprobs], reward: Pair[Tensor]) -> Los
     )
 
 
+def ranked(value: Tensor, chosen: Tensor, rejected: Tensor) -> Loss:
+    """A loss per pair with the numbers that every comparison of scores logs."""
+    gap = (chosen - rejected).detach()
+    stats = {"reward/margin": gap, "reward/accuracy": better(gap)}
+    return Loss(value, stats | {"score/chosen": chosen.detach(), "score/rejected": rejected.detach()})
+
+
 def scaled(factor: float, values: Pair[Tensor]) -> Pair[Tensor]:
     """Both sides times a factor."""
     return Pair(factor * values.chosen, factor * values.rejected)

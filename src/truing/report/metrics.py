@@ -58,6 +58,9 @@ METRICS = {
     "score/rejected": Metric("Score of the rejected", "Falls below that of the chosen."),
     "score/answer": Metric("Score of the answers", "What the reward model says; it nears the ratings of the data."),
     "score/spread": Metric("Best less worst", "Rises from about 0.", 0.0),
+    "regulariser": Metric("Regulariser", "What the head that writes has to pay; it falls slowly beside the loss."),
+    "correlation/quality": Metric("Correlation of score and length", "Of the head that is kept. Stays near 0.", 0.0),
+    "correlation/length": Metric("Correlation of the second head", "With length. Rises towards 1.", 0.0),
     "reward/score": Metric("Score of the answers", "The data's own; training does not change it."),
     "kl": Metric(
         "KL from the reference", "In nats an answer, on answers to other prompts. A few nats; tens are another model."

@@ -18,7 +18,8 @@ from truing.tensors import Forest, Logprobs, Loss, Pair, PerToken, RankedScores,
 class Case:
     """Everything an objective may ask for, of the answers of some trees, in their order.
 
-    judged: what people said, one for each tree. policy, score: either may be missing where it is not asked for.
+    judged: what people said, one for each tree. policy, or score with writing and length_score: what is trained, as far
+    as it is asked for.
     target: the ids of the scored tokens. kl: a scalar. uniform: for each tree one number for each pair.
     """
 
@@ -31,6 +32,8 @@ class Case:
     uniform: Sequence[Sequence[float]] = ()
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     score: Scores | None = None
+    writing: Logprobs | None = None
+    length_score: Scores | None = None
     target: Tensor | None = None
 
     @property
@@ -39,6 +42,11 @@ class Case:
         learned = self.score if self.score is not None else self.policy
         assert learned is not None, "one of the two is always there"
         return learned
+
+    @property
+    def trained(self) -> list[PerToken]:
+        """All that a gradient goes to."""
+        return [one for one in (self.policy, self.score, self.writing, self.length_score) if one is not None]
 
     def tensor(self, values: Sequence[float]) -> Tensor:
         """Plain numbers in the dtype and on the device of what is trained."""
@@ -85,7 +93,9 @@ def join(cases: Sequence[Case]) -> Case:
         policy=_joined([case.policy for case in cases if case.policy is not None]),
         reference=_joined([case.reference for case in cases if case.reference is not None]),
         score=_joined([case.score for case in cases if case.score is not None]),
+        length_score=_joined([case.length_score for case in cases if case.length_score is not None]),
         uniform=[row for case in cases for row in case.uniform],
+        target=None if first.target is None else torch.cat([case.target for case in cases if case.target is not None]),
     )
 
 
@@ -134,13 +144,15 @@ def _pairs(objective: Bound, case: Case) -> Loss:
     return objective(
         policy=both(case.policy),
         score=both(case.score),
+        writing=both(case.writing),
+        length_score=both(case.length_score),
         reference=both(case.reference),
         divergence=both(case.divergence),
         concentration=both(case.concentration),
         memory=case.memory,
         strength=case.tensor(strength),
         margin=case.tensor(strength),
-        parted=case.parted(),
+        parted=case.parted() if objective.needs("parted") else None,
         uniform=case.tensor([v for row in case.uniform for v in row]),
         reward=of_answers([v for j in case.judged for v in j.reward]),
         from_reference=of_answers([v for j in case.judged for v in j.by_reference]),

@@ -93,10 +93,19 @@ class Context:
         if self.stop.requested:
             raise Interrupted(f"stopped in stage '{self.stage}': run the same command again to go on")
 
-    def load(self, model: Model, *, full_width: bool = False, outputs: int = 0) -> Loaded:
-        """The model in memory, in the run's precision, or in fp32 to be trained. outputs: of its reward head."""
-        dtype = torch.float32 if full_width else compute_dtype(self.precision, self.device)
-        return load(model.source, dtype=dtype, device=self.device, chat_template=self.chat_template, outputs=outputs)
+    def load(self, model: Model, *, full_width: bool = False, outputs: int = 0, writes: bool = False) -> Loaded:
+        """The model in memory, in the run's precision, or in fp32 to be trained.
+
+        outputs: of its reward head. writes: whether beside it the head is kept that it wrote with.
+        """
+        return load(
+            model.source,
+            dtype=torch.float32 if full_width else compute_dtype(self.precision, self.device),
+            device=self.device,
+            chat_template=self.chat_template,
+            outputs=outputs,
+            writes=writes,
+        )
 
     def scorer(self, model: Model, *, outputs: int = 0) -> Engine:
         """An engine that scores with the model and does not train it."""

@@ -222,17 +222,18 @@ def _add_coupled(
         ]
     case = replace(join(cases), memory=memory)
     if not whole:
-        case.learned.token.requires_grad_()
+        for trained in case.trained:
+            trained.token.requires_grad_()
     loss = ask(objective, case)
     total = step.total(loss, torch.tensor(weights(objective, case.judged)), divisor)
     if whole:
         engine.backward(total)
         return loss.memory
-    (slope,) = torch.autograd.grad(total, case.learned.token)
-    parts = torch.split(slope, [len(forest.target) for forest in step.forests])
-    for forest, part in zip(step.forests, parts, strict=True):
-        learned = engine.scores(forest)[0] if objective.needs("score") else engine.logprobs(forest)
-        engine.backward((learned.token * part).sum())
+    slopes = torch.autograd.grad(total, [trained.token for trained in case.trained])
+    sizes = [len(forest.target) for forest in step.forests]
+    for forest, *parts in zip(step.forests, *(torch.split(slope, sizes) for slope in slopes), strict=True):
+        again = _case(engine, objective, material, forest).trained
+        engine.backward(sum((trained.token * part).sum() for trained, part in zip(again, parts, strict=True)))
     return loss.memory
 
 
@@ -240,8 +241,7 @@ def _case(engine: Engine, objective: Bound, material: Material, forest: Forest) 
     """What the models say of a forest, as far as the objective asks for it."""
     judged = rows_of(forest, material.judged)
     if objective.needs("score"):
-        score, *_ = engine.scores(forest)
-        return Case(judged, score=score, target=forest.target)
+        return _scored(engine, objective, material, forest)
     if objective.needs("divergence") or objective.needs("concentration"):
         found = engine.statistics(
             forest, divergence=objective.needs("divergence"), concentration=objective.needs("concentration")
@@ -253,6 +253,19 @@ def _case(engine: Engine, objective: Bound, material: Material, forest: Forest) 
     if not objective.needs("reference"):
         return Case(judged, policy)
     return Case(judged, policy, material.reference.logprobs(forest).to(policy.token.device))
+
+
+def _scored(engine: Engine, objective: Bound, material: Material, forest: Forest) -> Case:
+    """What a reward model says of a forest."""
+    judged = rows_of(forest, material.judged)
+    if not objective.needs("writing"):
+        scores = engine.scores(forest)
+        return Case(judged, score=scores[0], length_score=scores[1] if len(scores) > 1 else None, target=forest.target)
+    (score, *_), writing = engine.scores_and_logprobs(forest)
+    case = Case(judged, score=score, writing=writing, target=forest.target)
+    if not objective.needs("reference"):
+        return case
+    return replace(case, reference=material.reference.logprobs(forest).to(writing.token.device))
 
 
 def _mismatched_kl(engine: Engine, objective: Bound, material: Material, rows: Iterable[int]) -> Tensor | None:

@@ -19,7 +19,16 @@ class RewardModel(Preference):
     )
     trains: ClassVar[str] = "reward_model"
     usual: ClassVar[str] = "bradley_terry"
-    outputs: ClassVar[int] = 1
+
+    @property
+    def outputs(self) -> int:
+        """One, and a second one where the objective trains it."""
+        return 1 + self.bound().needs("length_score")
+
+    @property
+    def writes(self) -> bool:
+        """Whether the objective asks what the model would write."""
+        return self.bound().needs("writing")
 
 
 def reward_model(

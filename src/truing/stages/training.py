@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import psutil
 import torch
@@ -48,9 +48,17 @@ class Lora(Settings):
 
 
 class Training(Settings):
-    """Settings of every stage that trains. outputs: numbers that the model's reward head gives; 0: it writes."""
+    """Settings of every stage that trains."""
 
-    outputs: ClassVar[int] = 0
+    @property
+    def outputs(self) -> int:
+        """How many numbers the model's reward head gives; 0: it is a language model."""
+        return 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether a reward model keeps the head that it wrote with."""
+        return False
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -144,7 +152,7 @@ def load_trainable(context: Context, model: Model, settings: Training) -> Loaded
     """The model in full width, with a fresh adapter where one is asked for."""
     torch.manual_seed(context.seed)  # a head or an adapter may be drawn
     source = in_full(context, model, settings.outputs) if settings.lora else model
-    loaded = context.load(source, full_width=True, outputs=settings.outputs)
+    loaded = context.load(source, full_width=True, outputs=settings.outputs, writes=settings.writes)
     if not settings.lora:
         return loaded
     lora = settings.lora

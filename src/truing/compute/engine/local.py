@@ -19,9 +19,10 @@ from truing.compute.lean import keep_less
 from truing.compute.rounding import round_into
 from truing.errors import GuardError, MissingError
 from truing.models import Loaded, is_adapted
-from truing.models.parity import demand_parity, longest_exact, output_weight, too_long
+from truing.models.output import output_weight
+from truing.models.parity import demand_parity, longest_exact, too_long
 from truing.models.quiet import quiet_libraries
-from truing.models.reward import readout
+from truing.models.reward import first_output, is_reward, language_head, readout
 from truing.rendering import Renderer
 from truing.tensors import Forest, Logprobs, PerToken, Scores
 
@@ -94,8 +95,14 @@ class LocalEngine:
     def scores(self, forest: Forest) -> tuple[Scores, ...]:
         """What each output of the model's reward head says after each scored token, fp32 (fp64 for an fp64 model)."""
         forest = forest.to(self.device)
-        values = readout(self._whole(), self._hidden_of(forest).index_select(0, forest.own_row))
-        return tuple(Scores(one, forest.completion, forest.group.shape[0]) for one in values.unbind(1))
+        return self._scores(forest, self._hidden_of(forest))
+
+    def scores_and_logprobs(self, forest: Forest) -> tuple[tuple[Scores, ...], Logprobs]:
+        """The scores, and the log-probabilities by the head that the reward model wrote with, in one pass."""
+        forest = forest.to(self.device)
+        hidden = self._hidden_of(forest)
+        token = token_logprobs(hidden.index_select(0, forest.hidden_row), self._output_weight(), forest.target, 1.0)
+        return self._scores(forest, hidden), Logprobs(token, forest.completion, forest.group.shape[0])
 
     def statistics(self, forest: Forest, *, divergence: bool, concentration: bool) -> ForestStatistics:
         """Log-probabilities of the policy with statistics of its whole distribution at each scored token.
@@ -170,6 +177,8 @@ class LocalEngine:
         for name, weight in self.model.named_parameters(remove_duplicate=False):
             if weight in masters:
                 state[name] = masters[weight]
+        if is_reward(self._whole().config):
+            state = first_output(state)
         with quiet_libraries():
             self.model.save_pretrained(folder, state_dict=state)
             if not self._adapted:  # save_pretrained wrote the compute dtype, and the masters are wider
@@ -223,7 +232,16 @@ class LocalEngine:
         return hidden
 
     def _head_of(self, forest: Forest) -> Head:
-        return Head(self._hidden_of(forest).index_select(0, forest.hidden_row), output_weight(self._whole()))
+        return Head(self._hidden_of(forest).index_select(0, forest.hidden_row), self._output_weight())
+
+    def _output_weight(self) -> Tensor:
+        whole = self._whole()
+        kept = language_head(whole) if is_reward(whole.config) else None
+        return output_weight(whole) if kept is None else kept
+
+    def _scores(self, forest: Forest, hidden: Tensor) -> tuple[Scores, ...]:
+        values = readout(self._whole(), hidden.index_select(0, forest.own_row))
+        return tuple(Scores(one, forest.completion, forest.group.shape[0]) for one in values.unbind(1))
 
     def _as_role(self, of: Role) -> AbstractContextManager[Any]:
         if of == "policy":

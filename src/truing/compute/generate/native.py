@@ -17,7 +17,8 @@ from truing.compute.generate.fused import can_decode, decode
 from truing.compute.generate.sampling import draw
 from truing.errors import MissingError
 from truing.models import Loaded
-from truing.models.parity import longest_exact, output_weight, too_long
+from truing.models.output import output_weight
+from truing.models.parity import longest_exact, too_long
 from truing.packing import forest
 from truing.records import TEXT_ROLE, Completion, Group, Message, Sampled
 from truing.rendering import Row
