@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import tiny
+
 from parity.rows import (
     EQUAL,
     certain_scores,
@@ -17,6 +19,7 @@ from parity.rows import (
     demonstration_texts,
     demonstrations,
     equal_lengths,
+    margins,
     one_token_prompts,
     texts,
     thumbs,
@@ -43,7 +46,7 @@ class Call:
 class Case:
     """An objective of Truing, the trainer of TRL that it must agree with, and on which rows.
 
-    reference: whether there is one; without, Truing's stage has `reference = "none"`.
+    reference: whether there is one; without, Truing's stage has `reference = "none"`. tokenizer: of both sides.
     """
 
     ours: Call
@@ -51,10 +54,28 @@ class Case:
     note: str = ""
     rows: Callable[[], list[Group]] = comparisons
     reference: bool = True
+    tokenizer: Callable[[], Any] = tiny.tokenizer
 
 
 def call(name: str, **settings: Any) -> Call:
     return Call(name, settings)
+
+
+def padded_apart() -> Any:
+    """Pads with a token that nothing writes."""
+    return tiny.tokenizer(pad=tiny.BOS)
+
+
+def padded_with_eos() -> Any:
+    """Pads with its eos token, which is not the token that ends a turn: so the tokenizers of many base models."""
+    made = tiny.tokenizer(pad=tiny.BOS)
+    made.eos_token = tiny.BOS
+    return made
+
+
+def rewarding(ours: Call, theirs: Call, note: str = "", rows: Callable[[], list[Group]] = comparisons) -> Case:
+    """A reward model, with padding that ends no answer."""
+    return Case(ours, theirs, note, rows, tokenizer=padded_apart)
 
 
 def _short(value: Any) -> str:
@@ -70,6 +91,15 @@ TOKEN_MEAN = (
 NO_REFERENCE = "TRL's form without a reference is in another trainer"
 SUMMED = "TRL's nll is per token, Truing's is summed: equal, but for a factor, where all answers are equally long"
 TWO = "TRL has no rankings: equal on two answers"
+LAST = (
+    "TRL takes the score at the last token of the conversation, Truing at the one that ended the answer: equal where "
+    "the chat template writes nothing after it. SmolLM2's and Qwen's write a newline, where TRL then takes it"
+)
+PADDED = (
+    "the pad token is the eos token. TRL finds the last token as the last one that is not padding: equal where no "
+    "answer ends in the pad token. Where that token ends each turn and nothing follows it, TRL takes the score one "
+    "token too early, before the answer has ended"
+)
 
 CASES = [
     Case(call("dpo", beta=0.1), call("DPO", loss_type="sigmoid", beta=0.1)),
@@ -287,6 +317,21 @@ CASES = [
     Case(call("nll"), call("SFT", loss_type="nll"), rows=demonstrations),
     Case(call("nll"), call("SFT", loss_type="nll"), "verbatim text", demonstration_texts),
     Case(call("dft"), call("SFT", loss_type="dft"), rows=demonstrations),
+    rewarding(call("bradley_terry"), call("Reward"), LAST),
+    rewarding(call("bradley_terry"), call("Reward"), "verbatim text", texts),
+    Case(call("bradley_terry"), call("Reward"), PADDED, tokenizer=padded_with_eos),
+    rewarding(call("bradley_terry", centering=0.3), call("Reward", center_rewards_coefficient=0.3)),
+    rewarding(call("margin"), call("Reward"), "TRL reads margins from a column `margin`", margins),
+    rewarding(
+        call("soft_margin"), call("Reward"), "TRL has no smoothing: equal where every margin is above 0", margins
+    ),
+    rewarding(
+        call("ordinal"),
+        call("Reward"),
+        "TRL has no degrees of preference: equal where scores are 1 and 0",
+        certain_scores,
+    ),
+    rewarding(call("listwise"), call("Reward"), TWO),
 ]
 
 NO_COUNTERPART = {
@@ -305,6 +350,8 @@ NO_COUNTERPART = {
     "beta_dpo": "no beta that follows the step",
     "csft": "nll on rows that Truing arranges",
     "chain_of_hindsight": "nll on rows that Truing arranges",
+    "token_level": "no scores before an answer's end",
+    "regression": "no ratings",
 }
 """What TRL does not have of ours, and what it is that is missing."""
 
@@ -314,5 +361,6 @@ THEIRS_ALONE = (
     "ld_alpha and use_weighting with other losses than sigmoid; Truing's ld_dpo and wpo are logistic",
     "nll beside CPO's hinge, ipo, simpo and alphapo, and alphapo's reward in the other losses of CPO",
     "nll of a gold answer beside TPO's hinge, ipo and tpo-l; Truing's tpo is logistic",
+    "center_rewards_coefficient with margins; Truing's bradley_terry alone is centred",
 )
 """What Truing does not have of theirs."""

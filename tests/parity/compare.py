@@ -12,14 +12,17 @@ import tiny
 import tiny_model
 import torch
 from torch import Tensor
+from transformers import AutoModelForSequenceClassification
 
 from parity.cases import Case
 from truing import reductions
+from truing.compute.attention import ATTENTION
 from truing.compute.engine.local import LocalEngine
+from truing.models import Loaded
 from truing.objectives import bind
 from truing.packing import pack
 from truing.records import Group, Message
-from truing.rendering import Row
+from truing.rendering import Renderer, Row
 from truing.stages.arranging import judge
 from truing.stages.context import Model
 from truing.stages.preference import Preference, _add, _Sources
@@ -43,7 +46,7 @@ def difference(case: Case, folder: Path) -> tuple[float, float]:
 def ours(case: Case, folder: Path) -> Step:
     """The step as the stages take it, from Groups to gathered gradients."""
     objective = bind({"name": case.ours.name, **case.ours.settings})
-    engine = LocalEngine(tiny.loaded_model(seed=1))
+    engine = LocalEngine(_loaded(case))
     if objective.kind == "token":
         step = _step(engine, case.rows())
         divisor = reductions.divisor(step.rows, "token_mean")
@@ -85,6 +88,14 @@ def reference_model() -> Any:
     return model
 
 
+def reward_model(attention: str) -> Any:
+    """A decoder with a head that gives one score, the same each time."""
+    config = tiny.config(num_labels=1, pad_token_id=None)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return AutoModelForSequenceClassification.from_config(config, attn_implementation=attention).eval()
+
+
 @cache
 def trainers() -> dict[str, tuple[Any, Any]]:
     """TRL's trainers and their settings, by name."""
@@ -92,8 +103,14 @@ def trainers() -> dict[str, tuple[Any, Any]]:
     import trl
     from trl.experimental import cpo, orpo, tpo
 
-    homes = {"DPO": trl, "KTO": trl, "SFT": trl, "CPO": cpo, "ORPO": orpo, "TPO": tpo}
+    homes = {"DPO": trl, "KTO": trl, "SFT": trl, "Reward": trl, "CPO": cpo, "ORPO": orpo, "TPO": tpo}
     return {name: (getattr(home, f"{name}Trainer"), getattr(home, f"{name}Config")) for name, home in homes.items()}
+
+
+def _loaded(case: Case) -> Loaded:
+    if case.theirs.name != "Reward":
+        return tiny.loaded_model(seed=1)
+    return Loaded(reward_model(ATTENTION), Renderer(case.tokenizer(), [tiny.VOCABULARY - 1]), "tiny")
 
 
 def _step(engine: LocalEngine, groups: Sequence[Group]) -> Step:
@@ -131,10 +148,10 @@ def _trainer(case: Case, folder: Path) -> Any:
         "max_length": None,
     }
     return trainer(
-        model=tiny.plain_model(seed=1),
+        model=reward_model("sdpa") if case.theirs.name == "Reward" else tiny.plain_model(seed=1),
         args=config(**{**common, **case.theirs.settings}),
         train_dataset=Dataset.from_list([_columns(group) for group in groups]),
-        processing_class=tiny.tokenizer(),
+        processing_class=case.tokenizer(),
         **({"ref_model": reference_model()} if case.theirs.name in ("DPO", "KTO") else {}),
     )
 
@@ -146,7 +163,8 @@ def _columns(group: Group) -> dict[str, Any]:
     if len(answers) == 1:
         label = group.completions[0].label
         return row | {"completion": answers[0]} | ({} if label is None else {"label": label})
-    return row | {"reference": answers[0], "chosen": answers[-2], "rejected": answers[-1]}
+    row |= {"reference": answers[0], "chosen": answers[-2], "rejected": answers[-1]}
+    return row if group.strength is None else row | {"margin": group.strength}
 
 
 def _written(messages: tuple[Message, ...]) -> Any:

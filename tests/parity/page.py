@@ -17,6 +17,7 @@ INTRODUCTION = """# Truing and TRL
 Each line is one optimizer step of Truing, from rows through rendering, several forests, the engine and the stage, and
 the same step of TRL 1.16's own trainer: same weights, reference and rows, fp32 on CPU. `make parity` measures it anew
 and writes this page; the tests hold every loss to 1e-5, and the gradient of every weight to a relative 1e-4 in norm.
+Reward models, whose head's weight is compared as well, are held to 1e-6 and 1e-5.
 """
 HEAD = """
 | Truing | TRL | difference of the loss | largest relative difference of a gradient | where they differ on purpose |

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from truing.records import Completion, Group, assistant, comparison, text, user
+from truing.records import Completion, Group, Sampled, assistant, comparison, text, user
 
 CONVERSATIONS = [
     # asked, good answer, bad answer, gold answer; short, as fp32 keeps seven digits of a sum of log-probabilities
@@ -16,11 +16,31 @@ CONVERSATIONS = [
 ]
 EQUAL = 4
 """Tokens of every answer of `equal_lengths`: three letters that do not merge, and the end-of-turn token."""
+_CUT = Sampled((), (), "length", "none", "another tokenizer")
 
 
 def comparisons() -> list[Group]:
     """Conversations whose answers differ in length."""
     return [comparison((user(asked),), _said(good), _said(bad)) for asked, good, bad, _ in CONVERSATIONS]
+
+
+def margins() -> list[Group]:
+    """The same, each with how much better the good answer is."""
+    return [replace(group, strength=0.5 + place) for place, group in enumerate(comparisons())]
+
+
+def unfinished() -> list[Group]:
+    """The same, as if each answer had been cut before its end-of-turn token."""
+    return _cut(comparisons())
+
+
+def overlong() -> list[Group]:
+    """The same as text, with the newline that some chat templates write after a turn as the answers' last token."""
+    asking = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    said = "{}<|im_end|>\n"
+    return _cut(
+        [_written(asking.format(asked), said.format(good), said.format(bad)) for asked, good, bad, _ in CONVERSATIONS]
+    )
 
 
 def texts() -> list[Group]:
@@ -93,3 +113,11 @@ def _said(words: str) -> Completion:
 
 def _written(prompt: str, good: str, bad: str) -> Group:
     return comparison((text(prompt),), Completion((text(good),)), Completion((text(bad),)))
+
+
+def _cut(groups: list[Group]) -> list[Group]:
+    """Without the token that ends an answer."""
+    return [
+        replace(group, completions=tuple(replace(answer, sampled=_CUT) for answer in group.completions))
+        for group in groups
+    ]
