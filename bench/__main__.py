@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from bench import curves, dpo, gpu, page, plan, sampling, scaling, sft
+from bench import curves, dpo, gpu, page, plan, reward, sampling, scaling, sft
 from bench.rows import NotThereError
 from bench.training import RESULTS, Settings, say
 
@@ -29,6 +29,12 @@ def measure_dpo(profile: str = "all", settings: Given = None) -> None:
 def measure_sft(profile: str = "all", settings: Given = None) -> None:
     """SFT on one profile (hh, real) or both."""
     _each(sft.PROFILES, profile, sft.run, settings or Settings())
+
+
+@app.command(name="reward")
+def measure_reward(profile: str = "all", settings: Given = None) -> None:
+    """Reward models on one profile (hh) or all of them."""
+    _each(reward.PROFILES, profile, reward.run, settings or Settings())
 
 
 @app.command(name="sampling")
@@ -69,6 +75,7 @@ def measure_all(settings: Given = None) -> None:
     """Every task on the CPU, then the page."""
     measure_dpo("all", settings)
     measure_sft("all", settings)
+    measure_reward("all", settings)
     measure_sampling(settings=settings)
     measure_scaling(settings)
     measure_curves(settings=settings)

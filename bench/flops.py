@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from truing.costs import Lengths, Shape, operations
 from truing.rendering import Row
@@ -10,14 +11,20 @@ from truing.rendering import Row
 __all__ = ["Shape", "forward", "training", "useful_tokens"]
 
 
-def forward(shape: Shape, rows: Iterable[Row]) -> float:
-    """FLOPs of one forward pass: body, attention, head."""
-    return operations(shape, map(Lengths.of, rows))
+def forward(shape: Shape, rows: Iterable[Row], *, scores: bool = False) -> float:
+    """FLOPs of one forward pass: body, attention, head.
+
+    scores: the head gives one number for each answer, in place of the vocabulary for each scored token.
+    """
+    lengths = map(Lengths.of, rows)
+    if not scores:
+        return operations(shape, lengths)
+    return operations(replace(shape, vocabulary=1), (row._replace(scored=len(row.answers)) for row in lengths))
 
 
-def training(shape: Shape, rows: Iterable[Row], *, reference_pass: bool = False) -> float:
+def training(shape: Shape, rows: Iterable[Row], *, reference_pass: bool = False, scores: bool = False) -> float:
     """FLOPs of one optimizer step: the backward pass takes twice the forward pass."""
-    return (4 if reference_pass else 3) * forward(shape, rows)
+    return (4 if reference_pass else 3) * forward(shape, rows, scores=scores)
 
 
 def useful_tokens(rows: Iterable[Row]) -> int:

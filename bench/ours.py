@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +18,13 @@ from bench.rows import from_json
 from truing.compute import Sampling, machine
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate.native import NativeGenerator
-from truing.models import Loaded, add_lora, load
+from truing.models import Loaded, add_lora, load, reward
 from truing.objectives import bind
 from truing.packing import pack
 from truing.records import Group, Message
 from truing.reductions import scored_tokens
 from truing.rendering import Row
-from truing.tensors import Forest, Logprobs, Pair
+from truing.tensors import Forest, Logprobs, Pair, Values
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 FOREST_TOKENS = 2048
@@ -104,16 +105,34 @@ class Sft:
         return value.sum() / sum(map(scored_tokens, rows))
 
 
+class RewardModel:
+    """Bradley-Terry on the scores of chosen and rejected answers."""
+
+    def __init__(self, engine: LocalEngine) -> None:
+        self._engine = engine
+        self._objective = bind({"name": "bradley_terry"})
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        pass
+
+    def loss(self, forest: Forest, rows: Sequence[Row]) -> Tensor:
+        (scores,) = self._engine.scores(forest)
+        value: Tensor = self._objective(score=_pairs(scores)).value
+        return value.sum() / len(rows)
+
+
 def train(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Steps of DPO or SFT on given rows. Returns seconds of each step, phases, losses, norms and memory."""
+    """Steps of a task on given rows. Returns seconds of each step, phases, losses, norms and memory."""
     machine.keep_freed_memory()
     device, rows = torch.device(spec["device"]), from_json(spec["rows"])
-    loaded = load(spec["model"], dtype=torch.float32, device=device)
+    loaded = load(spec["model"], dtype=torch.float32, device=device, outputs=int(spec["task"] == "reward"))
+    if spec["task"] == "reward":
+        draw_head(loaded.model)
     memory = Memory(device)
     if spec["lora"]:
         loaded = Loaded(adapted(loaded.model), loaded.renderer, loaded.source)
     engine = LocalEngine(loaded, dtype=DTYPES[spec["precision"]])
-    method: Method = Sft(engine) if spec["task"] == "sft" else Dpo(engine, spec["beta"], spec["reference_pass"])
+    method = _method(spec, engine)
     began = time.perf_counter()
     method.prepare(rows)
     cache = 0.0 if spec["reference_pass"] else (time.perf_counter() - began) / len(rows)
@@ -142,6 +161,13 @@ def adapted(model: Any) -> Any:
     """The model with an adapter that is the same for both sides: the same seed draws the same numbers."""
     torch.manual_seed(0)
     return add_lora(model, rank=16, alpha=32.0, targets="all-linear")
+
+
+def draw_head(model: Any) -> None:
+    """A head for scores that is the same for both sides, as wide as Truing draws its own."""
+    weight = getattr(model, reward.HEAD).weight
+    drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    weight.data.copy_(drawn / math.sqrt(weight.shape[1] + 1))
 
 
 def sample(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +220,13 @@ def optimize(
     return total, norm
 
 
-def _pairs(logprobs: Logprobs) -> Pair[Logprobs]:
+def _method(spec: Mapping[str, Any], engine: LocalEngine) -> Method:
+    if spec["task"] == "dpo":
+        return Dpo(engine, spec["beta"], spec["reference_pass"])
+    return Sft(engine) if spec["task"] == "sft" else RewardModel(engine)
+
+
+def _pairs(found: Values) -> Pair[Values]:
     """Answers stand as chosen, rejected, chosen, rejected, ..."""
-    places = torch.arange(logprobs.count, device=logprobs.token.device)
-    return Pair(logprobs.select(places[::2]), logprobs.select(places[1::2]))
+    places = torch.arange(found.count, device=found.token.device)
+    return Pair(found.select(places[::2]), found.select(places[1::2]))

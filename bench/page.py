@@ -33,6 +33,7 @@ METHOD = """
   and is then timed. A step is timed from its rows to the renewed weights, packing or padding included.
 - **The same work.** Both sides get the same checkpoint, token ids, rows of each step, learning rate, beta and AdamW;
   weights that are trained are fp32, and compute is bf16 (for TRL by autocast) unless tuning found fp32 faster.
+  Reward models begin with the same head, and no row ends in a padding token, by which TRL finds a row's end.
 - **Equality gate.** Before any ratio, both sides of it train in fp32 on two rows for four steps, with TRL's options of
   that comparison; where it accumulates gradients over micro-batches, it does so over these rows too.
   Losses must agree to a relative 1e-4 and gradient norms before clipping to 1e-3, at every step;
@@ -56,8 +57,8 @@ METHOD = """
 - **Rows.** `hh` (127/59), `ultrafeedback` (120/289) and `tldr` (382/34) are random tokens with log-normal lengths
   (sigma 0.6, mean tokens of prompt/answer), none longer than 1,024; `real` is HH-RLHF's harmless half.
 - **Share of the matrix rate** is the arithmetic that the step needs (no padding, no prompt twice, nothing recomputed,
-  the output layer on scored tokens only, causal attention) over the time, over the rate of the model's own bf16
-  matrix products measured in the same round.
+  the output layer on scored tokens only, that of a reward on the last of each answer, causal attention) over the
+  time, over the rate of the model's own bf16 matrix products measured in the same round.
 - **Curves and scaling.** Scaling runs judging, rendering, packing and the choice of rows for all rows, and of the
   passes through the model a spread sample. Curves train the same rows in the same order in bf16 and in fp32.
 - **`generate-default`** is `from_pretrained` and `generate` as they come, left-padded; **`generate-best`** is the
@@ -91,6 +92,7 @@ TARGETS = [
     *_against("dpo/ultrafeedback", "DPO ultrafeedback", 5, 3, 0.4),
     *_against("dpo/tldr", "DPO tldr", 10, 5, 0.4),
     *_against("sft/hh", "SFT hh", 6, 3, 0.5),
+    *_against("reward/hh", "Reward model hh", 7, 4, 0.5),
     Target("Sampling, times `generate`", "sampling/brief", "generate-default", "times_faster", 3),
     Target("Sampling, times its best setting", "sampling/brief", "generate-best", "times_faster", 2),
     Target("Sampling, share of its memory", "sampling/brief", "generate-default", "memory", 0.6, False),
@@ -140,7 +142,6 @@ def _targets(entries: Mapping[str, Entry]) -> str:
         found = entries.get("scaling/hh", {}).get("spread", {}).get(name)
         measured = "not measured" if found is None else f"{100 * found:.0f} %"
         lines.append((f"Cost of a token from {over}: spread", f"<= {100 * FLAT:.0f} %", measured, _met(found, FLAT)))
-    lines.append(("Reward models", "", "comes with reward models", ""))
     return "\n## Targets\n\n" + _table(("", "target", "measured", "reached"), lines)
 
 

@@ -12,15 +12,16 @@ import transformers
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     ContinuousBatchingConfig,
     GenerationConfig,
     TrainerCallback,
 )
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from bench.machine import Memory, synchronize
-from bench.ours import DTYPES, adapted, timed_sampling
+from bench.ours import DTYPES, adapted, draw_head, timed_sampling
 from bench.rows import from_json
 from truing.models.quiet import quiet_libraries
 from truing.rendering import Row
@@ -96,16 +97,22 @@ class PreparedSft(_Prepared, SFTTrainer):  # type: ignore[misc]
     """TRL's SFTTrainer on given token ids."""
 
 
+class PreparedReward(_Prepared, RewardTrainer):  # type: ignore[misc]
+    """TRL's RewardTrainer on given token ids."""
+
+
+TRAINERS: dict[str, Any] = {"dpo": PreparedDpo, "sft": PreparedSft, "reward": PreparedReward}
+
+
 def train(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Steps of TRL's trainer on given rows, in their order."""
     rows = from_json(spec["rows"])
-    sft = spec["task"] == "sft"
     ordered = [row for step in spec["steps"] for row in _longest_first([rows[index] for index in step])]
-    data = Dataset.from_list([_sft_columns(row) if sft else _dpo_columns(row) for row in ordered])
+    data = Dataset.from_list([_columns(spec["task"], row) for row in ordered])
     clock = Clock(torch.device(spec["device"]))
     with quiet_libraries():
-        trainer = (PreparedSft if sft else PreparedDpo)(
-            model=_adapted(spec) if spec["lora"] else spec["model"],
+        trainer = TRAINERS[spec["task"]](
+            model=_model(spec),
             args=_config(spec),
             train_dataset=data,
             processing_class=AutoTokenizer.from_pretrained(spec["model"]),
@@ -136,7 +143,7 @@ def sample(spec: Mapping[str, Any]) -> dict[str, Any]:
     return timed_sampling(once, spec, device) | {"memory": memory.taken(), "dtype": str(model.dtype)}
 
 
-def _config(spec: Mapping[str, Any]) -> DPOConfig | SFTConfig:
+def _config(spec: Mapping[str, Any]) -> DPOConfig | SFTConfig | RewardConfig:
     """TRL's defaults, but for what is the same for all and what `options` say."""
     batch = len(spec["steps"][0])
     micro = spec["options"].get("micro_batch", batch)
@@ -158,6 +165,8 @@ def _config(spec: Mapping[str, Any]) -> DPOConfig | SFTConfig:
     own = {name: value for name, value in spec["options"].items() if name != "micro_batch"}
     if spec["task"] == "sft":
         return SFTConfig(**same_for_all, **own)
+    if spec["task"] == "reward":
+        return RewardConfig(**same_for_all, **own)
     return DPOConfig(**same_for_all, beta=spec["beta"], **own)
 
 
@@ -166,19 +175,28 @@ def _longest_first(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: -row.longest)
 
 
-def _dpo_columns(row: Row) -> dict[str, list[int]]:
-    chosen, rejected = row.answers
-    return {"prompt_ids": list(row.prompt), "chosen_ids": list(chosen.tokens), "rejected_ids": list(rejected.tokens)}
+def _columns(task: str, row: Row) -> dict[str, list[int]]:
+    """The row under the names of the task's trainer."""
+    prompt, (first, *others) = list(row.prompt), [list(answer.tokens) for answer in row.answers]
+    if task == "sft":
+        return {"input_ids": prompt + first, "labels": [-100] * len(prompt) + first}
+    if task == "reward":
+        return {"chosen_ids": prompt + first, "rejected_ids": prompt + others[0]}
+    return {"prompt_ids": prompt, "chosen_ids": first, "rejected_ids": others[0]}
 
 
-def _sft_columns(row: Row) -> dict[str, list[int]]:
-    answer = list(row.answers[0].tokens)
-    return {"input_ids": [*row.prompt, *answer], "labels": [-100] * len(row.prompt) + answer}
+def _model(spec: Mapping[str, Any]) -> Any:
+    """What the trainer is given: a name that it loads itself, or a model to which something must be done first."""
+    if spec["task"] == "reward":
+        model = _read(AutoModelForSequenceClassification, spec, num_labels=1)
+        model.config.architectures = [type(model).__name__]
+        draw_head(model)
+        return adapted(model) if spec["lora"] else model
+    return adapted(_read(AutoModelForCausalLM, spec)) if spec["lora"] else spec["model"]
 
 
-def _adapted(spec: Mapping[str, Any]) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype=torch.float32).to(spec["device"])
-    return adapted(model)
+def _read(kind: Any, spec: Mapping[str, Any], **how: Any) -> Any:
+    return kind.from_pretrained(spec["model"], dtype=torch.float32, **how).to(spec["device"])
 
 
 def _generate(model: Any, tokenizer: Any, spec: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Training measured: what the benchmarks of DPO and SFT share."""
+"""Training measured: what the benchmarks of DPO, SFT and reward models share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from truing.rendering import Row
 
 RESULTS = ROOT / "docs" / "benchmarks" / "results.json"
 BETA = 0.1
-LEARNING_RATES = {"dpo": 5e-6, "sft": 2e-5}
+LEARNING_RATES = {"dpo": 5e-6, "sft": 2e-5, "reward": 1e-5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,8 @@ class _Work:
     def utilisation(self, system: System, runs: Sequence[Any], rooflines: Sequence[Any]) -> dict[str, Any]:
         """Needed FLOPs over time, as a share of the matrix rate measured in the same round."""
         shape = self._shape()
-        needed = [flops.training(shape, rows, reference_pass=system.reference_pass) for rows in self._timed(system)]
+        kind = {"reference_pass": system.reference_pass, "scores": self.task == "reward"}
+        needed = [flops.training(shape, rows, **kind) for rows in self._timed(system)]
         rates = [[f / s for f, s in zip(needed, run["seconds"], strict=True)] for run in runs]
         shares = [rate / roof["bf16"] for own, roof in zip(rates, rooflines, strict=True) for rate in own]
         return {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import tiny_model
 import torch
 
-from bench import curves, dpo, gpu, machine, page, plan, process, sampling, scaling, sft
+from bench import curves, dpo, gpu, machine, page, plan, process, reward, sampling, scaling, sft
 from bench.rows import ROOT, NotThereError
 from bench.training import RESULTS, Settings
 
@@ -38,25 +39,32 @@ def settings(tmp_path, monkeypatch):
 def test_every_task_ends_in_the_page(settings, capsys):
     dpo.run("tiny", settings)
     sft.run("tiny", settings)
+    reward.run("tiny", settings)
     sampling.run(settings, length=4)
     curves.run(settings, steps=2, seeds=2)
     scaling.run(settings, pairs=(4, 8), batches=(2, 4), words=4)
     entries = json.loads(settings.out.read_text())
-    assert entries.keys() == {"dpo/tiny", "sft/tiny", "sampling/brief", "curves/sft", "scaling/hh"}
-    for name in ("dpo/tiny", "sft/tiny", "sampling/brief"):
+    assert entries.keys() == {"dpo/tiny", "sft/tiny", "reward/tiny", "sampling/brief", "curves/sft", "scaling/hh"}
+    for name in ("dpo/tiny", "sft/tiny", "reward/tiny", "sampling/brief"):
         for one in entries[name]["comparisons"]:
             assert one["gate"]["agreed"], one
             assert one["times_faster"]["value"] > 0
-    assert capsys.readouterr().err.count("x as fast") >= 7
+    assert capsys.readouterr().err.count("x as fast") >= 9
     page.write(settings.out)
     text = (settings.out.parent / "README.md").read_text()
     assert "no CUDA device was at hand" in text
     assert "| `trl-tuned` |" in text
-    for picture in ("dpo-rate", "sft-memory", "sampling-rate", "curves"):
+    for picture in ("dpo-rate", "sft-memory", "reward-memory", "sampling-rate", "curves"):
         assert (settings.out.parent / f"{picture}.svg").read_text().startswith("<?xml")
     again = text
     page.write(settings.out)
     assert (settings.out.parent / "README.md").read_text() == again
+
+
+def test_adapters_agree_as_well(settings):
+    reward.run("tiny", replace(settings, lora=True, rounds=1))
+    for one in json.loads(settings.out.read_text())["reward/tiny"]["comparisons"]:
+        assert one["gate"]["agreed"], one
 
 
 def test_tuning_takes_the_fastest_and_tells_what_was_tried(settings, monkeypatch):

@@ -109,6 +109,10 @@ def test_flops_by_hand():
     assert flops.forward(shape, [row]) == 2 * 144 * 4 + 4 * 4 * (3 + 3 + 3) + 2 * 40 * 2
     assert flops.training(shape, [row]) == 3 * flops.forward(shape, [row])
     assert flops.useful_tokens([row]) == 4
+    # a reward's head: one number for each of the two answers, however many tokens are scored
+    (longer,) = tiny.random_rows(0, [(2, (2, 1))])
+    assert flops.forward(shape, [longer], scores=True) == 2 * 144 * 5 + 4 * 4 * (3 + 7 + 3) + 2 * 4 * 2
+    assert flops.training(shape, [row], scores=True) == 3 * flops.forward(shape, [row], scores=True)
 
 
 def test_steps_are_whole_and_grouped_ones_are_alike():
