@@ -170,7 +170,8 @@ def _made(run: Run, artifact: Artifact) -> dict[str, Model | Groups]:
     """What an artifact is to later stages, by its key."""
     for kind in ("model", "reward"):
         if kind in artifact.meta:
-            return {artifact.key: Model(artifact.key, str(run.path.absolute() / str(artifact.meta[kind])))}
+            members = tuple(str(run.path.absolute() / name) for name in artifact.meta.get("members", ()))
+            return {artifact.key: Model(artifact.key, str(run.path.absolute() / str(artifact.meta[kind])), members)}
     if "groups" in artifact.meta:
         file = artifact.path / str(artifact.meta["groups"])
         read = functools.cache(lambda: formats.read_groups(file, format="group"))

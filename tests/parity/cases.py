@@ -350,6 +350,10 @@ NO_COUNTERPART = {
     "beta_dpo": "no beta that follows the step",
     "csft": "nll on rows that Truing arranges",
     "chain_of_hindsight": "nll on rows that Truing arranges",
+    "bradley_terry_nll": "no language-model term in reward models",
+    "grm": "no language-model term in reward models",
+    "grm_dpo": "no language-model term in reward models",
+    "odin": "no second head",
     "token_level": "no scores before an answer's end",
     "regression": "no ratings",
 }

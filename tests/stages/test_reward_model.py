@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,39 @@ def test_a_second_head_does_not_depend_on_how_the_step_is_cut(folder: Path, runs
     whole, cut = (trained(runs(), folder, objective="odin", forest_tokens=tokens) for tokens in (2048, 8))
     rows = some_rows(whole)
     torch.testing.assert_close(rewards(whole, rows), rewards(cut, rows), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_members_are_averaged(folder: Path, runs: Callable[[], Run], lora: dict[str, Any] | None) -> None:
+    """They learned in different orders from one head, and the result's weights are the mean of theirs."""
+    run = runs()
+    settings = {"batch_size": 4, "epochs": 2, "learning_rate": 5e-3, "members": 3, "lora": lora}
+    arguments = (
+        tiny_model.context(run, "rm"),
+        validated(RewardModel, settings, "test"),
+        tiny_model.model_of(folder),
+        tiny_model.given(tiny_model.pairs()),
+        tiny_model.given(tiny_model.pairs(8, start=30)),
+    )
+    reward_model(*arguments)
+    artifact = run.artifact("key")
+    assert artifact is not None
+    names = [*artifact.meta["members"], artifact.meta["reward"]]
+    assert names == ["checkpoint-6", "checkpoint-12", "checkpoint-18", "checkpoint-19"]
+    *members, average = (
+        dict(models.load(str(run.path / name), dtype=torch.float32, device=CPU, outputs=1).model.named_parameters())
+        for name in names
+    )
+    for name, weight in average.items():
+        torch.testing.assert_close(weight, torch.stack([member[name] for member in members]).mean(0))
+    head = [member["score.weight"] for member in members]
+    assert 0 < (head[0] - head[1]).abs().max() < 0.3, "one head at the start, another order of the rows"
+    shutil.rmtree(run.path / "artifacts" / "key")  # killed before the average was written down
+    before = [path.stat().st_mtime_ns for path in sorted(run.path.glob("checkpoint-*"))]
+    reward_model(*arguments)
+    assert [path.stat().st_mtime_ns for path in sorted(run.path.glob("checkpoint-*"))][:3] == before[:3], (
+        "members that are there are not trained again"
+    )
 
 
 def test_goes_on_with_a_fresh_second_head(folder: Path, runs: Callable[[], Run]) -> None:

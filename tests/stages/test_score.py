@@ -204,7 +204,17 @@ def test_an_ensemble_of_reward_models_made_on_the_way(folder: Path, tmp_path: Pa
         {"use": "reward_model", "name": name, "batch_size": size} for name, size in (("first", 2), ("second", 4))
     ]
     table["stage"] = [*trained, *table["stage"]]
-    run = run_recipe(make_recipe(table), out=tmp_path / "run")
+    scored_with_deviations(table, tmp_path / "run")
+    table["stage"] = [{**trained[0], "name": "rm", "members": 2}, table["stage"][-1]]
+    table["stage"][-1]["scorer"] = {"name": "reward_model", "members": "lower"}
+    scored_with_deviations(table, tmp_path / "members")
+    table["stage"][0]["members"] = 1
+    with pytest.raises(ConfigError, match="name a stage with members = 2 or more"):
+        run_recipe(make_recipe(table), out=tmp_path / "alone")
+
+
+def scored_with_deviations(table: dict[str, Any], out: Path) -> None:
+    run = run_recipe(make_recipe(table), out=out)
     made = next(a for a in Run.read(run).artifacts() if a.stage == "score" and "groups" in a.meta)
     for line in (made.path / "groups.jsonl").read_text().splitlines():
         assert all(deviation > 0 for deviation in json.loads(line)["extra"]["deviation"])

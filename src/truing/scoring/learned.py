@@ -14,32 +14,46 @@ from truing.models.quiet import quiet_libraries
 from truing.records import Completion, Group
 from truing.rendering import Row
 from truing.scoring.answers import rewards
-from truing.scoring.score import FileName, ModelName, Score, Scorer, Tools, each
+from truing.scoring.score import FileName, ModelName, Pooling, Score, Scorer, Tools, each, pooled
 
 Positive = Annotated[int, Field(ge=1)]
 
 
-def reward_model(tools: Tools, *, model: ModelName = "", max_length: Positive = 4096) -> Scorer:
+def reward_model(
+    tools: Tools,
+    *,
+    model: ModelName = "",
+    members: Pooling | None = None,
+    deviations: float = 1.0,
+    max_length: Positive = 4096,
+) -> Scorer:
     """What a reward model gives an answer, at the token that ended it; of a cut answer at its last token.
 
     model: a reward model's folder, run, hub id, or the stage that trains it; none: the last one of the recipe.
+    members: of a stage that trained several, what they say one by one: mean; min; or lower, the mean less some
+        deviations; none: their average weights.
+    deviations: how many, for lower.
     max_length: longer rows, in tokens, fail.
     """
-    engine = tools.engine(model, 1)
+    engines = tools.engines(model, members is not None)
 
     def score(groups: Sequence[Group]) -> list[tuple[Score, ...]]:
         said: list[tuple[Score, ...]] = [()] * len(groups)
         rows: list[Row] = []
         places: list[int] = []
         for place, group in enumerate(groups):
-            row = _rendered(engine.renderer.render, group, max_length)
+            row = _rendered(engines[0].renderer.render, group, max_length)
             if isinstance(row, Row):
                 rows.append(row)
                 places.append(place)
             else:
                 said[place] = (row,) * len(group.completions)
-        for place, values in zip(places, rewards(engine, rows, budget=tools.budget), strict=True):
-            said[place] = tuple(map(Score.of, values))
+        each = [rewards(engine, rows, budget=tools.budget) for engine in engines]
+        for number, place in enumerate(places):
+            answers = zip(*(values[number] for values in each), strict=True)
+            said[place] = tuple(
+                pooled(values, members, deviations) if members else Score.of(*values) for values in answers
+            )
         return said
 
     return score

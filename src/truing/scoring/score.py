@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
 
 from truing.compute import Engine
 from truing.errors import ConfigError
@@ -41,6 +43,16 @@ class Score(NamedTuple):
         return cls(None, None, reason)
 
 
+Pooling = Literal["mean", "min", "lower"]
+
+
+def pooled(values: Sequence[float], by: Pooling, deviations: float) -> Score:
+    """What several say as one score with their standard deviation: the mean, the least, or the mean less deviations."""
+    mean, deviation = float(np.mean(values)), float(np.std(values))
+    value = {"mean": mean, "min": min(values), "lower": mean - deviations * deviation}[by]
+    return Score.of(value, deviation)
+
+
 Scorer = Callable[[Sequence[Group]], list[tuple[Score, ...]]]
 """Scores of all answers of all Groups. Whole Groups, so that a scorer may look at the answers side by side."""
 
@@ -49,15 +61,15 @@ Scorer = Callable[[Sequence[Group]], list[tuple[Score, ...]]]
 class Tools:
     """What scorers that run a model are given.
 
-    engine: an engine for the model of this name, by how many numbers its head gives; "" is the run's own reward model.
+    engines: engines for the reward model of this name, "" for the run's own: of the model itself, or of its members.
     budget: tokens run at once.
     """
 
-    engine: Callable[[str, int], Engine]
+    engines: Callable[[str, bool], Sequence[Engine]]
     budget: int = 2048
 
 
-def no_models(name: str, outputs: int) -> Engine:
+def no_models(name: str, members: bool) -> Sequence[Engine]:
     """For scorers that run none."""
     raise ConfigError(f"there is no model here to score with{f': {name}' if name else ''}")
 

@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BeforeValidator, Field
 
 from truing.errors import ConfigError, did_you_mean
 from truing.records import Group
 from truing.scoring import endpoint, learned, rules
-from truing.scoring.score import NO_TOOLS, Score, Scorer, Tools
+from truing.scoring.score import NO_TOOLS, Pooling, Score, Scorer, Tools, pooled
 from truing.signatures import asks_for, public_functions, settings_of, validated
 
 
@@ -79,9 +78,7 @@ def gate(tools: Tools, *, of: Spec, condition: Spec, at_least: float = 0.5, clos
     return _joined(tools, (of, condition), join)
 
 
-def ensemble(
-    tools: Tools, *, of: Several, by: Literal["mean", "min", "lower"] = "mean", deviations: float = 1.0
-) -> Scorer:
+def ensemble(tools: Tools, *, of: Several, by: Pooling = "mean", deviations: float = 1.0) -> Scorer:
     """Several scorers of one thing, with how far they are apart (arXiv:2310.02743): what they disagree on is doubtful.
 
     of: the scorers; their scales must be alike.
@@ -90,14 +87,7 @@ def ensemble(
     """
     if len(of) < 2:
         raise ConfigError("ensemble: one scorer alone is none: name at least two")
-
-    def join(scores: Sequence[Score]) -> Score:
-        values = np.array([_value(score) for score in scores])
-        mean, deviation = float(values.mean()), float(values.std())
-        value = {"mean": mean, "min": float(values.min()), "lower": mean - deviations * deviation}[by]
-        return Score.of(value, deviation)
-
-    return _joined(tools, of, join)
+    return _joined(tools, of, lambda scores: pooled([_value(score) for score in scores], by, deviations))
 
 
 def _joined(tools: Tools, of: Sequence[dict[str, Any]], join: Callable[[Sequence[Score]], Score]) -> Scorer:

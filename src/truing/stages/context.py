@@ -13,7 +13,7 @@ import torch
 
 from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
-from truing.errors import Interrupted
+from truing.errors import ConfigError, Interrupted
 from truing.models import Loaded, load
 from truing.models.precision import Precision, compute_dtype
 from truing.progress import Reporter
@@ -24,10 +24,11 @@ from truing.store import Run
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model artifact: where it lies and the hash of what it is."""
+    """A model artifact: where it lies and the hash of what it is. members: the models whose average it is."""
 
     key: str
     source: str
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,17 @@ class Context:
 
     def tools(self, judges: Judges, budget: int) -> Tools:
         """What scorers need to run the models that they name."""
-        return Tools(lambda name, outputs: self.scorer(judges.models[name], outputs=outputs), budget)
+
+        def engines(name: str, members: bool) -> list[Engine]:
+            model = judges.models[name]
+            if members and not model.members:
+                raise ConfigError(
+                    f"reward_model: '{name or model.source}' has no members: name a stage with members = 2 or more"
+                )
+            sources = model.members if members else [model.source]
+            return [self.scorer(Model(model.key, source), outputs=1) for source in sources]
+
+        return Tools(engines, budget)
 
     @contextmanager
     def output(self, meta: Mapping[str, Any], part: str = "") -> Iterator[Path]:

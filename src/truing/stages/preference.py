@@ -15,7 +15,7 @@ from torch import Tensor
 from truing import statistics
 from truing.compute import Engine
 from truing.errors import ConfigError, DataError
-from truing.models import Loaded
+from truing.models import Loaded, read_renderer
 from truing.objectives import Bound, bind
 from truing.packing import pack
 from truing.records import Group
@@ -144,15 +144,23 @@ def preference(
     base: Model | None = None,
 ) -> None:
     """Trains on comparisons, rankings, scores or thumbs, and measures the objective on held-out rows."""
-    judged = judged_rows(settings, data.read())
+    rows, judged = prepared(context, settings, model, data)
     loaded = load_trainable(context, model, settings)
-    rows, kept, refused = render_rows(loaded.renderer, [j.group for j in judged], settings)
-    describe_data(context, data, len(judged), rows, refused)
-    warn_of_plain_text(context, loaded.renderer, [j.group for j in judged])
-    context.event("preview", row=rows[0].index, pieces=loaded.renderer.pieces(rows[0]))
-    used = [judged[place] for place in kept]
-    engine, result = fit(context, settings, loaded, model, rows, used, held_out, base)
+    engine, result = fit(context, settings, loaded, model, rows, judged, held_out, base)
     finish(context, engine, model, rows, settings, held_out=result)
+
+
+def prepared(
+    context: Context, settings: Preference, model: Model, data: Groups
+) -> tuple[Sequence[Row], Sequence[Judged]]:
+    """The rows that are trained on, with what people said of them. Writes down what they are."""
+    judged = judged_rows(settings, data.read())
+    renderer = read_renderer(model.source, context.chat_template)
+    rows, kept, refused = render_rows(renderer, [j.group for j in judged], settings)
+    describe_data(context, data, len(judged), rows, refused)
+    warn_of_plain_text(context, renderer, [j.group for j in judged])
+    context.event("preview", row=rows[0].index, pieces=renderer.pieces(rows[0]))
+    return rows, [judged[place] for place in kept]
 
 
 def fit(
