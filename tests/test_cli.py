@@ -166,6 +166,30 @@ def test_train_sft_makes_a_model_with_a_card_that_transformers_loads(here: Path,
     assert (here / "o" / "report.html").stat().st_size > 1000
 
 
+def test_train_names_the_stage_that_would_measure_a_reward_model(here: Path, truing: Any, model: Path) -> None:
+    words = ("bradley_terry", "max_steps=1", "--model", model, "--data", "pairs.jsonl", "--held-out", "0.3")
+    done = truing("train", *words, "--out", "o")
+    assert done.code == 0, done.err
+    said, folder, held_out = done.out.splitlines()
+    assert said == "done; the recipe has no stage 'evaluate_reward', so there is no verdict"
+    assert folder == "run: o"
+    assert held_out.startswith("reward_model: held-out accuracy ")
+    assert "Add an <code>evaluate_reward</code> stage" in (here / "o" / "report.html").read_text()
+
+
+def test_run_ends_in_the_verdict_on_a_reward_model(here: Path, truing: Any, model: Path) -> None:
+    (here / "reward.toml").write_text(
+        f'model = "{model}"\nprecision = "fp32"\ndevice = "cpu"\n[data]\npath = "pairs.jsonl"\nheld_out = 0.3\n'
+        '[[stage]]\nuse = "reward_model"\nmax_steps = 1\n[[stage]]\nuse = "evaluate_reward"\n'
+    )
+    done = truing("run", "reward.toml", "--out", "out")
+    assert done.code == 0, done.err
+    assert re.match(r"the reward model orders \d+ % \[\d+, \d+\] of \d+ held-out comparisons", done.out.splitlines()[0])
+    plan = truing("plan", "reward.toml")
+    assert plan.code == 0, plan.err
+    assert "evaluate_reward" in plan.out
+
+
 def test_plan_says_what_an_objective_makes_of_a_steps_size(here: Path, truing: Any) -> None:
     def notes(objective: str, **settings: Any) -> str:
         given = [f"preference.{key}={value}" for key, value in settings.items()]
@@ -199,7 +223,7 @@ def test_a_misspelt_model_is_told_without_asking_the_hub(here: Path, truing: Any
 
 def test_plan_tells_that_no_row_would_be_left(here: Path, truing: Any) -> None:
     done = truing("plan", "recipe.toml", "preference.max_length=2")
-    assert (done.code, "no row is left to train on" in done.err) == (65, True)
+    assert (done.code, "no row is left; refused" in done.err) == (65, True)
 
 
 def test_held_out_accuracy_is_told_beside_the_verdict(here: Path, truing: Any) -> None:

@@ -16,6 +16,7 @@ from truing.statistics import (
     Interval,
     comparisons_needed,
     mean,
+    mean_of,
     paired_difference,
     proportion,
     ratio_of_means,
@@ -37,6 +38,9 @@ def coverage(make, truth, runs=400):
 
 
 class TestInterval:
+    def test_plain(self):
+        assert Interval(0.5, 0.4, 0.6, 9).plain == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+
     def test_text(self):
         assert str(Interval(1.4213, 1.3118, 1.5307, 60)) == "1.42 [1.31, 1.53]"
         assert str(Interval(0.01234, 0.01111, 0.01357, 60)) == "0.0123 [0.0111, 0.0136]"
@@ -146,6 +150,75 @@ class TestWinRate:
 
         assert 0.92 <= coverage(lambda: win_rate(outcomes(), prompts=prompts), 0.7) <= 0.98
         assert coverage(lambda: win_rate(outcomes()), 0.7) < 0.85
+
+
+class TestWeights:
+    def test_equal_weights_change_nothing(self):
+        outcomes, values = [1, 0, 0.5, 1, 1, 0, 1], [3, 1, 4, 1, 5, 9, 2]
+        for weight in (1, 0.2, 7):
+            weights = [weight] * 7
+            for found, plain in (
+                (win_rate(outcomes, weights=weights), win_rate(outcomes)),
+                (mean(values, weights=weights), mean(values)),
+            ):
+                assert (found.value, found.low, found.high, found.n) == pytest.approx(
+                    (plain.value, plain.low, plain.high, plain.n), abs=1e-12
+                )
+
+    def test_the_weighted_mean_by_hand(self):
+        """1 and 4 with weights 1 and 2: 3; deviations -2/3 and 2/3 of the weight, standard error sqrt(8/9 * 2)."""
+        interval = mean([1, 4], weights=[1, 2])
+        assert interval.value == 3
+        assert interval.high - 3 == pytest.approx(12.7062 * math.sqrt(16 / 9), rel=1e-5)
+
+    def test_a_prompt_counts_by_the_sum(self):
+        split = win_rate([1, 0, 1, 0], prompts=["a", "a", "b", "c"], weights=[0.75, 0.25, 2, 1])
+        assert split.value == pytest.approx((0.75 + 2) / 4)
+        assert mean([1, 0, 2], prompts=["a", "a", "b"], weights=[1, 3, 4]).value == pytest.approx(
+            (0.25 * 4 + 2 * 4) / 8
+        )
+
+    def test_what_counts_nothing_is_not_there(self):
+        rest = [1, 0, 1, 1]
+        found, plain = win_rate([*rest, 0], weights=[1, 1, 1, 1, 0]), win_rate(rest)
+        assert (found.low, found.high) == pytest.approx((plain.low, plain.high))
+
+    def test_a_weight_for_each(self):
+        with pytest.raises(DataError, match="2 of one and 1 of the other"):
+            mean([1, 2], weights=[1])
+
+    def test_coverage(self):
+        rng = np.random.default_rng(11)
+        weights = list(np.repeat([0.3, 1.0, 3.0], 40))
+        chances = np.repeat([0.9, 0.6, 0.5], 40)
+        truth = float(np.average(chances, weights=weights))
+        assert (
+            0.92 <= coverage(lambda: win_rate(list((rng.random(120) < chances) * 1.0), weights=weights), truth) <= 0.985
+        )
+        assert 0.92 <= coverage(lambda: mean(list(rng.normal(chances, 1)), weights=weights), truth) <= 0.98
+
+
+class TestMeanOf:
+    def test_one_is_itself(self):
+        one = proportion(7, 10)
+        found = mean_of([one])
+        assert (found.value, found.low, found.high, found.n) == pytest.approx((one.value, one.low, one.high, one.n))
+
+    def test_by_hand(self):
+        """Distances 0.3 and 0.4 below, 0 and 0.2 above."""
+        found = mean_of([Interval(0.6, 0.3, 0.6, 5), Interval(0.8, 0.4, 1.0, 7)])
+        assert (found.value, found.low, found.high, found.n) == pytest.approx((0.7, 0.45, 0.8, 12))
+        with pytest.raises(DataError, match="no estimates"):
+            mean_of([])
+
+    def test_coverage(self):
+        rng = np.random.default_rng(12)
+        sizes, rates = (20, 40, 80), (0.95, 0.7, 0.55)
+
+        def make():
+            return mean_of([proportion(int(rng.binomial(n, p)), n) for n, p in zip(sizes, rates, strict=True)])
+
+        assert 0.92 <= coverage(make, sum(rates) / 3) <= 0.98
 
 
 class TestMean:

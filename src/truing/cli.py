@@ -439,12 +439,12 @@ def _qualified(setting: str, method: str, use: str) -> str:
 
 
 def _print_run(folder: Path, as_json: bool) -> None:
-    from truing.pipeline import held_out_lines, last_verdict
+    from truing.pipeline import held_out_lines, last_verdict, missing_verdict
 
     verdict = last_verdict(folder)
     if as_json:
         return _print_json({"run": str(folder), "report": str(folder / "report.html"), "verdict": verdict})
-    print(verdict or "done; the recipe has no stage 'evaluate', so there is no verdict")
+    print(verdict or f"done; the recipe has no stage '{missing_verdict(folder)}', so there is no verdict")
     print(f"run: {folder}")
     for line in held_out_lines(folder):
         print(line)

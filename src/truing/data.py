@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from truing import formats
@@ -20,6 +20,10 @@ class Sources:
 
     def __init__(self) -> None:
         self._hash = functools.cache(formats.content_hash)
+
+    def hashes(self, files: Mapping[str, str]) -> dict[str, str]:
+        """The hash of each file's content."""
+        return {name: self._hash(path) for name, path in files.items()}
 
     def inputs(self, data: DataSettings) -> dict[str, Groups]:
         """Training rows and held-out rows, split by prompt so that no prompt is in both. Rows are read once."""

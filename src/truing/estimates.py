@@ -20,6 +20,7 @@ from truing.rendering import Renderer, Row
 from truing.scoring.scorers import named_in
 from truing.stages.context import Groups
 from truing.stages.evaluate import Evaluate
+from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
 from truing.stages.preference import Preference, judged_rows
 from truing.stages.sample import Contrast, Sample, bare
 from truing.stages.score import KEPT, ScoreAnswers
@@ -102,7 +103,7 @@ def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[
     found: dict[str, list[Lengths]] = {}
     for stage_plan in planned:
         settings = stage_plan.settings
-        source = stage_plan.inputs.get("held_out" if isinstance(settings, Evaluate) else "data")
+        source = stage_plan.inputs.get("held_out" if isinstance(settings, Evaluate | EvaluateReward) else "data")
         if not isinstance(source, Groups):
             continue
         rows = _lengths(source, settings, renderer, seed) if source.ready else made[source.key]
@@ -163,6 +164,9 @@ def _first_data(planned: Sequence[Planned], renderer: Renderer) -> dict[str, Any
 def _lengths(source: Groups, settings: object, renderer: Renderer, seed: int) -> list[Lengths]:
     if isinstance(settings, Training):
         return [Lengths.of(row) for row in training_rows(settings, source.read(), renderer, seed)]
+    if isinstance(settings, EvaluateReward):
+        read = (comparable(settings, source.read()), *category_rows(settings).values())
+        return [Lengths.of(renderer.render(one.group)) for material in read for one in material.judged]
     whole = isinstance(settings, ScoreAnswers)
     rows = enumerate(source.read())
     return [Lengths.of(renderer.render(group if whole else bare(group), index)) for index, group in rows]
@@ -213,6 +217,8 @@ def _tokens_run(
         prompt = sum(row.prompt for row in rows)
         if isinstance(settings, Evaluate):
             found[stage_plan.name] = _evaluated(len(rows), prompt, settings, instructions)
+        elif isinstance(settings, EvaluateReward):
+            found[stage_plan.name] = sum(row.tokens for row in rows)
         elif isinstance(settings, Contrast):
             found[stage_plan.name] = 2 * (prompt + len(rows) * settings.max_new_tokens)
         elif isinstance(settings, Sample):

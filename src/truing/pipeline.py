@@ -70,6 +70,12 @@ def last_verdict(folder: Path) -> str | None:
     return str(found[-1]) if found else None
 
 
+def missing_verdict(folder: Path) -> str:
+    """The stage that would have given a verdict on what the run made last."""
+    made = [a.meta for a in Run.read(folder).artifacts() if "model" in a.meta or "reward" in a.meta]
+    return "evaluate_reward" if made and "reward" in made[-1] else "evaluate"
+
+
 def held_out_lines(folder: Path) -> list[str]:
     """What each preference stage measured on held-out rows after its last step."""
     last: dict[str, str] = {}

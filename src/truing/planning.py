@@ -20,6 +20,7 @@ from truing.scoring.scorers import Spec, named_in
 from truing.signatures import Settings, validated
 from truing.stages import inputs_of, product_of, settings_type, stage
 from truing.stages.context import Groups, Judges, Model
+from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
 from truing.stages.preference import Preference, judged_rows, to_watch
 from truing.stages.sft import Sft, arranged
 from truing.store import hash_of
@@ -56,7 +57,8 @@ def plan(recipe: Recipe) -> list[Planned]:
         inputs = _inputs(spec, inputs_of(function), {**known, "judges": judges}, sources)
         makes = product_of(function)
         key = hash_of(
-            spec.use, settings.model_dump(mode="json"), {n: input_key(v) for n, v in inputs.items()},
+            spec.use, settings.model_dump(mode="json"),
+            {n: input_key(v) for n, v in inputs.items()} | sources.hashes(_files(settings)),
             recipe.seed, recipe.precision, recipe.device, template,
             # Checkpoints are counted through the run, so the steps before them are part of what they are.
             models_made if makes in ("model", "reward") else [],
@@ -93,6 +95,17 @@ def _demand_usable(planned: Planned) -> None:
             judged_rows(settings, value.read() if name == "data" else to_watch(settings, value.read()))
         elif isinstance(settings, Sft) and name == "data":
             arranged(settings, value.read(), 0)
+        elif isinstance(settings, EvaluateReward):
+            comparable(settings, value.read())
+    if isinstance(settings, EvaluateReward):
+        category_rows(settings)
+
+
+def _files(settings: Settings) -> dict[str, str]:
+    """Files that a stage's settings name: what is in them decides what it makes."""
+    if not isinstance(settings, EvaluateReward):
+        return {}
+    return {f"categories.{name}": path for name, path in settings.categories.items()}
 
 
 _FILL = {"data": "lower data.held_out, or give it more rows", "held_out": "raise data.held_out, or name a file"}
@@ -176,6 +189,7 @@ def _advice(name: str) -> str:
     return {
         "data": "set data.path to a file, or put a stage before it that makes data",
         "held_out": "set data.held_out to a share or a file",
+        "reward": "put a stage 'reward_model' before it, or name the folder of a reward model",
         "principle": "add a [principle] with text, positive and negative",
     }.get(name, f"set {name}")
 

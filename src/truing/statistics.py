@@ -2,7 +2,7 @@
 
 Every interval is a closed form, so the same data gives the same interval on every machine and no seed is needed.
 Several answers to one prompt are not independent: pass `prompts`, one key per value, and each prompt counts once,
-by the mean of its values.
+by the mean of its values. With `weights`, one per value, that mean is weighted, and a prompt counts by their sum.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ class Interval:
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
     @property
+    def plain(self) -> dict[str, float]:
+        """As it is stored in files."""
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+    @property
     def percent(self) -> str:
         """A share as `74 % [66, 81]`, with a decimal where the interval is narrower than two points."""
         digits = 1 if self.high - self.low < 0.02 else 0
@@ -67,38 +72,61 @@ def proportion(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Int
 
 
 def win_rate(
-    outcomes: Sequence[float], *, prompts: Sequence[Hashable] | None = None, confidence: float = CONFIDENCE
+    outcomes: Sequence[float],
+    *,
+    prompts: Sequence[Hashable] | None = None,
+    weights: Sequence[float] | None = None,
+    confidence: float = CONFIDENCE,
 ) -> Interval:
     """The mean of wins (1), ties (1/2) and losses (0), with Wilson's interval on an effective number of prompts.
 
     Ties scatter less than wins and losses do, and the means of several answers less than single ones, so k prompts are
     worth more than k coin flips: k times the coin's variance over the measured one. One win and one loss are added
     before that variance is measured, so it is never zero; at 0 % and 100 % the prompts count once each, and without
-    ties or repeats the interval is exactly Wilson's.
+    ties or repeats the interval is exactly Wilson's. Of unequal weights k prompts are worth less, as in Kish's rule.
     """
     if not set(outcomes) <= {0, 0.5, 1}:
         raise DataError("outcomes must be 1 for a win, 0.5 for a tie and 0 for a loss")
-    if len(outcomes) == 0:
+    rates, counts = _per_prompt(outcomes, prompts, weights)
+    if rates.size == 0:
         return Interval(0.5, 0.0, 1.0, 0, confidence)
-    rates = _per_prompt(outcomes, prompts)
-    smoothed = np.append(rates, (0.0, 1.0))
-    coin_variance = smoothed.mean() * (1 - smoothed.mean())
-    effective = float(rates.size * coin_variance / smoothed.var())
-    rate = float(rates.mean())
+    smoothed, usual = np.append(rates, (0.0, 1.0)), np.append(counts, (counts.mean(), counts.mean()))
+    middle = float(np.average(smoothed, weights=usual))
+    variance = float((((smoothed - middle) * usual) ** 2).sum()) / float(usual.sum()) ** 2
+    effective = middle * (1 - middle) / variance * rates.size / smoothed.size
+    rate = float(np.average(rates, weights=counts))
     low, high = _wilson(rate, effective, confidence)
     return Interval(rate, low, high, len(outcomes), confidence)
 
 
 def mean(
-    values: Sequence[float], *, prompts: Sequence[Hashable] | None = None, confidence: float = CONFIDENCE
+    values: Sequence[float],
+    *,
+    prompts: Sequence[Hashable] | None = None,
+    weights: Sequence[float] | None = None,
+    confidence: float = CONFIDENCE,
 ) -> Interval:
     """The mean with Student's t interval. One value says nothing of its own scatter: its interval is infinite."""
-    units = _per_prompt(values, prompts)
+    units, counts = _per_prompt(values, prompts, weights)
     if units.size == 0:
         raise DataError("the mean of no values does not exist")
-    value = float(units.mean())
-    half = _half_width(units, confidence)
+    value = float(np.average(units, weights=counts))
+    half = _half_width(units, counts, confidence)
     return Interval(value, value - half, value + half, len(values), confidence)
+
+
+def mean_of(estimates: Sequence[Interval]) -> Interval:
+    """The plain mean of independent estimates, such as the accuracies of several files.
+
+    Its ends lie as far away as theirs do in the root of the sum of squares (MOVER, Zou and Donner 2008), so it is as
+    lopsided as they are.
+    """
+    if not estimates:
+        raise DataError("the mean of no estimates does not exist")
+    count, value = len(estimates), sum(one.value for one in estimates) / len(estimates)
+    below = math.hypot(*(one.value - one.low for one in estimates)) / count
+    above = math.hypot(*(one.high - one.value for one in estimates)) / count
+    return Interval(value, value - below, value + above, sum(one.n for one in estimates), estimates[0].confidence)
 
 
 def paired_difference(
@@ -106,12 +134,13 @@ def paired_difference(
     before: Sequence[float],
     *,
     prompts: Sequence[Hashable] | None = None,
+    weights: Sequence[float] | None = None,
     confidence: float = CONFIDENCE,
 ) -> Interval:
     """The mean of after - before, pair by pair: what both share, such as a hard prompt, drops out."""
     _same_length(after, before)
     differences = [a - b for a, b in zip(after, before, strict=True)]
-    return mean(differences, prompts=prompts, confidence=confidence)
+    return mean(differences, prompts=prompts, weights=weights, confidence=confidence)
 
 
 def ratio_of_means(
@@ -127,11 +156,11 @@ def ratio_of_means(
     lengthen both answers, stays positive, and turns into its own reciprocal when the two are exchanged.
     """
     _same_length(numerator, denominator)
-    a, b = _per_prompt(numerator, prompts), _per_prompt(denominator, prompts)
+    (a, counts), (b, _) = _per_prompt(numerator, prompts), _per_prompt(denominator, prompts)
     if a.size == 0 or a.min() < 0 or b.min() < 0 or a.mean() == 0 or b.mean() == 0:
         raise DataError("a ratio of means needs pairs of positive values")
     ratio = float(a.mean() / b.mean())
-    half = _half_width(a / a.mean() - b / b.mean(), confidence)
+    half = _half_width(a / a.mean() - b / b.mean(), counts, confidence)
     return Interval(ratio, ratio * math.exp(-half), ratio * math.exp(half), len(numerator), confidence)
 
 
@@ -182,23 +211,32 @@ def _wilson(rate: float, n: float, confidence: float) -> tuple[float, float]:
     return min(max(centre - half, 0.0), rate), max(min(centre + half, 1.0), rate)
 
 
-def _half_width(values: Array, confidence: float) -> float:
-    """Half of Student's interval around the mean of independent values."""
+def _half_width(values: Array, weights: Array, confidence: float) -> float:
+    """Half of Student's interval around the weighted mean of independent values."""
     if values.size < 2:
         return math.inf
-    error = float(values.std(ddof=1)) / math.sqrt(values.size)
+    away = (values - np.average(values, weights=weights)) * weights / weights.sum()
+    error = math.sqrt(float((away**2).sum()) * values.size / (values.size - 1))
     return float(special.stdtrit(values.size - 1, 0.5 + confidence / 2)) * error
 
 
-def _per_prompt(values: Sequence[float], prompts: Sequence[Hashable] | None) -> Array:
-    """The mean of each prompt's values, or the values themselves where every one has its own prompt."""
-    if prompts is None:
-        return np.asarray(values, dtype=np.float64)
-    _same_length(values, prompts)
-    by_prompt: dict[Hashable, list[float]] = {}
-    for prompt, value in zip(prompts, values, strict=True):
-        by_prompt.setdefault(prompt, []).append(value)
-    return np.array([np.mean(own) for own in by_prompt.values()], dtype=np.float64)
+def _per_prompt(
+    values: Sequence[float], prompts: Sequence[Hashable] | None, weights: Sequence[float] | None = None
+) -> tuple[Array, Array]:
+    """The mean of each prompt's values and how much it counts. Values that count nothing are left out."""
+    own = np.asarray(values, dtype=np.float64)
+    if prompts is None and weights is None:
+        return own, np.ones_like(own)
+    _same_length(values, prompts if prompts is not None else values)
+    _same_length(values, weights if weights is not None else values)
+    counted = np.ones_like(own) if weights is None else np.asarray(weights, dtype=np.float64)
+    number: dict[Hashable, int] = {}
+    keys = range(own.size) if prompts is None else prompts
+    place = np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.intp)
+    total = np.bincount(place, counted).astype(np.float64)
+    kept = total > 0
+    means = np.bincount(place, counted * own)[kept] / total[kept]
+    return means, np.ones_like(means) if weights is None else total[kept]
 
 
 def _same_length(first: Sequence[object], second: Sequence[object]) -> None:

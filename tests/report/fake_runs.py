@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from truing import statistics
+from truing.scoring.agreement import Scored, findings, verdict
 from truing.store import Run
 
 RECIPE = """\
@@ -167,6 +168,45 @@ def evaluation(*, prompts: int = 60, seed: int = 0) -> dict[str, Any]:
         "long; 98 % finished (base 85 %)",
         "examples": [example(number, outcomes[number]) for number in range(prompts)],
     }
+
+
+def reward_evaluation(
+    *, comparisons: int = 400, seed: int = 0, categories: tuple[str, ...] = (), sure: float = 2.0
+) -> dict[str, Any]:
+    """Of a reward model that is `sure` times as sure as it should be and likes length a little."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.gamma(3, 12, (comparisons, 2)).astype(int) + 2
+    gaps = rng.normal(0.2, 1.2, comparisons) + (lengths[:, 0] - lengths[:, 1]) / 80
+    right = rng.random(comparisons) < 1 / (1 + np.exp(-gaps))
+    rows = [
+        Scored(
+            f"prompt {number}",
+            (float(sure * gap if ok else -sure * gap), 0.0),
+            (int(one), int(other)) if ok else (int(other), int(one)),
+            ((0, 1),),
+            strength=(abs(float(gap)),),
+            source=("forum", "chat")[number % 2],
+        )
+        for number, (gap, ok, (one, other)) in enumerate(zip(gaps, right, lengths, strict=True))
+    ]
+    found = {"reward": "checkpoint-240", "unused": {"rows with one answer": 3}}
+    found |= findings(rows, bins=10, seed=seed)
+    rates = [statistics.proportion(30 + 5 * place, 60) for place, _ in enumerate(categories)]
+    found["categories"] = None
+    if categories:
+        mean = statistics.mean_of(rates).plain
+        found["categories"] = {
+            "accuracy": {name: rate.plain for name, rate in zip(categories, rates, strict=True)},
+            "mean": mean,
+        }
+    return {**found, "verdict": verdict(found)}
+
+
+def evaluate_reward(run: Run, found: dict[str, Any], key: str = "aa41d11e4aa93562", stage: str = "judging") -> None:
+    run.event(stage, "start", settings={}, inputs={"reward": "5b1f7a90c2de4831"}, key=key)
+    with run.new_artifact(key, stage=stage, meta={"measured": "reward.json", "verdict": found["verdict"]}) as folder:
+        (folder / "reward.json").write_text(json.dumps(found))
+    run.event(stage, "end", seconds=20.0, peak_memory_bytes=910_000_000)
 
 
 def example(number: int, outcome: float) -> dict[str, Any]:

@@ -356,7 +356,7 @@ def test_rows_over_the_limit(folder: Path, runs: Callable[[], Run], way: str) ->
     assert (event["rows"], event["used"]) == (5, 4 if way == "drop" else 5)
     assert event["refused"] == ({"longer than 60 tokens": 1} if way == "drop" else {})
     assert max(p + a for p, a in zip(event["prompt_tokens"], event["answer_tokens"], strict=True)) <= 60
-    with pytest.raises(DataError, match="no row is left to train on"):
+    with pytest.raises(DataError, match="no row is left; refused"):
         trained(runs(), folder, sft, data, max_length=2, too_long=way)
 
 

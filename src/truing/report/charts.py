@@ -40,12 +40,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Points:
-    """Now and then an estimate with its interval."""
+    """Now and then an estimate with its interval. where: how one says at which of the steps it is."""
 
     label: str
     tone: str
     steps: Sequence[float]
     estimates: Sequence[Interval]
+    where: str = "at step {}"
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def _path(steps: Array, values: Array, x: Axis, y: Axis) -> str:
 def _points(series: Points, x: Axis, y: Axis) -> Markup:
     parts = Markup("")
     for step, estimate in zip(series.steps, series.estimates, strict=True):
-        at, title = x(step), f"{series.label} at step {number(step)}: {estimate.percent}"
+        at, title = x(step), f"{series.label} {series.where.format(number(step))}: {estimate.percent}"
         whisker = f"M{at:.1f},{y(estimate.low):.1f}V{y(estimate.high):.1f}"
         dot = _format('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="4.5"/>', series.tone, at, y(estimate.value))
         parts += _format(

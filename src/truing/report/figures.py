@@ -12,7 +12,7 @@ from markupsafe import Markup
 from truing.report import charts, words
 from truing.report.charts import Line, Points
 from truing.report.metrics import in_order, metric
-from truing.report.view import Audit, Curve, Data, Stage
+from truing.report.view import Audit, Bin, Curve, Data, Reward, Stage
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,16 @@ def audit_figures(audit: Audit) -> list[Figure]:
     ]
 
 
+def reward_figures(reward: Reward) -> list[Figure]:
+    """Whether its probabilities are so, and how often it is right by strength and by length."""
+    found = [_reliability_figure(reward)]
+    if len(reward.by_strength) > 1:
+        found.append(_strength_figure(reward.by_strength))
+    if len(reward.by_length) > 1:
+        found.append(_longer_figure(reward.by_length))
+    return found
+
+
 def data_figure(data: Data) -> Figure | None:
     """The scores of the answers where there are some, or else their lengths."""
     return _score_figure(data.scores) if data.scores else _length_figure(data)
@@ -111,6 +121,47 @@ def _length_figure(data: Data) -> Figure | None:
             chart = charts.histogram(f"{what} lengths: {summary}", {"chosen": data.lengths[name]})
             return Figure(f"{what} lengths", summary, "", chart)
     return None
+
+
+def _reliability_figure(reward: Reward) -> Figure:
+    said = [100 * predicted for predicted, _ in reward.curve]
+    points = Points("observed", "policy", said, [observed for _, observed in reward.curve], "where it says {} %")
+    chart = charts.line_chart(
+        "Observed share by predicted probability", [Line("right", "base", [0, 100], [0, 1], "values")], [points]
+    )
+    return Figure(
+        "What it says and what is so",
+        f"off by {100 * reward.error:.1f} points, by chance {100 * reward.error_by_chance:.1f}",
+        "The answers of each comparison in an order drawn by chance. Across: the probability, in per cent, that the "
+        "first one is the chosen one. Up: how often it is. Flatter than the line is too sure, steeper not sure enough.",
+        chart,
+        (("policy", "observed, with interval"), ("base", "as it should be")),
+    )
+
+
+def _strength_figure(bins: Sequence[Bin]) -> Figure:
+    counts = [one.accuracy.n for one in bins]
+    middle = [100 * (sum(counts[:place]) + counts[place] / 2) / sum(counts) for place in range(len(counts))]
+    points = Points("accuracy", "policy", middle, [one.accuracy for one in bins], "at percentile {}")
+    return Figure(
+        "Accuracy by strength of preference",
+        f"strengths from {words.number(bins[0].low)} to {words.number(bins[-1].high)}",
+        "By percentile of the comparisons, the weakest first; half (dashed) is a coin. It should rise.",
+        charts.line_chart("Accuracy by percentile of strength", [], [points], rule=0.5),
+    )
+
+
+def _longer_figure(bins: Sequence[Bin]) -> Figure:
+    points = Points(
+        "accuracy", "policy", [one.mean for one in bins], [one.accuracy for one in bins], "at {} tokens more"
+    )
+    return Figure(
+        "Accuracy by length",
+        "",
+        "By tokens that the chosen answer has more than the rejected one; half (dashed) is a coin. High on the right "
+        "and low on the left, the model likes length.",
+        charts.line_chart("Accuracy by length of the chosen answer", [], [points], rule=0.5),
+    )
 
 
 def _curve_figure(stage: Stage, name: str) -> Figure:

@@ -15,6 +15,7 @@ from truing.store import Artifact, Run
 
 EVALUATION = "evaluation.json"
 AUDIT = "audit.json"
+REWARD = "reward.json"
 LENGTHS = ("chosen_tokens", "rejected_tokens", "answer_tokens", "prompt_tokens")
 
 
@@ -203,6 +204,54 @@ class Audit:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """Comparisons that are near each other in strength or length, and how often a reward model is right on them."""
+
+    low: float
+    high: float
+    mean: float
+    accuracy: Interval
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What `reward.json` of one evaluate_reward stage says.
+
+    longer: accuracy of "the longer one is better"; over_longer: the model's accuracy less that. curve: predicted shares
+    with observed ones. gap: mean score of chosen answers less that of rejected ones.
+    """
+
+    stage: str
+    verdict: str
+    prompts: int
+    comparisons: int
+    ties: int
+    unused: dict[str, int]
+    accuracy: Interval
+    by_strength: list[Bin]
+    by_length: list[Bin]
+    by_source: dict[str, Interval]
+    categories: dict[str, Interval]
+    categories_mean: Interval | None
+    error: float
+    error_by_chance: float
+    curve: list[tuple[float, Interval]]
+    log_loss: Interval
+    log_loss_mended: Interval | None
+    brier: Interval
+    temperature: Interval | None
+    correlation: Interval | None
+    balanced: Interval | None
+    longer: Interval
+    constant: float
+    over_longer: Interval
+    answers: int
+    mean: float
+    deviation: float
+    gap: Interval
+
+
+@dataclass(frozen=True)
 class View:
     """A run, ready to be shown."""
 
@@ -216,6 +265,7 @@ class View:
     stages: list[Stage]
     evaluations: list[Evaluation]
     audits: list[Audit]
+    rewards: list[Reward]
     artifacts: list[Artifact]
     recipe: str
     resolved: str
@@ -224,6 +274,12 @@ class View:
     def evaluation(self) -> Evaluation | None:
         """The last one, which is of the final model."""
         return self.evaluations[-1] if self.evaluations else None
+
+    @property
+    def made_reward(self) -> bool:
+        """Whether the last model that the run made is a reward model."""
+        made = [artifact.meta for artifact in self.artifacts if "model" in artifact.meta or "reward" in artifact.meta]
+        return bool(made) and "reward" in made[-1]
 
 
 def view(folder: Path) -> View:
@@ -242,6 +298,7 @@ def view(folder: Path) -> View:
         stages=_stages(run),
         evaluations=[_evaluation(artifact) for artifact in artifacts if (artifact.path / EVALUATION).is_file()],
         audits=[_audit(artifact) for artifact in artifacts if (artifact.path / AUDIT).is_file()],
+        rewards=[_reward(artifact) for artifact in artifacts if (artifact.path / REWARD).is_file()],
         artifacts=artifacts,
         recipe=_text(folder / "recipe.toml"),
         resolved=_text(folder / "recipe.resolved.toml"),
@@ -339,6 +396,51 @@ def _voted(example: Mapping[str, Any]) -> Voted:
     turns = [(str(turn["role"]), str(turn["content"])) for turn in example["prompt"]]
     names = ("place", "chosen", "rejected", "mean", "deviation", "for_label", "fate")
     return Voted(prompt=turns, **{name: example[name] for name in names})
+
+
+def _reward(artifact: Artifact) -> Reward:
+    found = _mapping(_json(artifact.path / REWARD))
+    calibration, length, scores = found["calibration"], found["length"], found["scores"]
+    categories = _mapping(found["categories"])
+    return Reward(
+        stage=artifact.stage,
+        verdict=str(found["verdict"]),
+        prompts=int(found["prompts"]),
+        comparisons=int(found["comparisons"]),
+        ties=int(found["ties"]),
+        unused=_mapping(found["unused"]),
+        accuracy=_known(found["accuracy"]),
+        by_strength=[_bin(one) for one in found["by_strength"]],
+        by_length=[_bin(one) for one in found["by_length"]],
+        by_source={name: _known(one) for name, one in found["by_source"].items()},
+        categories={name: _known(one) for name, one in _mapping(categories.get("accuracy")).items()},
+        categories_mean=_interval(categories.get("mean")),
+        error=float(calibration["error"]),
+        error_by_chance=float(calibration["error_by_chance"]),
+        curve=[(float(one["predicted"]), _known(one["observed"])) for one in calibration["curve"]],
+        log_loss=_known(calibration["log_loss"]),
+        log_loss_mended=_interval(calibration["log_loss_mended"]),
+        brier=_known(calibration["brier"]),
+        temperature=_interval(calibration["temperature"]),
+        correlation=_interval(length["correlation"]),
+        balanced=_interval(length["balanced"]),
+        longer=_known(length["longer"]),
+        constant=float(length["constant"]),
+        over_longer=_known(length["over_longer"]),
+        answers=int(scores["answers"]),
+        mean=float(scores["mean"]),
+        deviation=float(scores["deviation"]),
+        gap=_known(scores["gap"]),
+    )
+
+
+def _bin(found: Mapping[str, Any]) -> Bin:
+    return Bin(float(found["low"]), float(found["high"]), float(found["mean"]), _known(found["accuracy"]))
+
+
+def _known(found: Mapping[str, Any]) -> Interval:
+    """An interval that is never missing."""
+    return Interval(float(found["value"]), float(found["low"]), float(found["high"]), int(found["n"]))
 
 
 def _evaluation(artifact: Artifact) -> Evaluation:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from truing.errors import ConfigError, did_you_mean
 from truing.signatures import Settings, public_functions
-from truing.stages import audit, evaluate, merge, preference, reward_model, sample, score, sft
+from truing.stages import audit, evaluate, evaluate_reward, merge, preference, reward_model, sample, score, sft
 
 Stage = Callable[..., None]
 Product = Literal["model", "reward", "data", "verdict"]
@@ -29,6 +29,7 @@ MAKES: dict[ModuleType, Product] = {
     sample: "data",
     score: "data",
     evaluate: "verdict",
+    evaluate_reward: "verdict",
     merge: "model",
 }
 """The modules with stages, and what those of each one make: later stages take the last of each kind."""

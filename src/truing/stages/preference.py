@@ -315,10 +315,11 @@ def to_watch(settings: Preference, groups: Sequence[Group]) -> list[Group]:
     rows = [group for group in groups if group.completions]
     if not settings.bound().needs("margin"):
         return rows
-    return [group if _has_strength(group) else replace(group, strength=0.0) for group in rows]
+    return [group if has_strength(group) else replace(group, strength=0.0) for group in rows]
 
 
-def _has_strength(group: Group) -> bool:
+def has_strength(group: Group) -> bool:
+    """Whether the row says how strongly its answers are preferred."""
     return group.strength is not None or all(answer.score is not None for answer in group.completions)
 
 
@@ -329,7 +330,7 @@ def _demand_what_counts(objective: Bound, row: Judged) -> None:
     if counted and any(later > earlier for earlier, later in pairwise(row.reward)):
         raise DataError(f"{place}: ranks and scores contradict each other: leave one of them out")
     if objective.needs("strength") or objective.needs("margin"):
-        if not _has_strength(row.group):
+        if not has_strength(row.group):
             raise DataError(f"{place}: '{objective.name}' needs a strength: put `strength` or scores into the data")
         if objective.needs("strength") and min(row.strength) <= 0:
             raise DataError(f"{place}: a strength must be above 0; found {min(row.strength)}: drop the row")

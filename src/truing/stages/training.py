@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import psutil
 import torch
@@ -31,6 +31,7 @@ from truing.stages.merge import in_full
 from truing.tensors import Forest, Loss
 
 Count = Annotated[int, Field(ge=1)]
+TooLong = Literal["drop", "cut_prompt", "error"]
 MEMORY = "memory.safetensors"
 LOOKED_AT = 200
 """Steps that are looked at, spread evenly, to find the largest forest."""
@@ -88,7 +89,7 @@ class Training(Settings):
     weight_decay: NonNegative = Field(0.0, description="decoupled weight decay of AdamW")
     max_gradient_norm: Positive = Field(1.0, description="gradients of a larger norm are scaled down to it")
     max_length: Count = Field(1024, description="limit in tokens of a prompt and one answer")
-    too_long: Literal["drop", "cut_prompt", "error"] = Field("drop", description="what becomes of rows over the limit")
+    too_long: TooLong = Field("drop", description="what becomes of rows over the limit")
     forest_tokens: Count = Field(2048, description="tokens run at once; changes time and memory, never the result")
     lora: Lora | None = Field(None, description="train an adapter instead of all weights")
     checkpointing: bool | Literal["auto"] = Field(
@@ -186,8 +187,20 @@ def largest_forest(rows: Sequence[Lengths], settings: Training, seed: int) -> Lo
     return best
 
 
+class Limits(Protocol):
+    """Settings that say which rows are too long, and what becomes of them."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a prompt and one answer."""
+
+    @property
+    def too_long(self) -> TooLong:
+        """What becomes of rows that are longer."""
+
+
 def render_rows(
-    renderer: Renderer, groups: Sequence[Group], settings: Training
+    renderer: Renderer, groups: Sequence[Group], settings: Limits
 ) -> tuple[list[Row], list[int], dict[str, int]]:
     """The Groups as token ids within the length limit, which Groups they are, and how many were refused and why."""
     rows: list[Row] = []
@@ -212,7 +225,7 @@ def render_rows(
         rows.append(row)
         kept.append(place)
     if not rows:
-        raise DataError(f"no row is left to train on; refused: {refused or 'none'}; look at max_length and the data")
+        raise DataError(f"no row is left; refused: {refused or 'none'}; look at max_length and the data")
     return rows, kept, refused
 
 

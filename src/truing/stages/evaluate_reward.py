@@ -1,0 +1,157 @@
+"""How far a reward model can be trusted: held-out comparisons, each scored once, and what else explains its choices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field
+
+from truing import formats, statistics
+from truing.compute import Engine
+from truing.errors import ConfigError, DataError, GuardError, did_you_mean
+from truing.records import Group
+from truing.rendering import Row
+from truing.scoring import agreement
+from truing.scoring.agreement import Comparisons, Scored
+from truing.scoring.answers import rewards
+from truing.signatures import Settings
+from truing.stages.arranging import Judged, Pairs, judge
+from truing.stages.context import Context, Groups, Model, write_json
+from truing.stages.preference import has_strength
+from truing.stages.training import Count, TooLong, render_rows
+
+FILE = "reward.json"
+UNNAMED = "no source"
+"""Where rows are from that do not say it."""
+
+
+class EvaluateReward(Settings):
+    """Settings of `evaluate_reward`."""
+
+    pairs: Pairs = Field("all", description="which answers of a ranking are compared: all, best_worst or adjacent")
+    source: str | None = Field(None, description="the column of the data that says where a row is from; none: its file")
+    categories: dict[str, str] = Field(
+        {}, description="by category a file of comparisons, each measured by itself, such as those of RewardBench"
+    )
+    bins: Count = Field(10, description="points of the reliability curve")
+    limit: Count | None = Field(None, description="use only so many held-out rows")
+    max_length: Count = Field(1024, description="limit in tokens of a prompt and one answer")
+    too_long: TooLong = Field("drop", description="what becomes of rows over the limit")
+    forest_tokens: Count = Field(2048, description="tokens scored at once; changes time and memory, never the result")
+
+
+class Material(NamedTuple):
+    """Rows that compare answers, and how many were left out by what they lack."""
+
+    judged: list[Judged]
+    unused: dict[str, int]
+
+
+def evaluate_reward(context: Context, settings: EvaluateReward, reward: Model, held_out: Groups) -> None:
+    """Measures accuracy, calibration and love of length of a reward model on held-out comparisons or rankings."""
+    materials = {"": comparable(settings, held_out.read()), **category_rows(settings)}
+    engine = context.scorer(reward, outputs=1)
+    scored: dict[str, list[Scored]] = {}
+    for name, material in materials.items():
+        scored[name] = _scored(context, settings, engine, name, material)
+    result = {
+        "reward": reward.source,
+        "unused": materials[""].unused,
+        **agreement.findings(scored.pop(""), bins=settings.bins, seed=context.seed),
+        "categories": of_categories(scored) if scored else None,
+    }
+    result["verdict"] = agreement.verdict(result)
+    with context.output({"measured": FILE, "verdict": result["verdict"], "of": reward.key}) as folder:
+        write_json(folder / FILE, result)
+
+
+def comparable(settings: EvaluateReward, groups: Sequence[Group]) -> Material:
+    """The rows that prefer one answer to another, the best first. Raises DataError where there is none."""
+    judged: list[Judged] = []
+    unused: dict[str, int] = {}
+    for group in groups[: settings.limit]:
+        try:
+            if group.weight == 0:
+                raise DataError("it counts nothing")
+            judged.append(judge(group, "pair", settings.pairs))
+        except DataError:
+            reason = _lacks(group)
+            unused[reason] = unused.get(reason, 0) + 1
+    if not judged:
+        raise DataError(
+            f"there is no comparison to measure a reward model on; left out: {unused or 'none'}: each row needs two "
+            "answers, and which one is better"
+        )
+    if settings.source is not None:
+        columns = dict.fromkeys(name for one in judged for name in one.group.extra)
+        if settings.source not in columns:
+            raise ConfigError(
+                f"source: the data have no column '{settings.source}'{did_you_mean(settings.source, columns)}"
+            )
+    return Material(judged, unused)
+
+
+def category_rows(settings: EvaluateReward) -> dict[str, Material]:
+    """The rows of each category's file."""
+    without = settings.model_copy(update={"source": None, "limit": None})
+    found = {}
+    for name, path in settings.categories.items():
+        try:
+            found[name] = comparable(without, formats.read_groups(path))
+        except DataError as error:
+            raise DataError(f"category '{name}': {path}: {str(error).removeprefix(f'{path}: ')}") from error
+    return found
+
+
+def of_categories(scored: Mapping[str, Sequence[Scored]]) -> dict[str, Any]:
+    """The accuracy of each category, and their mean, in which each counts alike."""
+    found = {name: agreement.accuracy(Comparisons.of(rows)) for name, rows in scored.items()}
+    return {
+        "accuracy": {name: rate.plain for name, rate in found.items()},
+        "mean": statistics.mean_of(list(found.values())).plain,
+    }
+
+
+def _lacks(group: Group) -> str:
+    """Why a row compares nothing."""
+    if group.weight == 0:
+        return "rows of weight 0"
+    if len(group.completions) < 2:
+        return "rows with one answer" if group.completions else "rows without an answer"
+    return "rows that do not say which of their answers is better"
+
+
+def _scored(context: Context, settings: EvaluateReward, engine: Engine, name: str, material: Material) -> list[Scored]:
+    """Every answer scored once. Rows over the length limit are counted among the unused ones."""
+    rows, kept, refused = render_rows(engine.renderer, [one.group for one in material.judged], settings)
+    material.unused.update({f"rows {reason}": count for reason, count in refused.items()})
+    what = f"{context.stage}: scoring" + (f" {name}" if name else "")
+    with context.reporter.task(what, len(rows)) as task:
+        found = rewards(engine, rows, budget=settings.forest_tokens, on_scored=task.advance)
+    used = [material.judged[place] for place in kept]
+    return [_joined(settings, *one) for one in zip(used, rows, found, strict=True)]
+
+
+def _joined(settings: EvaluateReward, judged: Judged, row: Row, scores: tuple[float, ...]) -> Scored:
+    group = judged.group
+    if not all(math.isfinite(score) for score in scores):
+        raise GuardError(f"{group.place}: the reward model gives {scores}: it is broken, train it again")
+    return Scored(
+        prompt=str(group.prompt),
+        scores=scores,
+        tokens=tuple(len(answer.tokens) for answer in row.answers),
+        pairs=judged.pairs,
+        strength=judged.strength if has_strength(group) else None,
+        weight=group.weight,
+        source=_source(group, settings.source),
+    )
+
+
+def _source(group: Group, column: str | None) -> str:
+    """Where a row is from: what its column says, or the name of its file."""
+    if column is not None:
+        return str(group.extra.get(column, UNNAMED))
+    return Path(group.file).name if group.file else UNNAMED

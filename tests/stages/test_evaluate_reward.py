@@ -1,0 +1,252 @@
+"""A reward model is measured by one pass over held-out answers, and what is written is what plain scores say."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_model
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from truing import formats, models, pipeline
+from truing.compute.engine.local import LocalEngine
+from truing.errors import ConfigError, DataError, GuardError
+from truing.packing import forest
+from truing.records import Completion, Group, assistant, user
+from truing.rendering import Row
+from truing.signatures import validated
+from truing.stages.context import Model
+from truing.stages.evaluate_reward import EvaluateReward, comparable, evaluate_reward
+from truing.store import Run
+
+CPU = torch.device("cpu")
+WORDS = ("yes", "nope", "yes yes", "nope and nope", "a", "so it is")
+
+
+@pytest.fixture(scope="module")
+def reward(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model whose head is drawn by chance."""
+    folder = tmp_path_factory.mktemp("reward")
+    language = tiny_model.save(folder / "tiny")
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(language, num_labels=1)
+    tokenizer = AutoTokenizer.from_pretrained(language)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder / "reward")
+    tokenizer.save_pretrained(folder / "reward")
+    return folder / "reward"
+
+
+def ranking(number: int, count: int, **row: Any) -> Group:
+    answers = tuple(
+        Completion((assistant(WORDS[(number + place) % len(WORDS)]),), score=float(count - place))
+        for place in range(count)
+    )
+    return Group((user(f"question {number}?"),), answers, **row)
+
+
+def rows_held_out() -> list[Group]:
+    """Comparisons and rankings, two rows with one prompt, and rows that compare nothing."""
+    found = [ranking(number, 2 + number % 3, extra={"topic": "ab"[number % 2]}) for number in range(8)]
+    found.append(replace(ranking(9, 2, weight=3.0), prompt=found[0].prompt))
+    found += tiny_model.pairs(3)
+    found += [*tiny_model.demonstrations(2), *tiny_model.prompts(1), ranking(20, 2, weight=0.0)]
+    return [*found, Group((user("both?"),), (Completion((assistant("a"),)), Completion((assistant("b"),))))]
+
+
+def measured(run: Run, reward: Path, data: list[Group], **settings: Any) -> dict[str, Any]:
+    evaluate_reward(
+        tiny_model.context(run, "evaluate_reward"),
+        validated(EvaluateReward, settings, "test"),
+        Model("the reward model", str(reward)),
+        tiny_model.given(data),
+    )
+    (made,) = run.artifacts()
+    assert made.meta["of"] == "the reward model"
+    found: dict[str, Any] = json.loads((made.path / str(made.meta["measured"])).read_text())
+    assert made.meta["verdict"] == found["verdict"]
+    return found
+
+
+def plainly(reward: Path, rows: list[Group]) -> list[list[float]]:
+    """Each answer by itself, in the order of the row."""
+    renderer = models.read_renderer(str(reward))
+    engine = LocalEngine(models.load(str(reward), dtype=torch.float32, device=CPU, outputs=1), trainable=False)
+    found = []
+    with torch.no_grad():
+        for group in rows:
+            whole = renderer.render(group)
+            single = [Row(whole.prompt, (answer,), 0) for answer in whole.answers]
+            found.append([float(engine.scores(forest([row]))[0].last[0]) for row in single])
+    return found
+
+
+def test_every_answer_is_scored_as_if_alone(reward: Path, runs: Callable[[], Run]) -> None:
+    data = rows_held_out()
+    found = measured(runs(), reward, data)
+    assert found["unused"] == {
+        "rows with one answer": 2,
+        "rows without an answer": 1,
+        "rows of weight 0": 1,
+        "rows that do not say which of their answers is better": 1,
+    }
+    used = data[:12]
+    right = weight = losses = 0.0
+    comparisons = 0
+    for group, scores in zip(used, plainly(reward, used), strict=True):
+        count = len(scores)
+        pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+        comparisons += len(pairs)
+        weight += group.weight
+        for i, j in pairs:
+            right += group.weight / len(pairs) * (0.5 if scores[i] == scores[j] else float(scores[i] > scores[j]))
+            losses += group.weight / len(pairs) * math.log1p(math.exp(scores[j] - scores[i]))
+    assert found["comparisons"] == comparisons
+    assert found["accuracy"]["value"] == pytest.approx(right / weight)
+    assert found["calibration"]["log_loss"]["value"] == pytest.approx(losses / weight, rel=1e-4)
+    assert (found["rows"], found["prompts"]) == (12, 11)
+    strengths = sum(one["accuracy"]["n"] for one in found["by_strength"])
+    assert strengths == comparisons - 3, "the comparisons without scores have no strength"
+    assert list(found["by_source"]) == ["no source"]
+    assert found["categories"] is None
+
+
+def test_settings_change_what_is_measured(reward: Path, runs: Callable[[], Run]) -> None:
+    data = rows_held_out()
+    assert measured(runs(), reward, data, limit=3)["rows"] == 3
+    assert measured(runs(), reward, data, pairs="best_worst")["comparisons"] == 12
+    assert list(measured(runs(), reward, data, source="topic")["by_source"]) == ["a", "b", "no source"]
+    assert len(measured(runs(), reward, data, bins=2)["calibration"]["curve"]) == 2
+    short = measured(runs(), reward, data, max_length=30)
+    assert short["rows"] + short["unused"]["rows longer than 30 tokens"] == 12
+    small = measured(runs(), reward, data, forest_tokens=16)
+    assert small["accuracy"] == measured(runs(), reward, data)["accuracy"]
+    with pytest.raises(ConfigError, match="no column 'topik'; did you mean 'topic'"):
+        measured(runs(), reward, data, source="topik")
+
+
+def test_files_of_categories(reward: Path, runs: Callable[[], Run], tmp_path: Path) -> None:
+    files = {"easy": tiny_model.pairs(6), "hard": [ranking(number, 2) for number in range(9)]}
+    for name, rows in files.items():
+        formats.write_data(rows, tmp_path / f"{name}.jsonl", format="group")
+    paths = {name: str(tmp_path / f"{name}.jsonl") for name in files}
+    found = measured(runs(), reward, rows_held_out(), categories=paths, source="topic", limit=5)
+    rates = found["categories"]["accuracy"]
+    for name, rows in files.items():
+        scores = plainly(reward, rows)
+        right = [0.5 if one == other else float(one > other) for one, other in scores]
+        assert (rates[name]["value"], rates[name]["n"]) == (pytest.approx(sum(right) / len(right)), len(rows))
+    mean = found["categories"]["mean"]
+    assert mean["value"] == pytest.approx((rates["easy"]["value"] + rates["hard"]["value"]) / 2)
+    assert mean["low"] < mean["value"] < mean["high"]
+    assert "in the mean of 2 categories" in found["verdict"]
+    assert found["rows"] == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "category 'bare': .*holds no rows"),
+        ('{"prompt": [{"role": "user", "content": "hi"}]}\n', "category 'bare': .*there is no comparison"),
+        (None, "category 'bare': .*no such file"),
+    ],
+)
+def test_a_category_without_a_comparison_is_refused_before_a_model_loads(
+    reward: Path, runs: Callable[[], Run], tmp_path: Path, content: str | None, says: str
+) -> None:
+    file = tmp_path / "bare.jsonl"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(DataError, match=says):
+        measured(runs(), tmp_path / "nowhere", rows_held_out(), categories={"bare": str(file)})
+
+
+def test_nothing_to_compare_is_refused() -> None:
+    settings = validated(EvaluateReward, {}, "test")
+    with pytest.raises(DataError, match=r"no comparison to measure .* {'rows with one answer': 3}: each row needs two"):
+        comparable(settings, tiny_model.demonstrations(3))
+
+
+def test_a_broken_model_is_named(reward: Path, runs: Callable[[], Run], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in reward.iterdir():
+        if file.is_file():
+            (broken / file.name).write_bytes(file.read_bytes())
+    weights = load_file(broken / "model.safetensors")
+    weights["score.weight"][:] = float("nan")
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(GuardError, match="the reward model gives"):
+        measured(runs(), broken, rows_held_out())
+
+
+def recipe_of(folder: Path, here: Path, **evaluation: Any) -> Any:
+    formats.write_data(tiny_model.pairs(40), here / "rows.jsonl", format="group")
+    formats.write_data(tiny_model.pairs(8, start=60), here / "easy.jsonl", format="group")
+    table = {
+        "model": str(folder),
+        "precision": "fp32",
+        "data": {"path": str(here / "rows.jsonl"), "held_out": 0.4},
+        "stage": [
+            {"use": "reward_model", "batch_size": 4, "epochs": 3, "learning_rate": 5e-3},
+            {"use": "evaluate_reward", "categories": {"easy": str(here / "easy.jsonl")}, **evaluation},
+        ],
+    }
+    return pipeline.make_recipe(table)
+
+
+def test_a_recipe_from_reward_model_to_verdict(folder: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(folder, tmp_path)
+    facts = pipeline.check(recipe, pipeline.plan(recipe))
+    assert facts["stage_seconds"]["evaluate_reward"] > 0
+    run = pipeline.run_recipe(recipe, out=tmp_path / "run", reporter=tiny_model.quiet())
+    line = pipeline.last_verdict(run)
+    assert line is not None
+    assert line.startswith("the reward model orders 100 % [")
+    page = (run / "report.html").read_text()
+    for words in ("How far the reward model can be trusted", "What it says and what is so", "By category", "easy"):
+        assert words in page
+    (checkpoint,) = Run.read(run).checkpoints()
+    assert line in (checkpoint.path / "README.md").read_text()
+    assert json.loads(next(run.glob("artifacts/*/reward.json")).read_text())["accuracy"]["value"] == 1
+    with pytest.raises(ConfigError, match="bins: input should be greater"):
+        recipe_of(folder, tmp_path, bins=0)
+
+
+def test_what_is_in_a_category_decides_the_key(folder: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(folder, tmp_path)
+    before = [planned.key for planned in pipeline.plan(recipe)]
+    assert [planned.key for planned in pipeline.plan(recipe)] == before
+    formats.write_data(tiny_model.pairs(9, start=60), tmp_path / "easy.jsonl", format="group")
+    after = [planned.key for planned in pipeline.plan(recipe)]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+
+
+def test_files_of_categories_lie_beside_the_recipe(folder: Path, tmp_path: Path) -> None:
+    recipe_of(folder, tmp_path)
+    (tmp_path / "recipe.toml").write_text(
+        f'model = "{folder}"\n[data]\npath = "rows.jsonl"\nheld_out = 0.4\n[[stage]]\nuse = "reward_model"\n'
+        '[[stage]]\nuse = "evaluate_reward"\ncategories = { easy = "easy.jsonl" }\n'
+    )
+    recipe = pipeline.read_recipe(tmp_path / "recipe.toml")
+    assert recipe.stage[1].settings["categories"] == {"easy": str(tmp_path / "easy.jsonl")}
+    with pytest.raises(ConfigError, match="needs 'reward': put a stage 'reward_model' before it"):
+        pipeline.plan(recipe.model_copy(update={"stage": recipe.stage[1:]}))
+
+
+def test_held_out_rows_without_a_comparison_are_told_before_training(folder: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(folder, tmp_path)
+    formats.write_data(tiny_model.demonstrations(4, start=80), tmp_path / "held.jsonl", format="group")
+    stage = recipe.stage[1].model_copy(update={"inputs": {"held_out": str(tmp_path / "held.jsonl")}})
+    recipe = recipe.model_copy(update={"stage": (recipe.stage[0], stage)})
+    with pytest.raises(DataError, match="no comparison to measure"):
+        pipeline.run_recipe(recipe, out=tmp_path / "run", reporter=tiny_model.quiet())
+    assert not (tmp_path / "run").exists()
