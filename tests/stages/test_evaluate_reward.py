@@ -19,7 +19,7 @@ from truing import formats, models, pipeline
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, DataError, GuardError
 from truing.packing import forest
-from truing.records import Completion, Group, assistant, user
+from truing.records import Completion, Group, Message, assistant, comparison, user
 from truing.rendering import Row
 from truing.signatures import validated
 from truing.stages.context import Model
@@ -116,6 +116,15 @@ def test_every_answer_is_scored_as_if_alone(reward: Path, runs: Callable[[], Run
     assert strengths == comparisons - 3, "the comparisons without scores have no strength"
     assert list(found["by_source"]) == ["no source"]
     assert found["categories"] is None
+
+
+def test_rows_without_a_prompt_share_none(reward: Path, runs: Callable[[], Run]) -> None:
+    def row(number: int) -> Group:
+        answers = [Completion((Message("text", f"{word} {number}"),)) for word in ("yes", "nope")]
+        return comparison((), *answers)
+
+    found = measured(runs(), reward, [row(number) for number in range(12)])
+    assert (found["comparisons"], found["prompts"]) == (12, 12)
 
 
 def test_settings_change_what_is_measured(reward: Path, runs: Callable[[], Run]) -> None:
@@ -218,6 +227,15 @@ def test_a_recipe_from_reward_model_to_verdict(folder: Path, tmp_path: Path) -> 
     assert json.loads(next(run.glob("artifacts/*/reward.json")).read_text())["accuracy"]["value"] == 1
     with pytest.raises(ConfigError, match="bins: input should be greater"):
         recipe_of(folder, tmp_path, bins=0)
+
+
+def test_a_reward_model_in_a_folder_is_measured(folder: Path, reward: Path, tmp_path: Path) -> None:
+    trained = recipe_of(folder, tmp_path)
+    stage = trained.stage[1].model_copy(update={"inputs": {"reward": str(reward)}})
+    recipe = trained.model_copy(update={"stage": (stage,)})
+    run = pipeline.run_recipe(recipe, out=tmp_path / "run", reporter=tiny_model.quiet())
+    found = json.loads(next(run.glob("artifacts/*/reward.json")).read_text())
+    assert found["reward"] == str(reward)
 
 
 def test_what_is_in_a_category_decides_the_key(folder: Path, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def findings(groups: Sequence[Group], votes: Sequence[Vote], fates: Sequence[Tre
         "comparisons": len(votes),
         "members": settings.members,
         "folds": settings.folds,
-        "agree_with_label": {"value": agreed.value, "low": agreed.low, "high": agreed.high, "n": agreed.n},
+        "agree_with_label": agreed.plain,
         "fates": {fate: fates.count(fate) for fate in ("keep", "flip", "drop")},
         "sorted": [votes[order[int(q * (len(order) - 1) / (POINTS - 1))]].mean for q in range(POINTS)],
         "bins": [_bin([votes[place] for place in some]) for some in _even(order, min(BINS, len(order)))],

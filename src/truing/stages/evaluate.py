@@ -131,8 +131,8 @@ def summarise(
     sides = {
         side: {
             "mean_tokens": sum(lengths[side]) / len(lengths[side]),
-            "finished": _plain(statistics.proportion(sum(finished[side]), len(finished[side]))),
-            "looping": _plain(statistics.proportion(sum(looping[side]), len(looping[side]))),
+            "finished": statistics.proportion(sum(finished[side]), len(finished[side])).plain,
+            "looping": statistics.proportion(sum(looping[side]), len(looping[side])).plain,
         }
         for side in ("model", "base")
     }
@@ -144,9 +144,9 @@ def summarise(
         "wins": sum(outcome == 1 for outcome in outcomes),
         "ties": sum(outcome == 0.5 for outcome in outcomes),
         "losses": sum(outcome == 0 for outcome in outcomes),
-        "win_rate": _plain(rate),
-        "kl": _plain(kl) if kl is not None else None,
-        "length_ratio": _plain(ratio),
+        "win_rate": rate.plain,
+        "kl": kl.plain if kl is not None else None,
+        "length_ratio": ratio.plain,
         **sides,
         "verdict": _verdict(rate, kl, ratio, sides, len(groups)),
         "examples": [_example(groups[i], scores[i], count) for i in range(min(settings.examples, len(groups)))],
@@ -217,19 +217,15 @@ def _preferences(ratios: Sequence[Sequence[float]]) -> dict[str, Any]:
     margins = [chosen - rejected for chosen, rejected in ratios]
     right = [0.5 if margin == 0 else float(margin > 0) for margin in margins]
     return {
-        "accuracy": _plain(statistics.win_rate(right)),
-        "margin": _plain(statistics.mean(margins)),
-        "chosen": _plain(statistics.mean([chosen for chosen, _ in ratios])),
+        "accuracy": statistics.win_rate(right).plain,
+        "margin": statistics.mean(margins).plain,
+        "chosen": statistics.mean([chosen for chosen, _ in ratios]).plain,
     }
 
 
 def _tokens(answer: Completion) -> int:
     assert answer.sampled is not None
     return len(answer.sampled.tokens)
-
-
-def _plain(interval: Interval) -> dict[str, Any]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
 
 
 def _verdict(

@@ -140,7 +140,7 @@ def _joined(settings: EvaluateReward, judged: Judged, row: Row, scores: tuple[fl
     if not all(math.isfinite(score) for score in scores):
         raise GuardError(f"{group.place}: the reward model gives {scores}: it is broken, train it again")
     return Scored(
-        prompt=str(group.prompt),
+        prompt=str(group.prompt or group.id),  # without a prompt a row shares it with no other
         scores=scores,
         tokens=tuple(len(answer.tokens) for answer in row.answers),
         pairs=judged.pairs,

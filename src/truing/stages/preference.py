@@ -430,7 +430,7 @@ def _watch(
     result: dict[str, Any] = {"loss": float(torch.cat([loss.value for _, loss in measured]).mean())}
     accuracy = _accuracy(objective, measured)
     if accuracy is not None:
-        result["accuracy"] = {"value": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n}
+        result["accuracy"] = accuracy.plain
     if context.first_step + step not in seen:  # after an interruption the start is measured once more
         context.event("held_out", step=context.first_step + step, **result)
     return result
