@@ -48,6 +48,7 @@ def plan(recipe: Recipe) -> list[Planned]:
     known["model"] = known["base"] = Model(models.content_hash(source), source)
     if recipe.data:
         known |= sources.inputs(recipe.data)
+        known["recipe.data"] = known["data"]  # so that a later stage can name it when others have made data too
     planned: list[Planned] = []
     models_made: list[str] = []
     for spec in recipe.stage:
@@ -89,7 +90,7 @@ def _demand_usable(planned: Planned) -> None:
     """Rows that the stage's objective cannot use."""
     settings = planned.settings
     for name, value in planned.inputs.items():
-        if not isinstance(value, Groups) or not value.ready:
+        if not isinstance(value, Groups) or not value.ready or name == "unlabelled":
             continue
         if isinstance(settings, Preference):
             judged_rows(settings, value.read() if name == "data" else to_watch(settings, value.read()))

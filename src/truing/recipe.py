@@ -19,7 +19,7 @@ from truing.signatures import Settings, validated
 from truing.stages import inputs_of, settings_type, stage
 from truing.stages.training import Count
 
-INPUT_NAMES = ("model", "base", "reward", "data", "held_out")
+INPUT_NAMES = ("model", "base", "reward", "data", "held_out", "unlabelled")
 
 
 class DataSettings(Settings):

@@ -10,6 +10,7 @@ import torch
 from by_hand import lsig, smoothed
 
 from truing.objectives import OBJECTIVES, bind, stage_of
+from truing.objectives.rewarding import difference
 from truing.signatures import settings_of
 from truing.tensors import Logprobs, Pair, RankedScores, Scores
 
@@ -125,6 +126,15 @@ def test_odin():
     assert loss.value.tolist() == pytest.approx(expected, rel=1e-12)
     assert loss.stats["correlation/quality"].tolist() == pytest.approx([quality] * 4)
     assert loss.stats["reward/margin"].tolist() == pytest.approx(GAPS), "of the head that is kept"
+
+
+def test_difference_of_unlabelled_answers():
+    said = (0.3, -1.0, 2.5)
+    row = RankedScores(torch.tensor(said), torch.arange(3), 3)
+    expected = sum(1 / (1 + math.exp(-abs(said[i] - said[j]))) for i in range(3) for j in range(i + 1, 3)) * 2 / 9
+    assert difference(row).item() == pytest.approx(expected, rel=1e-6)
+    same = RankedScores(torch.zeros(4), torch.arange(4), 4)
+    assert difference(same).item() == pytest.approx(3 / 8)
 
 
 def test_answers_of_one_length_have_no_correlation():

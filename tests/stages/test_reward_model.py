@@ -16,9 +16,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Llam
 
 from truing import models
 from truing.compute.engine.local import LocalEngine
-from truing.errors import ConfigError
+from truing.errors import ConfigError, DataError
 from truing.models.quiet import quiet_libraries
 from truing.packing import forest
+from truing.records import Completion, Group, assistant
 from truing.rendering import Row
 from truing.signatures import validated
 from truing.stages.context import Model
@@ -246,6 +247,87 @@ def test_members_are_averaged(folder: Path, runs: Callable[[], Run], lora: dict[
     before = [(run.path / name).stat().st_mtime_ns for name in names[:3]]
     reward_model(*arguments)
     assert [(run.path / name).stat().st_mtime_ns for name in names[:3]] == before, "what is there is not trained again"
+
+
+def unlabelled(answers: int = 3) -> list[Group]:
+    """Several answers to each prompt, of which nobody said anything."""
+    words = ("yes", "nope", "well", "no")
+    return [
+        Group(group.prompt, tuple(Completion((assistant(f"{words[k]} {place}"),)) for k in range(answers)))
+        for place, group in enumerate(tiny_model.pairs(6, start=50))
+    ]
+
+
+def meta_trained(run: Run, folder: Path, rate: float, **settings: Any) -> Path:
+    usual = {"batch_size": 4, "learning_rate": 5e-3, "epochs": 2, "meta": {"rate": rate, "rows": 2}}
+    reward_model(
+        tiny_model.context(run, "rm"),
+        validated(RewardModel, usual | settings, "test"),
+        tiny_model.model_of(folder),
+        tiny_model.given(tiny_model.pairs()),
+        unlabelled=tiny_model.given(unlabelled()),
+    )
+    artifact = run.artifact("key")
+    assert artifact is not None
+    return run.path / str(artifact.meta["reward"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_are_taken_where_the_move_leads(folder: Path, dtype: torch.dtype) -> None:
+    """First order: the moved weights' gradient, for the weights where they were, which are the same bits again."""
+    torch.manual_seed(0)
+    rows = some_rows(folder)
+    first, second = forest(rows[:1]), forest(rows[1:])
+    engine = LocalEngine(models.load(str(folder), dtype=torch.float32, device=CPU, outputs=1), dtype=dtype)
+    before = {name: master.detach().clone() for name, master in engine._masters.items()}
+    narrow = {name: weight.detach().clone() for name, weight in engine.model.named_parameters()}
+    engine.backward(engine.scores(first)[0].last.sum())
+    slopes = {name: slope.clone() for name, slope in engine.gradients().items()}
+    with engine.moved(0.1):
+        engine.backward(engine.scores(second)[0].last.square().sum())
+    found = {name: slope.clone() for name, slope in engine.gradients().items()}
+    assert all(torch.equal(engine._masters[name], master) for name, master in before.items())
+    assert all(torch.equal(weight, narrow[name]) for name, weight in engine.model.named_parameters())
+    other = LocalEngine(models.load(str(folder), dtype=torch.float32, device=CPU, outputs=1), dtype=dtype)
+    with torch.no_grad():
+        for name, master in other._masters.items():
+            master.copy_(before[name] + 0.1 * slopes[name])
+    other._renew_compute_weights()
+    other.backward(other.scores(second)[0].last.square().sum())
+    for name, slope in other.gradients().items():
+        torch.testing.assert_close(found[name], slope)
+        assert dtype == torch.bfloat16 or not torch.equal(slope, slopes[name])
+
+
+def test_without_a_move_meta_learning_is_the_plain_reward_model(folder: Path, runs: Callable[[], Run]) -> None:
+    """And with one it is not."""
+    plain = trained(runs(), folder, epochs=2, warmup=0.1)
+    run = runs()
+    still, moved = meta_trained(run, folder, 1e-12), meta_trained(runs(), folder, 0.1)
+    rows = some_rows(plain)
+    torch.testing.assert_close(rewards(plain, rows), rewards(still, rows))
+    assert not torch.allclose(rewards(plain, rows), rewards(moved, rows), atol=0.01)
+    for event in run.events("rm", "step"):
+        assert 1 / 3 <= event["metrics"]["meta/difference"] < 2 / 3
+
+
+def test_meta_learning_does_not_depend_on_how_the_answers_are_cut(folder: Path, runs: Callable[[], Run]) -> None:
+    whole, cut = (meta_trained(runs(), folder, 0.1, forest_tokens=tokens) for tokens in (2048, 8))
+    rows = some_rows(whole)
+    torch.testing.assert_close(rewards(whole, rows), rewards(cut, rows), rtol=1e-3, atol=1e-4)
+
+
+def test_meta_learning_without_answers_is_refused(folder: Path, runs: Callable[[], Run]) -> None:
+    with pytest.raises(ConfigError, match="`meta` and `unlabelled` go together"):
+        trained(runs(), folder, meta={"rate": 0.1})
+    with pytest.raises(DataError, match="no row of `unlabelled` has two answers"):
+        reward_model(
+            tiny_model.context(runs(), "rm"),
+            validated(RewardModel, {"meta": {}}, "test"),
+            tiny_model.model_of(folder),
+            tiny_model.given(tiny_model.pairs()),
+            unlabelled=tiny_model.given(unlabelled(1)),
+        )
 
 
 def test_goes_on_with_a_fresh_second_head(folder: Path, runs: Callable[[], Run]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -61,6 +62,12 @@ class Engine(Protocol):
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a scalar to what has been gathered for the next step."""
+
+    def moved(self, rate: float) -> AbstractContextManager[None]:
+        """Within it the weights stand `rate` times the gathered gradient further on, and gathering begins anew.
+
+        The gradients gathered within stay, as those of the weights where they were.
+        """
 
     def step(self, learning_rate: float, max_gradient_norm: float) -> float:
         """One optimizer step. Returns the gradient norm before clipping; raises GuardError where it is not finite."""

@@ -178,6 +178,17 @@ def listwise(score: RankedScores, reward: Tensor) -> Loss:
     return Loss((among.logsumexp(1) - said).sum(), stats)
 
 
+def difference(score: RankedScores) -> Tensor:
+    """How far the scores of K answers to one prompt lie apart: the difference that MetaRM raises, arXiv:2401.06080.
+
+    2 / K^2 times the sum over i < j of sigmoid(|r_i - r_j|), from (K - 1) / 2K where all are equal to (K - 1) / K
+    """
+    said = score.last
+    apart = (said[:, None] - said).triu(diagonal=1)
+    pairs = torch.ones_like(apart).triu(diagonal=1)
+    return (torch.sigmoid(apart.abs()) * pairs).sum() * 2 / len(said) ** 2
+
+
 def _regularised(score: Pair[Scores], margin: Tensor, weight: float) -> Loss:
     chosen, rejected = score.chosen.last, score.rejected.last
     written = logistic(margin)

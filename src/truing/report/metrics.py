@@ -61,6 +61,9 @@ METRICS = {
     "regulariser": Metric("Regulariser", "What the head that writes has to pay; it falls slowly beside the loss."),
     "correlation/quality": Metric("Correlation of score and length", "Of the head that is kept. Stays near 0.", 0.0),
     "correlation/length": Metric("Correlation of the second head", "With length. Rises towards 1.", 0.0),
+    "meta/difference": Metric(
+        "Difference between unlabelled answers", "What MetaRM raises. From a half of (K - 1) / K at first up to that."
+    ),
     "reward/score": Metric("Score of the answers", "The data's own; training does not change it."),
     "kl": Metric(
         "KL from the reference", "In nats an answer, on answers to other prompts. A few nats; tens are another model."

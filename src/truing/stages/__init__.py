@@ -1,8 +1,8 @@
 """Stages: functions from artifacts to artifacts, each a plain loop.
 
 A stage is any public function of these modules whose first two parameters are a Context and its settings. The others
-are its inputs, asked for by name: `model`, `base`, `reward`, `data`, `held_out`, `principle`, and `judges`, whatever
-the scorers in its settings name; one with a default is optional.
+are its inputs, asked for by name: `model`, `base`, `reward`, `data`, `held_out`, `unlabelled`, `principle`, and
+`judges`, whatever the scorers in its settings name; one with a default is optional.
 """
 
 from __future__ import annotations

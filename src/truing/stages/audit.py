@@ -66,6 +66,8 @@ class Audit(RewardModel):
 
     @model_validator(mode="after")
     def _live(self) -> Self:
+        if self.meta is not None:
+            raise ConfigError("an audit has no unlabelled answers: take the setting `meta` out")
         if self.wrong == "keep" and self.wrong_share is not None:
             raise ConfigError('wrong_share changes nothing with wrong = "keep": set flip or drop, or take it out')
         return self

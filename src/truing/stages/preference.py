@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
@@ -41,6 +42,7 @@ from truing.stages.training import (
 from truing.statistics import Interval
 from truing.tensors import Forest, Loss
 
+Around = Callable[[Engine, Step], AbstractContextManager[None]]
 ReferenceKind = Literal["start", "base", "adapters_off", "none"]
 
 
@@ -172,8 +174,12 @@ def fit(
     judged: Sequence[Judged],
     held_out: Groups | None = None,
     base: Model | None = None,
+    around: Around | None = None,
 ) -> tuple[Engine, Mapping[str, Any] | None]:
-    """Trains `loaded`, which was read from `model`, on the rows. Returns it with what held-out rows say at the end."""
+    """Trains `loaded`, which was read from `model`, on the rows. Returns it with what held-out rows say at the end.
+
+    around: entered for the gradient of each step.
+    """
     objective = settings.bound()
     engine = make_engine(context, loaded, settings, rows)
     sources = _Sources(context, settings, engine, model, base or model)
@@ -188,7 +194,8 @@ def fit(
             and (step.number - 1) % settings.reference.every == 0
         ):
             engine.move_reference(settings.reference.mix)
-        memory |= _add(step, engine, objective, material, memory, context.seed)
+        with around(engine, step) if around else nullcontext():
+            memory |= _add(step, engine, objective, material, memory, context.seed)
     steps = step_count(len(rows), settings)
     return engine, _watch(context, engine, objective, watched, memory, step=steps)
 

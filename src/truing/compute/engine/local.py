@@ -146,6 +146,24 @@ class LocalEngine:
         """Adds the gradient of a scalar to the masters' gradients."""
         loss.backward()  # type: ignore[no-untyped-call]
 
+    @contextmanager
+    def moved(self, rate: float) -> Iterator[None]:
+        """Within it the masters stand `rate` times the gathered gradient further on, and gathering begins anew."""
+        slopes = self.gradients()
+        before = {name: self._masters[name].detach().clone() for name in slopes}
+        with torch.no_grad():
+            for name, slope in slopes.items():
+                self._masters[name].add_(slope, alpha=rate)
+        self.discard()
+        self._renew_compute_weights()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, master in before.items():
+                    self._masters[name].copy_(master)
+            self._renew_compute_weights()
+
     def step(self, learning_rate: float, max_gradient_norm: float) -> float:
         """Clips, steps and renews the compute weights. A gradient that is not finite stops before anything changes."""
         gradients = [m.grad for m in self._masters.values() if m.grad is not None]
