@@ -400,7 +400,13 @@ def test_the_reference_is_computed_once_and_belongs_to_its_rows(
     data = tiny_model.pairs()
     first = trained(runs(), folder, preference, data)
     assert trained(runs(), folder, preference, data) == first
-    assert len(made) == 1
+    for other in (
+        {"objective": {"name": "dpo", "beta": 0.5}},
+        {"objective": "ipo"},
+        {"learning_rate": 1e-4, "epochs": 2},
+    ):
+        assert trained(runs(), folder, preference, data, **other) != first
+    assert len(made) == 1, "a sweep of settings shares it"
     (kept,) = (tmp_path / "cache" / "reference").iterdir()
     content = bytearray((kept / "reference.safetensors").read_bytes())
     content[-3] ^= 1
