@@ -145,7 +145,7 @@ def _named_input(name: str, given: str, known: Mapping[str, Any], spec: StageSpe
 
 def _judges(stage_name: str, settings: Settings, known: Mapping[str, Any]) -> Judges:
     """What the scorers in a stage's settings name, found and hashed."""
-    specs = [getattr(settings, name) for name in _scorers_of(type(settings))]
+    specs = [spec for name in _scorers_of(type(settings)) if (spec := getattr(settings, name)) is not None]
     found = {name: _judge(stage_name, name, known) for spec in specs for name in named_in(spec, "model")}
     files = [Path(name) for spec in specs for name in named_in(spec, "file")]
     for spec in specs:
@@ -160,7 +160,7 @@ def _judges(stage_name: str, settings: Settings, known: Mapping[str, Any]) -> Ju
 def _scorers_of(settings: type[Settings]) -> tuple[str, ...]:
     """The settings that are scorers."""
     hints = typing.get_type_hints(settings, include_extras=True)
-    return tuple(name for name, hint in hints.items() if hint is Spec)
+    return tuple(name for name, hint in hints.items() if hint is Spec or Spec in typing.get_args(hint))
 
 
 def _judge(stage_name: str, name: str, known: Mapping[str, Any]) -> Model:

@@ -22,7 +22,7 @@ from truing.packing import forest
 from truing.records import Completion, Group, Message, assistant, comparison, user
 from truing.rendering import Row
 from truing.signatures import validated
-from truing.stages.context import Model
+from truing.stages.context import Judges, Model
 from truing.stages.evaluate_reward import EvaluateReward, comparable, evaluate_reward
 from truing.store import Run
 
@@ -67,6 +67,7 @@ def measured(run: Run, reward: Path, data: list[Group], **settings: Any) -> dict
         validated(EvaluateReward, settings, "test"),
         Model("the reward model", str(reward)),
         tiny_model.given(data),
+        Judges("none", {}),
     )
     (made,) = run.artifacts()
     assert made.meta["of"] == "the reward model"
@@ -196,7 +197,7 @@ def test_a_broken_model_is_named(reward: Path, runs: Callable[[], Run], tmp_path
         measured(runs(), broken, rows_held_out())
 
 
-def recipe_of(folder: Path, here: Path, **evaluation: Any) -> Any:
+def recipe_of(folder: Path, here: Path, *between: Any, **evaluation: Any) -> Any:
     formats.write_data(tiny_model.pairs(40), here / "rows.jsonl", format="group")
     formats.write_data(tiny_model.pairs(8, start=60), here / "easy.jsonl", format="group")
     table = {
@@ -205,6 +206,7 @@ def recipe_of(folder: Path, here: Path, **evaluation: Any) -> Any:
         "data": {"path": str(here / "rows.jsonl"), "held_out": 0.4},
         "stage": [
             {"use": "reward_model", "batch_size": 4, "epochs": 3, "learning_rate": 5e-3},
+            *between,
             {"use": "evaluate_reward", "categories": {"easy": str(here / "easy.jsonl")}, **evaluation},
         ],
     }
@@ -227,6 +229,22 @@ def test_a_recipe_from_reward_model_to_verdict(folder: Path, tmp_path: Path) -> 
     assert json.loads(next(run.glob("artifacts/*/reward.json")).read_text())["accuracy"]["value"] == 1
     with pytest.raises(ConfigError, match="bins: input should be greater"):
         recipe_of(folder, tmp_path, bins=0)
+
+
+def test_the_best_of_n_answers_is_asked_of_a_gold_scorer(folder: Path, tmp_path: Path) -> None:
+    drawn = {"use": "sample", "answers": 3, "max_new_tokens": 6, "temperature": 1.5}
+    recipe = recipe_of(folder, tmp_path, drawn, gold="length", unlabelled="sample")
+    run = pipeline.run_recipe(recipe, out=tmp_path / "run", reporter=tiny_model.quiet())
+    found = json.loads(next(run.glob("artifacts/*/reward.json")).read_text())
+    assert [one["n"] for one in found["best_of"]] == [1, 2, 3]
+    assert found["best_of"][0]["proxy"]["value"] == pytest.approx(0, abs=1e-9)
+    assert found["best_of"][2]["proxy"]["value"] > found["best_of"][1]["proxy"]["value"] > 0
+    assert "of 3 answers it picks one" in found["verdict"]
+    assert "The best of n answers" in (run / "report.html").read_text()
+    with pytest.raises(ConfigError, match="`gold` and `unlabelled` go together"):
+        pipeline.run_recipe(
+            recipe_of(folder, tmp_path, gold="length"), out=tmp_path / "other", reporter=tiny_model.quiet()
+        )
 
 
 def test_a_reward_model_in_a_folder_is_measured(folder: Path, reward: Path, tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ def reward_figures(reward: Reward) -> list[Figure]:
         found.append(_strength_figure(reward.by_strength))
     if len(reward.by_length) > 1:
         found.append(_longer_figure(reward.by_length))
+    if reward.best_of:
+        found.append(_best_of_figure(reward))
     return found
 
 
@@ -161,6 +163,24 @@ def _longer_figure(bins: Sequence[Bin]) -> Figure:
         "By tokens that the chosen answer has more than the rejected one; half (dashed) is a coin. High on the right "
         "and low on the left, the model likes length.",
         charts.line_chart("Accuracy by length of the chosen answer", [], [points], rule=0.5),
+    )
+
+
+def _best_of_figure(reward: Reward) -> Figure:
+    kl = [one for one, _, _ in reward.best_of]
+    sides = {
+        "policy": ("its own score", [proxy for _, proxy, _ in reward.best_of]),
+        "base": ("gold score", [gold for _, _, gold in reward.best_of]),
+    }
+    lines = [Line(name, tone, kl, [one.value for one in values], "values") for tone, (name, values) in sides.items()]
+    points = [Points(name, tone, kl, values, "at {} nats") for tone, (name, values) in sides.items()]
+    return Figure(
+        "The best of n answers",
+        "",
+        "In deviations of all answers, by the KL from the policy that drew them. Where the gold score falls back while "
+        "its own rises, the model is over-optimised.",
+        charts.line_chart("Scores of the best of n answers by KL", lines, points, rule=0.0),
+        [(tone, name) for tone, (name, _) in sides.items()],
     )
 
 

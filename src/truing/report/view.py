@@ -218,7 +218,8 @@ class Reward:
     """What `reward.json` of one evaluate_reward stage says.
 
     longer: accuracy of "the longer one is better"; over_longer: the model's accuracy less that. curve: predicted shares
-    with observed ones. gap: mean score of chosen answers less that of rejected ones.
+    with observed ones. gap: mean score of chosen answers less that of rejected ones. best_of: KL of the best of n
+    answers, its own score and the gold one.
     """
 
     stage: str
@@ -249,6 +250,7 @@ class Reward:
     mean: float
     deviation: float
     gap: Interval
+    best_of: list[tuple[float, Interval, Interval]]
 
 
 @dataclass(frozen=True)
@@ -431,6 +433,7 @@ def _reward(artifact: Artifact) -> Reward:
         mean=float(scores["mean"]),
         deviation=float(scores["deviation"]),
         gap=_known(scores["gap"]),
+        best_of=[(float(one["kl"]), _known(one["proxy"]), _known(one["gold"])) for one in found.get("best_of", [])],
     )
 
 

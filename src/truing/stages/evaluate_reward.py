@@ -14,12 +14,14 @@ from truing.compute import Engine
 from truing.errors import ConfigError, DataError, GuardError, did_you_mean
 from truing.records import Group
 from truing.rendering import Row
-from truing.scoring import agreement
+from truing.scoring import agreement, best_of
 from truing.scoring.agreement import Comparisons, Scored
 from truing.scoring.answers import rewards
+from truing.scoring.best_of import BestOf
+from truing.scoring.scorers import Spec, make
 from truing.signatures import Settings
 from truing.stages.arranging import Judged, Pairs, judge
-from truing.stages.context import Context, Groups, Model, write_json
+from truing.stages.context import Context, Groups, Judges, Model, write_json
 from truing.stages.preference import has_strength
 from truing.stages.training import Count, TooLong, render_rows
 
@@ -36,6 +38,10 @@ class EvaluateReward(Settings):
     categories: dict[str, str] = Field(
         {}, description="by category a file of comparisons, each measured by itself, such as those of RewardBench"
     )
+    gold: Spec | None = Field(
+        None,
+        description="a scorer to trust: what it makes of the best of n answers of `unlabelled` by the model",
+    )
     bins: Count = Field(10, description="points of the reliability curve")
     limit: Count | None = Field(None, description="use only so many held-out rows")
     max_length: Count = Field(1024, description="limit in tokens of a prompt and one answer")
@@ -50,8 +56,22 @@ class Material(NamedTuple):
     unused: dict[str, int]
 
 
-def evaluate_reward(context: Context, settings: EvaluateReward, reward: Model, held_out: Groups) -> None:
-    """Measures accuracy, calibration and love of length of a reward model on held-out comparisons or rankings."""
+def evaluate_reward(
+    context: Context,
+    settings: EvaluateReward,
+    reward: Model,
+    held_out: Groups,
+    judges: Judges,
+    unlabelled: Groups | None = None,
+) -> None:
+    """Measures accuracy, calibration and love of length of a reward model on held-out comparisons or rankings.
+
+    With a gold scorer also what that makes of the best of n answers by the model (arXiv:2210.10760).
+    """
+    if (settings.gold is None) != (unlabelled is None):
+        raise ConfigError(
+            f"{context.stage}: `gold` and `unlabelled` go together: name a scorer, and the stage that samples answers"
+        )
     materials = {"": comparable(settings, held_out.read()), **category_rows(settings)}
     engine = context.scorer(reward, outputs=1)
     scored: dict[str, list[Scored]] = {}
@@ -64,6 +84,10 @@ def evaluate_reward(context: Context, settings: EvaluateReward, reward: Model, h
         "categories": of_categories(scored) if scored else None,
     }
     result["verdict"] = agreement.verdict(result)
+    if settings.gold is not None and unlabelled is not None:
+        picked = best_of_n(context, settings, engine, judges, unlabelled.read())
+        result["best_of"] = [one.plain for one in picked]
+        result["verdict"] += f"; {best_of.verdict(picked)}"
     with context.output({"measured": FILE, "verdict": result["verdict"], "of": reward.key}) as folder:
         write_json(folder / FILE, result)
 
@@ -104,6 +128,28 @@ def category_rows(settings: EvaluateReward) -> dict[str, Material]:
         except DataError as error:
             raise DataError(f"category '{name}': {path}: {str(error).removeprefix(f'{path}: ')}") from error
     return found
+
+
+def best_of_n(
+    context: Context, settings: EvaluateReward, engine: Engine, judges: Judges, groups: Sequence[Group]
+) -> list[BestOf]:
+    """Both scores of all answers, as far as both scorers have one."""
+    assert settings.gold is not None, "asked for only with a gold scorer"
+    rows, kept, _ = render_rows(engine.renderer, [g for g in groups if len(g.completions) > 1], settings)
+    several = [group for group in groups if len(group.completions) > 1]
+    gold = make(settings.gold, context.tools(judges, settings.forest_tokens))([several[place] for place in kept])
+    with context.reporter.task(f"{context.stage}: best of n", len(rows)) as task:
+        proxy = rewards(engine, rows, budget=settings.forest_tokens, on_scored=task.advance)
+    whole = [
+        (ours, tuple(one.value for one in theirs if one.value is not None))
+        for ours, theirs in zip(proxy, gold, strict=True)
+        if all(one.value is not None for one in theirs)
+    ]
+    if len(whole) < len(several):
+        context.warn(f"{len(several) - len(whole)} of {len(several)} rows have no gold score of each answer: left out")
+    if not whole:
+        raise DataError(f"{context.stage}: no row of `unlabelled` has two answers with a gold score each")
+    return best_of.curve(*zip(*whole, strict=True))
 
 
 def of_categories(scored: Mapping[str, Sequence[Scored]]) -> dict[str, Any]:
