@@ -19,7 +19,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages([str(ROOT)], "truing."))
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "records", "environment"}),
     frozenset(
-        {"formats", "store", "report", "statistics", "progress"}
+        {"formats", "store", "report", "statistics", "progress", "blending"}
         | {"signatures", "tensors", "objectives", "advantages", "algorithms"}
     ),
     frozenset({"rendering", "packing", "models", "compute", "reductions", "costs"}),
@@ -40,6 +40,7 @@ WITHOUT_TORCH = (
     "report",
     "statistics",
     "progress",
+    "blending",
     "signatures",
     "cli",
 )

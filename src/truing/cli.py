@@ -72,6 +72,7 @@ def plan(recipe: Path, *overrides: str, measure: bool = False, json: Json = Fals
 
         facts["measured"] = measured(read, planned, Reporter())
     if json:
+        facts["fed"] = [{**fed, "shares": list(map(asdict, fed["shares"]))} for fed in facts["fed"]]
         stages = [{"name": p.name, "use": p.use, "settings": p.settings.model_dump(mode="json")} for p in planned]
         return _print_json({"stages": stages, **facts})
     table = Table("stage", "does", "takes", box=None, pad_edge=False)
@@ -124,7 +125,7 @@ def train(
 @app.command
 def data(
     file: str,
-    *,
+    *overrides: str,
     format: str | None = None,
     model: str | None = None,
     rows: int = 3,
@@ -133,12 +134,14 @@ def data(
     max_bad: int = 0,
     json: Json = False,
 ) -> None:
-    """Say what a data file holds, show rows as a model sees them, or convert it.
+    """Say what a data file or the data of a recipe hold, show rows as a model sees them, or convert them.
 
     Parameters
     ----------
     file
-        A data file, or hub:owner/name:split.
+        A data file, hub:owner/name:split, or a recipe, a TOML file: its training rows, blended as they will be.
+    overrides
+        Settings of the recipe as key=value.
     format
         Name of the format, if it is not to be found out.
     model
@@ -158,21 +161,32 @@ def data(
         raise ConfigError("--to needs --out FILE" if out is None else "--out needs --to FORMAT")
     if out is not None and out.exists() and Path(file).exists() and out.samefile(file):
         raise ConfigError(f"{out}: this is the file that is read: write to another one")
-    source = formats.open_data(file, format=format)
-    bad: list[str] = []
+    if file.endswith(".toml"):
+        if format is not None or max_bad:
+            raise ConfigError("the format and max_bad of a recipe are its own: write data.format=... data.max_bad=...")
+        about, groups, bad = _recipe_data(Path(file), overrides)
+        max_bad = len(bad)
+    elif overrides:
+        raise ConfigError(f"'{overrides[0]}' is a setting of a recipe, and {file} is a data file: take it out")
+    else:
+        source = formats.open_data(file, format=format)
+        about = {"format": source.format, "description": source.description}
+        bad = []
+        allowed = max_bad if to else sys.maxsize  # bad rows are what one may want to look at
+        groups = formats.iter_groups(source, max_bad=allowed, on_bad=lambda row: bad.append(str(row)))
     shown: list[Any] = []
-    allowed = max_bad if to else sys.maxsize  # bad rows are what one may want to look at
-    groups = formats.iter_groups(source, max_bad=allowed, on_bad=lambda row: bad.append(str(row)))
     seen = _first_kept(groups, rows, shown)
     good = formats.write_data(seen, out, format=to) if to and out else sum(1 for _ in seen)
     too_many = DataError(f"{file}: {len(bad):,} rows cannot be read, and max_bad is {max_bad}")
     if json:
-        facts = {"format": source.format, "description": source.description, "rows": good, "rejected": bad}
+        facts = {**about, "rows": good, "rejected": bad}
+        facts |= {"shares": list(map(asdict, about["shares"]))} if "shares" in about else {}
         _print_json(facts | ({"out": str(out), "to": to} if to else {}))
         if len(bad) > max_bad:
             raise too_many
         return
-    print(f"{source.description}; {good:,} rows; {len(bad):,} rejected")
+    print(f"{about['description']}; {good:,} rows; {len(bad):,} rejected")
+    _print_shares(about)
     for line in bad[:10]:
         print(f"  {line}")
     if model:
@@ -185,6 +199,33 @@ def data(
     if len(bad) > max_bad:
         raise too_many
     return
+
+
+def _recipe_data(recipe: Path, overrides: tuple[str, ...]) -> tuple[dict[str, Any], Iterable[Any], list[str]]:
+    """What a recipe's data are, its training rows, and those that could not be read."""
+    from truing.data import Sources, parts
+    from truing.recipe import read_recipe
+
+    read = read_recipe(recipe, overrides)
+    if read.data is None:
+        raise ConfigError(f"{recipe}: this recipe has no [data]: set data.path to a file")
+    inputs = Sources().inputs(read.data, read.seed)
+    found = inputs["data"]
+    groups = found.read()
+    held_out = {"held_out": len(inputs["held_out"].read())} if "held_out" in inputs else {}
+    own = {name: len(one.read()) for name, one in parts(read.data.splits, found).items()}
+    about = {"description": found.description, **held_out, "shares": found.shares(), "parts": own}
+    return about, groups, found.bad
+
+
+def _print_shares(about: dict[str, Any]) -> None:
+    """What each source gives, and how many rows are of each stage alone or held out."""
+    for share in about.get("shares", ()):
+        print(f"  {share}")
+    for name, count in about.get("parts", {}).items():
+        print(f"  of stage {name} alone: {count:,} rows")
+    if "held_out" in about:
+        print(f"  held out: {about['held_out']:,} rows")
 
 
 @app.command
@@ -474,6 +515,10 @@ def _facts(facts: dict[str, Any]) -> list[str]:
     lines = [f"model: {facts['model']}, {facts['parameters'] / 1e6:.0f} M weights, computes in {facts['dtype']}"]
     if "rows" in facts:
         lines.append(f"data: {facts['data']}; {facts['rows']:,} rows, {facts['tokens']:,} tokens")
+    for fed in facts["fed"]:
+        if fed["shares"] or len(facts["fed"]) > 1:
+            lines.append(f"rows of {', '.join(fed['stages'])}: {fed['rows']:,}")
+        lines += [f"  {share}" for share in fed["shares"]]
     for name, found in facts["training"].items():
         lines.append(f"{name}, estimated: {_stage(found, found['memory_bytes'])}")
     if facts["memory_bytes"]:

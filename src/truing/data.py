@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum
 from pathlib import Path
 
 from truing import formats
+from truing.blending import Share, bounds, drawn, interleaved, is_held_out, part, prompt_hash, quotas, within
 from truing.errors import DataError
-from truing.recipe import DataSettings
+from truing.recipe import DataSettings, Source
 from truing.records import Group
 from truing.stages.context import Groups
 from truing.store import hash_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """One source of a blend: the hash of its rows, and how to read them."""
+
+    name: str
+    source: Source
+    key: str
+    read: Callable[[], list[Group]]
 
 
 class Sources:
@@ -25,53 +37,159 @@ class Sources:
         """The hash of each file's content."""
         return {name: self._hash(path) for name, path in files.items()}
 
-    def inputs(self, data: DataSettings) -> dict[str, Groups]:
+    def inputs(self, data: DataSettings, seed: int = 0) -> dict[str, Groups]:
         """Training rows and held-out rows, split by prompt so that no prompt is in both. Rows are read once."""
+        return self._of_blend(data, seed) if data.path is None else self._of_file(data, data.path)
+
+    def _of_file(self, data: DataSettings, path: str) -> dict[str, Groups]:
         bad: list[str] = []
-
-        @functools.cache
-        def read() -> list[Group]:
-            return formats.read_groups(
-                data.path,
-                format=data.format,
-                max_bad=data.max_bad,
-                limit=data.limit,
-                on_bad=lambda row: bad.append(str(row)),
-            )
-
-        about = formats.open_data(data.path, format=data.format).description
+        read = functools.cache(lambda: _read(Source(path=path), data, bad))
+        about = formats.open_data(path, format=data.format).description
         how = data.model_dump(mode="json", include={"format", "limit", "max_bad"})
         if isinstance(data.held_out, str):
-            every = Groups(hash_of(self._hash(data.path), how), read, about, bad)
-            return {"data": every, "held_out": self._file_of_held_out(data.held_out, data.format, every)}
+            every = Groups(hash_of(self._hash(path), how), read, about, bad)
+            return {"data": every, "held_out": self._file_of_held_out(data.held_out, data.format, read)}
         share = data.held_out
-        key = hash_of(self._hash(data.path), how, share)
-        train = functools.cache(lambda: [group for group in read() if not _is_held_out(group, share)])
-        kept = functools.cache(lambda: [group for group in read() if _is_held_out(group, share)])
+        key = hash_of(self._hash(path), how, share)
+        train = functools.cache(lambda: [group for group in read() if not is_held_out(group, share)])
+        kept = functools.cache(lambda: [group for group in read() if is_held_out(group, share)])
         found = {"data": Groups(key, train, about, bad)}
         if share:
             found["held_out"] = Groups(hash_of(key, "held out"), kept, f"held out of {about}")
         return found
 
-    def _file_of_held_out(self, path: str, format: str | None, train: Groups) -> Groups:
-        read = functools.cache(lambda: _without_leak(train.read(), formats.read_groups(path, format=format)))
+    def _of_blend(self, data: DataSettings, seed: int) -> dict[str, Groups]:
+        """Rows of several sources by their weights. Held-out rows are of all sources, each row once."""
+        bad: list[str] = []
+        # By content: the order in which a recipe names them decides nothing.
+        sources = sorted(
+            (self._rows(name, source, data, bad) for name, source in data.blend.items()),
+            key=lambda rows: (rows.key, rows.source.path),
+        )
+        weights = _weights(sources)
+        share = 0.0 if isinstance(data.held_out, str) else data.held_out
+
+        @functools.cache
+        def trained() -> list[list[Group]]:
+            return [[group for group in rows.read() if not is_held_out(group, share)] for rows in sources]
+
+        @functools.cache
+        def shares() -> list[Share]:
+            return _shares(sources, weights, [len(groups) for groups in trained()], data.rows)
+
+        @functools.cache
+        def blend() -> list[Group]:
+            given = zip(trained(), shares(), strict=True)
+            return interleaved([drawn(groups, share.gives, seed) for groups, share in given])
+
+        @functools.cache
+        def kept() -> list[Group]:
+            held = [[group for group in rows.read() if is_held_out(group, share)] for rows in sources]
+            return interleaved([drawn(groups, len(groups), 0) for groups in held])  # the same ones with every seed
+
+        keys = [rows.key for rows in sources]
+        names = list(data.blend)
+        about = _description(data.blend)
+        key = hash_of("blend", keys, weights, data.rows, share, seed)
+        found = {
+            "data": Groups(
+                key, blend, about, bad, shares=lambda: sorted(shares(), key=lambda one: names.index(one.name))
+            )
+        }
+        if isinstance(data.held_out, str):
+            every = functools.cache(lambda: [group for rows in sources for group in rows.read()])
+            found["held_out"] = self._file_of_held_out(data.held_out, data.format, every)
+        elif share:
+            found["held_out"] = Groups(hash_of("held out", keys, share), kept, f"held out of {about}")
+        return found
+
+    def _rows(self, name: str, source: Source, data: DataSettings, bad: list[str]) -> _Rows:
+        formats.open_data(source.path, format=source.format or data.format)
+        how = [source.format or data.format, source.limit or data.limit, data.max_bad]
+        read = functools.cache(lambda: _read(source, data, bad))
+        return _Rows(name, source, hash_of(self._hash(source.path), how), read)
+
+    def _file_of_held_out(self, path: str, format: str | None, train: Callable[[], list[Group]]) -> Groups:
+        read = functools.cache(lambda: _without_leak(train(), formats.read_groups(path, format=format)))
         return Groups(hash_of(self._hash(path), format), read, f"held out: {Path(path).name}")
 
 
-def _is_held_out(group: Group, share: float) -> bool:
-    """Decided by the prompt, or the text where there is none: order plays no part, and equals stay together."""
-    return int.from_bytes(_prompt_hash(group)[:8], "big") < share * 2**64
+def parts(splits: Mapping[str, float], data: Groups) -> dict[str, Groups]:
+    """By name of a stage, the part of the training rows that is its own: no two have a prompt in common."""
+    return {name: _part(name, data, low, high) for name, (low, high) in bounds(splits).items()}
 
 
-def _prompt_hash(group: Group) -> bytes:
-    messages = group.prompt or [message for answer in group.completions for message in answer.messages]
-    text = "\x00".join(f"{message.role}\x01{message.content}" for message in messages)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+def _part(name: str, data: Groups, low: float, high: float) -> Groups:
+    @functools.cache
+    def read() -> list[Group]:
+        groups = part(data.read(), low, high)
+        if not groups:
+            raise DataError(
+                f"data.splits.{name}: no prompt of {data.description} falls into this part of {high - low:.0%}: "
+                "raise its weight, or bring more rows"
+            )
+        return groups
+
+    about = f"{100 * (high - low):.3g} % of the prompts of {data.description}"
+    return Groups(hash_of(data.key, low, high), read, about, data.bad, shares=lambda: within(data.shares(), read()))
+
+
+def _read(source: Source, data: DataSettings, bad: list[str]) -> list[Group]:
+    """A source's rows; what it does not say itself is as the data say for all."""
+    return formats.read_groups(
+        source.path,
+        format=source.format or data.format,
+        max_bad=data.max_bad,
+        limit=source.limit or data.limit,
+        on_bad=lambda row: bad.append(str(row)),
+    )
+
+
+def _weights(sources: Sequence[_Rows]) -> list[float] | None:
+    """Each source's share of 1; None where all rows are taken once."""
+    given = [rows.source.weight for rows in sources if rows.source.weight is not None]
+    return [weight / fsum(given) for weight in given] if given else None
+
+
+def _shares(
+    sources: Sequence[_Rows], weights: Sequence[float] | None, sizes: Sequence[int], total: int | None
+) -> list[Share]:
+    """What each source gives to an epoch of so many rows, or of as many as all sources have."""
+    total = total or sum(sizes)
+    given = quotas(total, weights) if weights else sizes
+    found: list[Share] = []
+    for place, rows in enumerate(sources):
+        if not sizes[place]:
+            raise DataError(
+                f"data.blend.{rows.name}: no row of {rows.source.path} is left to train on: lower data.held_out, or "
+                "take the source out"
+            )
+        if not given[place]:
+            raise DataError(
+                f"data.blend.{rows.name}: its share of the {total:,} rows of an epoch is less than one row: raise its "
+                "weight or data.rows, or take the source out"
+            )
+        weight = weights[place] if weights else None
+        different = min(given[place], sizes[place])
+        found.append(Share(rows.name, rows.source.path, weight, sizes[place], given[place], different))
+    return found
+
+
+def _description(blend: Mapping[str, Source]) -> str:
+    weights = [source.weight for source in blend.values() if source.weight is not None]
+    if not weights:
+        return f"all rows of {', '.join(blend)}"
+    return "blend of " + ", ".join(
+        f"{name} {100 * source.weight / sum(weights):.3g} %" for name, source in blend.items() if source.weight
+    )
 
 
 def _without_leak(train: Sequence[Group], held_out: list[Group]) -> list[Group]:
-    seen = {_prompt_hash(group) for group in train}
+    places = {prompt_hash(group): group.place for group in train}
     for group in held_out:
-        if _prompt_hash(group) in seen:
-            raise DataError(f"{group.place}: this held-out prompt is also in the training data: remove it from one")
+        known = places.get(prompt_hash(group))
+        if known:
+            raise DataError(
+                f"{group.place}: this held-out prompt is also in the training data, at {known}: remove it from one"
+            )
     return held_out

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from truing import models
+from truing.blending import repeats
 from truing.costs import USABLE, Lengths, Load, Memory, Shape, Weights, free_memory, memory_of, operations
 from truing.models.precision import compute_dtype
 from truing.planning import Planned, read_inputs
@@ -50,6 +51,7 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
         "matrix_rate": _matrix_rate(device, dtype),
     }
     facts |= _first_data(planned, renderer)
+    facts["fed"] = _fed(planned)
     sizes = sizes_of(planned, renderer, recipe.seed)
     machine = Machine.of(source, device, dtype, facts["parameters"], facts["matrix_rate"])
     training = {
@@ -66,7 +68,8 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
     facts["memory_bytes"] = max((found["memory_bytes"] for found in training.values()), default=0.0)
     seconds = others | {name: found["seconds"] for name, found in training.items()}
     facts["stage_seconds"] = {p.name: seconds[p.name] for p in planned if p.name in seconds}
-    facts["notes"] = [note for stage_plan in planned for note in _notes(stage_plan, facts)]
+    facts["notes"] = [words for fed in facts["fed"] for words in repeats(fed["shares"])]
+    facts["notes"] += [note for stage_plan in planned for note in _notes(stage_plan, facts)]
     return facts | {"seconds": sum(seconds.values())}
 
 
@@ -159,6 +162,17 @@ def _first_data(planned: Sequence[Planned], renderer: Renderer) -> dict[str, Any
         return {}
     rows = [renderer.render(group, index) for index, group in enumerate(data.read())]
     return {"data": data.description, "rows": len(rows), "tokens": sum(len(row) for row in rows)}
+
+
+def _fed(planned: Sequence[Planned]) -> list[dict[str, Any]]:
+    """The rows that are there already: which stages take them, how many they are, what each source of a blend gives."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage_plan in planned:
+        data = stage_plan.inputs.get("data")
+        if isinstance(data, Groups) and data.ready:
+            about = {"stages": [], "data": data.description, "rows": len(data.read()), "shares": data.shares()}
+            found.setdefault(data.key, about)["stages"].append(stage_plan.name)
+    return list(found.values())
 
 
 def _lengths(source: Groups, settings: object, renderer: Renderer, seed: int) -> list[Lengths]:

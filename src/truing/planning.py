@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from truing import models
-from truing.data import Sources
+from truing.data import Sources, parts
 from truing.errors import ConfigError, DataError, did_you_mean
 from truing.recipe import DataSettings, Recipe, StageSpec
 from truing.records import Group
@@ -47,8 +47,10 @@ def plan(recipe: Recipe) -> list[Planned]:
     source = models.locate(recipe.model)
     known["model"] = known["base"] = Model(models.content_hash(source), source)
     if recipe.data:
-        known |= sources.inputs(recipe.data)
+        known |= sources.inputs(recipe.data, recipe.seed)
         known["recipe.data"] = known["data"]  # so that a later stage can name it when others have made data too
+    own = parts(recipe.data.splits, known["data"]) if recipe.data else {}
+    whole = known.get("data")
     planned: list[Planned] = []
     models_made: list[str] = []
     for spec in recipe.stage:
@@ -56,6 +58,12 @@ def plan(recipe: Recipe) -> list[Planned]:
         settings = validated(settings_type(function), spec.settings, spec.name)
         judges = _judges(spec.name, settings, known)
         inputs = _inputs(spec, inputs_of(function), {**known, "judges": judges}, sources)
+        if spec.name in own:
+            if inputs.get("data") is not whole:
+                raise ConfigError(
+                    f"data.splits.{spec.name}: this stage does not take its rows from [data]: name one that does"
+                )
+            inputs["data"] = own[spec.name]
         makes = product_of(function)
         key = hash_of(
             spec.use, settings.model_dump(mode="json"),

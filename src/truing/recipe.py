@@ -5,33 +5,81 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import tomli_w
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from truing.errors import ConfigError, MissingError, did_you_mean
 from truing.models.precision import Precision, best_device
 from truing.scoring.principle import Principle
 from truing.scoring.scorers import paths_of
-from truing.signatures import Settings, validated
+from truing.signatures import Positive, Settings, validated
 from truing.stages import inputs_of, settings_type, stage
 from truing.stages.training import Count
 
 INPUT_NAMES = ("model", "base", "reward", "data", "held_out", "unlabelled")
 
 
-class DataSettings(Settings):
-    """Where the data of a recipe come from."""
+def _is_empty(value: object) -> bool:
+    return not value
+
+
+class Source(Settings):
+    """One source of a blend."""
 
     path: str = Field(description="a file, or hub:owner/name:split")
+    weight: Positive | None = Field(
+        None, description="share of the blend's rows that it gives, relative to the others; none for all: each row once"
+    )
+    format: str | None = Field(None, description="name of the format; none: as data.format")
+    limit: Count | None = Field(None, description="read only so many rows; none: as data.limit")
+
+
+class DataSettings(Settings):
+    """Where the data of a recipe come from: one file, or several."""
+
+    path: str | None = Field(None, description="a file, or hub:owner/name:split")
+    blend: dict[str, Source] = Field(
+        {}, exclude_if=_is_empty, description="several sources instead, a table of each under any name"
+    )
+    rows: Count | None = Field(
+        None, description="rows of an epoch of a blend with weights; none: as many as its sources have"
+    )
     format: str | None = Field(None, description="name of the format, of a held-out file too; none: found out")
     held_out: Annotated[float, Field(ge=0, lt=1)] | str = Field(
         0.0, description="share of the prompts kept out for evaluation, or a file of them"
     )
-    limit: Count | None = Field(None, description="read only so many rows")
-    max_bad: int = Field(0, ge=0, description="bad rows that are tolerated and left out")
+    limit: Count | None = Field(None, description="read only so many rows, of a blend so many of each source")
+    max_bad: int = Field(0, ge=0, description="bad rows of each file that are tolerated and left out")
+    splits: dict[str, Positive] = Field(
+        {},
+        exclude_if=_is_empty,
+        description="stages, each with the weight of the training prompts that it alone gets; a stage that is not "
+        "named takes all",
+    )
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        """Either a file or a blend, and every setting has something to decide."""
+        if self.path and self.blend:
+            advice = "take one of them out; data.blend={} empties a recipe's blend"
+            raise ConfigError(f"path is '{self.path}', and blend names other files: {advice}")
+        if not self.path and not self.blend:
+            raise ConfigError("no rows are named: set path to a file, or blend to several")
+        paths = [source.path for source in self.blend.values()]
+        twice = next((path for path in paths if paths.count(path) > 1), None)
+        if twice:
+            raise ConfigError(f"blend has '{twice}' twice: name it once, with the sum of the weights")
+        bare = [name for name, source in self.blend.items() if source.weight is None]
+        if 0 < len(bare) < len(self.blend):
+            raise ConfigError(f"blend.{bare[0]} has no weight, and others have: give all of them one, or none")
+        if self.rows and (bare or not self.blend):
+            raise ConfigError("rows changes nothing without a blend with weights: take it out, or set limit")
+        if len(self.splits) == 1:
+            raise ConfigError("splits has one part alone, which is all rows: name two stages or more, or take it out")
+        return self
 
 
 class StageSpec(Settings):
@@ -55,6 +103,15 @@ class Recipe(Settings):
     data: DataSettings | None = None
     principle: Principle | None = None
     stage: tuple[StageSpec, ...]
+
+    @model_validator(mode="after")
+    def _known_parts(self) -> Self:
+        """The parts of the data are for stages of the recipe."""
+        names = [spec.name for spec in self.stage]
+        unknown = next((name for name in (self.data.splits if self.data else ()) if name not in names), None)
+        if unknown:
+            raise ConfigError(f"data.splits.{unknown}: no stage has this name{did_you_mean(unknown, names)}")
+        return self
 
     def resolved(self) -> str:
         """The recipe with every default spelled out, as TOML: a recipe itself, which means the same."""
@@ -150,7 +207,7 @@ def _make_absolute(table: dict[str, Any], folder: Path) -> None:
     """Files beside a recipe are meant relative to it."""
     places = [(table, "chat_template"), (table, "model")]
     if isinstance(table.get("data"), dict):
-        places += [(table["data"], "path"), (table["data"], "held_out")]
+        places += [(each, key) for each in _tables(table["data"]) for key in ("path", "held_out")]
     for entry in _tables(table.get("stage")):
         places += [(entry, key) for key in (INPUT_NAMES if "use" in entry else paths_of(entry.get("name")))]
         files = entry.get("categories")

@@ -99,12 +99,17 @@ def _complaint(schema: type[Settings], problem: Any, where: str) -> str:
 
 
 def _owner(schema: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] | None:
-    """The nested model that a path of keys leads to."""
+    """The nested model that a path of keys leads to. A key of a table with names of the user's own leads no further."""
     owner: type[BaseModel] | None = schema
+    free = False
     for part in path:
+        if free:
+            free = False
+            continue
         if owner is None or part not in owner.model_fields:
             return None
-        owner = _first_model(owner.model_fields[part].annotation)
+        annotation = owner.model_fields[part].annotation
+        owner, free = _first_model(annotation), typing.get_origin(annotation) is dict
     return owner
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from truing.blending import Share
 from truing.errors import StorageError
 from truing.statistics import Interval
 from truing.store import Artifact, Run
@@ -52,6 +53,7 @@ class Data:
     """What a stage read, refused and used.
 
     lengths: tokens of each row by name, such as `chosen_tokens`. scores: at even steps from the lowest to the highest.
+    shares: what each source of a blend gave.
     """
 
     source: str
@@ -60,6 +62,7 @@ class Data:
     refused: dict[str, int]
     lengths: dict[str, list[int]]
     scores: dict[str, list[float]]
+    shares: list[Share]
 
 
 @dataclass(frozen=True)
@@ -371,6 +374,7 @@ def _data(event: Mapping[str, Any]) -> Data:
         refused=_mapping(event.get("refused")),
         lengths={name: list(event[name]) for name in LENGTHS if event.get(name)},
         scores=_mapping(event.get("scores")),
+        shares=[Share(**share) for share in event.get("shares", [])],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from truing.blending import Share
 from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, Interrupted
@@ -37,6 +38,7 @@ class Groups:
 
     bad: the rows that were left out when it was read, each with its place and reason.
     ready: whether it can be read already, or an earlier stage has yet to make it.
+    shares: what each source of a blend gives to it; nothing where it is no blend.
     """
 
     key: str
@@ -44,6 +46,7 @@ class Groups:
     description: str = ""
     bad: list[str] = field(default_factory=list)
     ready: bool = True
+    shares: Callable[[], Sequence[Share]] = tuple
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
 
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from truing import __version__
+from truing.blending import repeats
 from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.costs import USABLE, Lengths, Load, Shape, Weights, free_memory, memory_of, resident
@@ -240,7 +241,7 @@ def warn_of_plain_text(context: Context, renderer: Renderer, groups: Sequence[Gr
 
 
 def describe_data(context: Context, data: Groups, groups: int, rows: Sequence[Row], refused: Mapping[str, int]) -> None:
-    """What is trained on, for the report: counts, refusals by reason, lengths."""
+    """What is trained on, for the report: counts, refusals by reason, lengths, what each source of a blend gives."""
     if data.bad:
         context.warn(f"{len(data.bad)} rows could not be read and are left out; the first: {data.bad[0]}")
         refused = {**refused, "could not be read": len(data.bad)}
@@ -250,8 +251,17 @@ def describe_data(context: Context, data: Groups, groups: int, rows: Sequence[Ro
         lengths["rejected_tokens"] = [len(row.answers[1].tokens) for row in rows]
     else:
         lengths["answer_tokens"] = [len(answer.tokens) for row in rows for answer in row.answers]
+    shares = data.shares()
+    for words in repeats(shares):
+        context.warn(words)
     context.event(
-        "data", source=data.description, rows=groups + len(data.bad), used=len(rows), refused=dict(refused), **lengths
+        "data",
+        source=data.description,
+        rows=groups + len(data.bad),
+        used=len(rows),
+        refused=dict(refused),
+        shares=[asdict(share) for share in shares],
+        **lengths,
     )
 
 
