@@ -324,6 +324,51 @@ def test_data_tells_what_a_file_is(here: Path, truing: Any, model: Path) -> None
     assert "nope" not in shown, "of a pair the preferred answer is shown"
 
 
+def test_data_of_a_recipe_are_told_shown_and_written_as_they_are_blended(here: Path, truing: Any) -> None:
+    tiny_model.write_pairs(here / "more.jsonl", 6, start=40)
+    (here / "r.toml").write_text(
+        'model = "none"\n[data]\nheld_out = 0.2\nsplits = { sft = 1, preference = 1 }\n'
+        '[data.blend]\na = { path = "pairs.jsonl", weight = 1 }\nb = { path = "more.jsonl", weight = 1 }\n'
+        '[[stage]]\nuse = "sft"\n[[stage]]\nuse = "preference"\n'
+    )
+    words = ["data", "r.toml", "data.rows=14"]
+    found = json.loads(truing(*words, "--json").out)
+    a, b = found["shares"]
+    assert (found["rows"], a["gives"], b["gives"]) == (14, 7, 7)
+    assert b["different"] < 7
+    assert found["held_out"] == 18 - a["has"] - b["has"]
+    assert sum(found["parts"].values()) == 14
+    done = truing(*words, "--to", "group", "--out", "blend.jsonl")
+    assert done.code == 0, done.err
+    assert "blend of a 50 %, b 50 %; 14 rows; 0 rejected" in done.out
+    assert f"a: 50 %, 7 of {a['has']} rows of {here}/pairs.jsonl\n" in done.out
+    assert f"{b['different']} of {b['has']} rows of {here}/more.jsonl, each {7 / b['different']:.1f} times" in done.out
+    assert f"of stage sft alone: {found['parts']['sft']} rows" in done.out
+    assert f"held out: {found['held_out']} rows" in done.out
+    assert "wrote 14 rows" in done.out
+    assert len((here / "blend.jsonl").read_text().splitlines()) == 14
+    assert "answer 2 rank=1: nope" in truing("data", "recipe.toml").out
+
+
+def test_plan_says_what_a_blend_holds(here: Path, truing: Any, model: Path) -> None:
+    tiny_model.write_pairs(here / "more.jsonl", 6, start=40)
+    blend = 'data.blend={a={path="pairs.jsonl",weight=1},b={path="more.jsonl",weight=1}}'
+    (here / "r.toml").write_text(
+        f'model = "{model}"\nprecision = "fp32"\ndevice = "cpu"\n'
+        '[[stage]]\nuse = "sft"\n[[stage]]\nuse = "preference"\n'
+    )
+    done = truing("plan", "r.toml", blend, "data.splits={sft=1,preference=1}")
+    assert done.code == 0, done.err
+    flat = " ".join(done.out.split())
+    assert "50 % of the prompts of blend of a 50 %, b 50 %" in flat
+    rows = [int(count) for count in re.findall(r"rows of (?:sft|preference): (\d+)", done.out)]
+    assert (len(rows), sum(rows)) == (2, 18)
+    assert "note: data.blend.b: its" in flat
+    fed = json.loads(truing("plan", "r.toml", blend, "--json").out)["fed"]
+    assert [(one["stages"], one["rows"]) for one in fed] == [(["sft", "preference"], 18)]
+    assert [share["gives"] for share in fed[0]["shares"]] == [9, 9]
+
+
 def test_data_converts_there_and_back(here: Path, truing: Any) -> None:
     there = truing("data", "pairs.jsonl", "--to", "group", "--out", "g.jsonl.gz")
     assert there.code == 0, there.err

@@ -42,15 +42,16 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     (folder / "recipes").symlink_to(ROOT / "recipes")
     save_tiny_model(folder / "tiny")
-    rows = [
-        {
-            "prompt": [{"role": "user", "content": f"Question {number}?"}],
-            "chosen": [{"role": "assistant", "content": "Yes."}],
-            "rejected": [{"role": "assistant", "content": f"No, {number}."}],
-        }
-        for number in range(12)
-    ]
-    (folder / "prefs.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    for name, start, end in (("prefs", 0, 12), ("helpful", 20, 60), ("harmless", 60, 80)):
+        rows = [
+            {
+                "prompt": [{"role": "user", "content": f"Question {number}?"}],
+                "chosen": [{"role": "assistant", "content": "Yes."}],
+                "rejected": [{"role": "assistant", "content": f"No, {number}."}],
+            }
+            for number in range(start, end)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     for name in ("my-run", "my-other-run"):
         run(f"truing train dpo --model tiny --data prefs.jsonl --out runs/{name} max_steps=1", folder)
     return folder
