@@ -89,6 +89,12 @@ def test_every_stretch_from_the_start_holds_the_shares(sizes: list[int]) -> None
             assert abs(counts[f"{name}.jsonl"] - end * size / len(blend)) <= len(sizes) / 2 + 0.5
 
 
+def test_interleaving_by_hand() -> None:
+    a, b = rows(4, "a"), rows(2, "b")  # at 1/8, 3/8, 5/8, 7/8 and at 1/4, 3/4
+    assert interleaved([a, b]) == [a[0], b[0], a[1], a[2], b[1], a[3]]
+    assert interleaved([rows(1, "a"), rows(1, "b"), []]) == [*rows(1, "a"), *rows(1, "b")]
+
+
 @given(NAMED)
 def test_parts_are_disjoint_and_whole_and_the_order_of_their_names_is_nothing(weights: dict[str, float]) -> None:
     groups = rows(200)

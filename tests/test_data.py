@@ -137,6 +137,9 @@ def test_a_leak_from_any_source_into_a_held_out_file_is_found(files: dict[str, P
         found = inputs(files, {"large": 1, "small": 1}, held_out=str(held), rows=rows)
         with pytest.raises(DataError, match=r"held\.jsonl:1: .*also in the training data, at .*small\.jsonl:10: "):
             found["held_out"].read()
+    tiny_model.write_pairs(held, 2, start=59)
+    with pytest.raises(DataError, match=r"held\.jsonl:1: .*at .*large\.jsonl:60: "):
+        inputs(files, held_out=str(held))["held_out"].read()
     tiny_model.write_pairs(held, 2, start=900)
     assert len(inputs(files, held_out=str(held))["held_out"].read()) == 2
 

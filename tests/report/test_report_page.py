@@ -323,6 +323,20 @@ class TestMissingParts:
         assert "2.25 → 2.25" in page.section("curves")
         assert "Add an evaluate stage" in page.section("verdict")
 
+    def test_a_blend_shows_what_each_source_gave(self, tmp_path):
+        large = {"name": "large", "file": "l.jsonl", "weight": 0.75, "has": 900, "gives": 300, "different": 300}
+        small = {"name": "small", "file": "s.jsonl", "weight": 0.25, "has": 40, "gives": 100, "different": 40}
+        with fake_runs.opened(tmp_path / "run") as run:
+            run.event("sft", "start", settings={}, inputs={}, key="k")
+            run.event("sft", "data", source="blend", rows=400, used=400, shares=[large, small], answer_tokens=[4])
+            whole = [{**large, "weight": None}]
+            run.event("dpo", "data", source="all rows", rows=300, used=300, shares=whole, answer_tokens=[4])
+        page = built(tmp_path / "run")
+        assert page.problems == []
+        shown = " ".join(page.section("data").replace("\N{NO-BREAK SPACE}", " ").split())
+        assert "Source Weight Has Taken Times each large l.jsonl 75 % 900 300 1 small s.jsonl 25 % 40 40 2.50" in shown
+        assert "large l.jsonl all 900 300 1" in shown
+
     def test_interrupted(self, tmp_path):
         with fake_runs.opened(tmp_path / "run") as run:
             run.event("preference", "start", settings={}, inputs={}, key="k")
@@ -459,8 +473,17 @@ class TestUntrusted:
         with fake_runs.opened(folder, recipe=PAYLOAD, versions=table, machine=table, **info) as run:
             stage = PAYLOAD
             run.event(stage, "start", settings=table, inputs=table, key=PAYLOAD)
+            share = {"name": PAYLOAD, "file": PAYLOAD, "weight": None, "has": 2, "gives": 2, "different": 2}
             run.event(
-                stage, "data", source=PAYLOAD, format=PAYLOAD, rows=2, used=1, refused={PAYLOAD: 1}, answer_tokens=[3]
+                stage,
+                "data",
+                source=PAYLOAD,
+                format=PAYLOAD,
+                rows=2,
+                used=1,
+                refused={PAYLOAD: 1},
+                answer_tokens=[3],
+                shares=[share],
             )
             run.event(stage, "preview", row=PAYLOAD, pieces=[[PAYLOAD, True], [PAYLOAD, False]])
             run.event(stage, "step", step=1, steps=2, metrics={PAYLOAD: 1.0, f"{PAYLOAD} too": "NaN"})
