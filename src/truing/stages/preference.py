@@ -69,6 +69,10 @@ class Preference(Training):
         "round's; base, the run's own; adapters_off, the model without its adapter, uncached; none; or a table with "
         "mix and every, a reference that follows",
     )
+    measure_every: Count | None = Field(
+        None,
+        description="optimizer steps between two looks at held-out rows; none: only before the first and at the end",
+    )
     pairs: Pairs = Field("all", description="which answers of a ranking are compared: all, best_worst or adjacent")
     trains: ClassVar[str] = "preference"
     usual: ClassVar[str] = "dpo"
@@ -194,6 +198,8 @@ def fit(
             and (step.number - 1) % settings.reference.every == 0
         ):
             engine.move_reference(settings.reference.mix)
+        if step.number > 1 and settings.measure_every and (step.number - 1) % settings.measure_every == 0:
+            _watch(context, engine, objective, watched, memory, step=step.number - 1)
         with around(engine, step) if around else nullcontext():
             memory |= _add(step, engine, objective, material, memory, context.seed)
     steps = step_count(len(rows), settings)
