@@ -23,6 +23,7 @@ SMALL = {
     ],
     "dpo": ["preference.batch_size=4"],
     "audit": ["audit.members=2"],
+    "curate": ["sft.batch_size=4"],
     "best-of-n": ["sample.answers=2", "sample.max_new_tokens=8"],
 }
 SMALL_BUDGET = {"5m": "2steps"}

@@ -19,7 +19,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages([str(ROOT)], "truing."))
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "records", "environment"}),
     frozenset(
-        {"formats", "store", "report", "statistics", "progress", "blending"}
+        {"formats", "store", "report", "statistics", "progress", "blending", "curation"}
         | {"signatures", "tensors", "objectives", "advantages", "algorithms"}
     ),
     frozenset({"rendering", "packing", "models", "compute", "reductions", "costs"}),
@@ -42,6 +42,7 @@ WITHOUT_TORCH = (
     "progress",
     "blending",
     "signatures",
+    "curation",
     "cli",
 )
 

@@ -20,6 +20,7 @@ from truing.records import Group
 from truing.rendering import Renderer, Row
 from truing.scoring.scorers import named_in
 from truing.stages.context import Groups
+from truing.stages.curate import Curate
 from truing.stages.evaluate import Evaluate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
 from truing.stages.preference import Preference, judged_rows
@@ -101,13 +102,20 @@ class Machine:
 
 
 def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[str, list[Lengths]]:
-    """By stage, the rows it takes. Answers that are yet to be drawn count as long as they may become."""
+    """By stage, the rows it takes. Answers that are yet to be drawn count as long as they may become, and
+    rows that are yet to be curated as if none were refused.
+    """
     made: dict[str, list[Lengths]] = {}
     found: dict[str, list[Lengths]] = {}
+    uncurated: dict[str, Groups] = {}
     for stage_plan in planned:
         settings = stage_plan.settings
         source = stage_plan.inputs.get("held_out" if isinstance(settings, Evaluate | EvaluateReward) else "data")
         if not isinstance(source, Groups):
+            continue
+        source = uncurated.get(source.key, source)
+        if isinstance(settings, Curate):
+            uncurated[stage_plan.key] = source
             continue
         rows = _lengths(source, settings, renderer, seed) if source.ready else made[source.key]
         found[stage_plan.name] = rows[: settings.limit] if isinstance(settings, Contrast | Evaluate) else rows

@@ -20,6 +20,7 @@ from truing.scoring.scorers import Spec, named_in
 from truing.signatures import Settings, validated
 from truing.stages import inputs_of, product_of, settings_type, stage
 from truing.stages.context import Groups, Judges, Model
+from truing.stages.curate import Curate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
 from truing.stages.preference import Preference, judged_rows, to_watch
 from truing.stages.sft import Sft, arranged
@@ -112,9 +113,11 @@ def _demand_usable(planned: Planned) -> None:
 
 def _files(settings: Settings) -> dict[str, str]:
     """Files that a stage's settings name: what is in them decides what it makes."""
-    if not isinstance(settings, EvaluateReward):
-        return {}
-    return {f"categories.{name}": path for name, path in settings.categories.items()}
+    if isinstance(settings, EvaluateReward):
+        return {f"categories.{name}": path for name, path in settings.categories.items()}
+    if isinstance(settings, Curate):
+        return {f"test_sets.{name}": path for name, path in settings.test_sets.items()}
+    return {}
 
 
 _FILL = {"data": "lower data.held_out, or give it more rows", "held_out": "raise data.held_out, or name a file"}

@@ -228,3 +228,21 @@ def evaluate(run: Run, found: dict[str, Any], key: str = "c07d11e4aa935f62", sta
     with run.new_artifact(key, stage=stage, meta={"evaluation": "evaluation.json"}) as folder:
         (folder / "evaluation.json").write_text(json.dumps(found))
     run.event(stage, "end", seconds=212.6, peak_memory_bytes=2_910_000_000)
+
+
+def curation(run: Run, *, text: str = "Say it again.", key: str = "77aa10c2de483190") -> None:
+    """A curation that refused 3 of 8 rows; `text` stands wherever a data file's words do."""
+    figures = {"mean": 31.25, "least": 2.0, "5 %": 4.0, "median": 30.0, "95 %": 60.0, "most": 64.0}
+    row = {"place": text, "detail": text, "prompt": [{"role": text, "content": text}], "answers": [text, ""]}
+    found = {
+        "rows": 8,
+        "kept": 5,
+        "refused": {"equal answers": 0, "duplicate": 3},
+        "examples": {"duplicate": [row, row]},
+        "warnings": {"e-mail address": {"rows": 13, "places": [f"{text}:{line}" for line in range(13)]}},
+        "lengths": {"before": {"prompt": figures, "answer": figures}, "after": {"prompt": figures}},
+    }
+    run.event("curate", "start", settings={}, inputs={}, key=key)
+    with run.new_artifact(key, stage="curate", meta={"groups": "groups.jsonl", "curation": "curation.json"}) as folder:
+        (folder / "curation.json").write_text(json.dumps(found))
+    run.event("curate", "end", seconds=1.5, peak_memory_bytes=None)

@@ -20,6 +20,7 @@ from truing.report.charts import (
     histogram,
     line_chart,
     outcome_bar,
+    part_bar,
     smooth,
     thin,
     ticks,
@@ -135,3 +136,10 @@ def test_outcome_bar_adds_up():
     widths = [float(width) for width in re.findall(r'width="([\d.]+)%" height="14"/>', svg)]
     assert widths == pytest.approx([100 * 44 / 60, 100 * 2 / 60, 100 * 14 / 60], abs=0.01)
     assert "44 wins, 2 ties, 14 losses" in svg
+
+
+def test_part_bar_is_as_wide_as_its_share():
+    bar = part_bar("loops & more", 3, 8)
+    assert "loops &amp; more: 3 of 8" in bar
+    assert 'class="part" width="37.50%"' in bar
+    assert 'width="0.00%"' in part_bar("none", 0, 8)

@@ -519,3 +519,26 @@ class TestUntrusted:
         page = built(tmp_path / "run")
         assert "a␀b␛[31m\ufffdtxt\ufffd." in page.text
         assert "half \ufffd" in page.text
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    with fake_runs.opened(path) as run:
+        fake_runs.curation(run, text=PAYLOAD)
+    return built(path)
+
+
+class TestCuration:
+    def test_is_as_well_made_as_the_rest(self, curated):
+        structure = TestStructure()
+        structure.test_balanced(curated)
+        structure.test_ids_are_unique_and_links_lead_somewhere(curated)
+        structure.test_needs_nothing_else(curated)
+        structure.test_headings_do_not_skip_a_level(curated)
+        structure.test_column_headers_are_marked(curated)
+
+    def test_counts(self, curated):
+        for words in ("5 of 8 rows are kept, 3 refused", "duplicate: 3 of 8", "the first 2 rows", "and 1 more in"):
+            assert words in curated.source
+        assert 'class="part" width="37.50%"' in curated.source

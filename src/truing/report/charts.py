@@ -123,6 +123,16 @@ def outcome_bar(wins: int, ties: int, losses: int) -> Markup:
     return _format('<svg class="outcomes" role="img" width="100%" height="14"><title>{}</title>{}</svg>', title, parts)
 
 
+def part_bar(title: str, count: int, total: int) -> Markup:
+    """So many of a total, as the filled part of a bar."""
+    part = _format('<rect class="part" width="{:.2f}%" height="14" rx="2"/>', 100 * count / total)
+    frame = (
+        '<svg class="parts" role="img" width="100%" height="14"><title>{}</title>'
+        '<rect class="rest" width="100%" height="14" rx="2"/>{}</svg>'
+    )
+    return _format(frame, f"{title}: {count} of {total}", part)
+
+
 def smooth(values: Array) -> Array:
     """A centred moving average over a tenth of the steps. Values that are not finite are left out of it."""
     window = np.ones(2 * (values.size // 20) + 1)

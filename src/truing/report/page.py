@@ -133,6 +133,7 @@ def _environment() -> jinja2.Environment:
         "sign_test": statistics.sign_test,
         "share_bar": charts.share_bar,
         "outcome_bar": charts.outcome_bar,
+        "part_bar": charts.part_bar,
         "tone": tone,
         "caveats": caveats,
         "stage_figures": stage_figures,

@@ -16,6 +16,7 @@ from truing.store import Artifact, Run
 
 EVALUATION = "evaluation.json"
 AUDIT = "audit.json"
+CURATION = "curation.json"
 REWARD = "reward.json"
 LENGTHS = ("chosen_tokens", "rejected_tokens", "answer_tokens", "prompt_tokens")
 
@@ -207,6 +208,33 @@ class Audit:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """A row that a curation left out, with what looks private masked. detail: the row it repeats, the test row, ..."""
+
+    place: str
+    detail: str
+    prompt: list[tuple[str, str]]
+    answers: list[str]
+
+
+@dataclass(frozen=True)
+class Curation:
+    """What `curation.json` of one curate stage says.
+
+    refused: rows by reason, in the order in which the rules were asked; 0 where a rule found none. warnings: places of
+    rows by what they seem to hold. lengths: figures in characters by part of a row, before and after.
+    """
+
+    stage: str
+    rows: int
+    kept: int
+    refused: dict[str, int]
+    examples: dict[str, list[Refused]]
+    warnings: dict[str, list[str]]
+    lengths: dict[str, dict[str, dict[str, float]]]
+
+
+@dataclass(frozen=True)
 class Bin:
     """Comparisons that are near each other in strength or length, and how often a reward model is right on them."""
 
@@ -270,6 +298,7 @@ class View:
     stages: list[Stage]
     evaluations: list[Evaluation]
     audits: list[Audit]
+    curations: list[Curation]
     rewards: list[Reward]
     artifacts: list[Artifact]
     recipe: str
@@ -303,6 +332,7 @@ def view(folder: Path) -> View:
         stages=_stages(run),
         evaluations=[_evaluation(artifact) for artifact in artifacts if (artifact.path / EVALUATION).is_file()],
         audits=[_audit(artifact) for artifact in artifacts if (artifact.path / AUDIT).is_file()],
+        curations=[_curation(artifact) for artifact in artifacts if (artifact.path / CURATION).is_file()],
         rewards=[_reward(artifact) for artifact in artifacts if (artifact.path / REWARD).is_file()],
         artifacts=artifacts,
         recipe=_text(folder / "recipe.toml"),
@@ -402,6 +432,23 @@ def _voted(example: Mapping[str, Any]) -> Voted:
     turns = [(str(turn["role"]), str(turn["content"])) for turn in example["prompt"]]
     names = ("place", "chosen", "rejected", "mean", "deviation", "for_label", "fate")
     return Voted(prompt=turns, **{name: example[name] for name in names})
+
+
+def _curation(artifact: Artifact) -> Curation:
+    found = _mapping(_json(artifact.path / CURATION))
+    return Curation(
+        stage=artifact.stage,
+        rows=int(found["rows"]),
+        kept=int(found["kept"]),
+        refused=_mapping(found["refused"]),
+        examples={reason: [_refused(row) for row in rows] for reason, rows in found["examples"].items()},
+        warnings={kind: list(warning["places"]) for kind, warning in found["warnings"].items()},
+        lengths=_mapping(found["lengths"]),
+    )
+
+
+def _refused(row: Mapping[str, Any]) -> Refused:
+    return Refused(str(row["place"]), str(row["detail"]), _turns(row["prompt"]), [str(text) for text in row["answers"]])
 
 
 def _reward(artifact: Artifact) -> Reward:

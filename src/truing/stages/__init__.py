@@ -16,7 +16,7 @@ from typing import Literal
 
 from truing.errors import ConfigError, did_you_mean
 from truing.signatures import Settings, public_functions
-from truing.stages import audit, evaluate, evaluate_reward, merge, preference, reward_model, sample, score, sft
+from truing.stages import audit, curate, evaluate, evaluate_reward, merge, preference, reward_model, sample, score, sft
 
 Stage = Callable[..., None]
 Product = Literal["model", "reward", "data", "verdict"]
@@ -26,6 +26,7 @@ MAKES: dict[ModuleType, Product] = {
     preference: "model",
     reward_model: "reward",
     audit: "data",
+    curate: "data",
     sample: "data",
     score: "data",
     evaluate: "verdict",
