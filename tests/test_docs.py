@@ -24,6 +24,7 @@ SMALL = {
     "dpo": ["preference.batch_size=4"],
     "audit": ["audit.members=2"],
     "curate": ["sft.batch_size=4"],
+    "select": ["select.by.mass=0", "select.keep=0.5"],
     "best-of-n": ["sample.answers=2", "sample.max_new_tokens=8"],
 }
 SMALL_BUDGET = {"5m": "2steps"}
@@ -53,6 +54,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(start, end)
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    demonstrations = [
+        {"messages": [{"role": "user", "content": f"Why {n}?"}, {"role": "assistant", "content": f"It is {n}."}]}
+        for n in range(12)
+    ]
+    (folder / "demos.jsonl").write_text("\n".join(json.dumps(row) for row in demonstrations))
     for name in ("my-run", "my-other-run"):
         run(f"truing train dpo --model tiny --data prefs.jsonl --out runs/{name} max_steps=1", folder)
     return folder

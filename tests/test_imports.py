@@ -19,7 +19,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages([str(ROOT)], "truing."))
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "records", "environment"}),
     frozenset(
-        {"formats", "store", "report", "statistics", "progress", "blending", "curation"}
+        {"formats", "store", "report", "statistics", "progress", "blending", "curation", "selection"}
         | {"signatures", "tensors", "objectives", "advantages", "algorithms"}
     ),
     frozenset({"rendering", "packing", "models", "compute", "reductions", "costs"}),
@@ -41,6 +41,7 @@ WITHOUT_TORCH = (
     "statistics",
     "progress",
     "blending",
+    "selection",
     "signatures",
     "curation",
     "cli",

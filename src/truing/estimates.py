@@ -26,6 +26,7 @@ from truing.stages.evaluate_reward import EvaluateReward, category_rows, compara
 from truing.stages.preference import Preference, judged_rows
 from truing.stages.sample import Contrast, Sample, bare
 from truing.stages.score import KEPT, ScoreAnswers
+from truing.stages.select import Select
 from truing.stages.sft import Sft, arranged
 from truing.stages.training import Training, largest_forest, render_rows, step_count
 
@@ -125,6 +126,9 @@ def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[
             made[stage_plan.key] = [Lengths(row.prompt, answers, sum(answers)) for row in found[stage_plan.name]]
         elif isinstance(settings, ScoreAnswers):  # nobody knows which answers go on: the longest ones are dearest
             made[stage_plan.key] = [_longest(row, KEPT[settings.keep]) for row in found[stage_plan.name]]
+        elif isinstance(settings, Select):  # nor which rows: again the longest
+            longest = sorted(found[stage_plan.name], key=lambda row: row.tokens, reverse=True)
+            made[stage_plan.key] = longest[: settings.budget(len(longest))]
         else:
             made[stage_plan.key] = found[stage_plan.name]  # what a stage makes of rows that it only treats
     return found
@@ -189,7 +193,7 @@ def _lengths(source: Groups, settings: object, renderer: Renderer, seed: int) ->
     if isinstance(settings, EvaluateReward):
         read = (comparable(settings, source.read()), *category_rows(settings).values())
         return [Lengths.of(renderer.render(one.group)) for material in read for one in material.judged]
-    whole = isinstance(settings, ScoreAnswers)
+    whole = isinstance(settings, ScoreAnswers | Select)
     rows = enumerate(source.read())
     return [Lengths.of(renderer.render(group if whole else bare(group), index)) for index, group in rows]
 
@@ -237,6 +241,7 @@ def _tokens_run(
     for stage_plan in planned:
         settings, rows = stage_plan.settings, sizes.get(stage_plan.name, [])
         prompt = sum(row.prompt for row in rows)
+        whole = prompt + sum(sum(row.answers) for row in rows)
         if isinstance(settings, Evaluate):
             found[stage_plan.name] = _evaluated(len(rows), prompt, settings, instructions)
         elif isinstance(settings, EvaluateReward):
@@ -246,9 +251,15 @@ def _tokens_run(
         elif isinstance(settings, Sample):
             found[stage_plan.name] = prompt + len(rows) * settings.answers * settings.max_new_tokens
         elif isinstance(settings, ScoreAnswers):
-            readings = len(named_in(settings.scorer, "model"))
-            found[stage_plan.name] = readings * (prompt + sum(sum(row.answers) for row in rows))
+            found[stage_plan.name] = _readings(settings.scorer) * whole
+        elif isinstance(settings, Select):
+            found[stage_plan.name] = (_readings(settings.by) + (settings.similarity != "none")) * whole
     return found
+
+
+def _readings(scorer: Mapping[str, Any]) -> int:
+    """How often the models that a scorer names read each row, about: a request is longer than what it asks about."""
+    return len(named_in(scorer, "model")) + 2 * len(named_in(scorer, "language_model"))
 
 
 def _evaluated(rows: int, prompt: int, settings: Evaluate, instructions: int) -> float:

@@ -151,7 +151,11 @@ def _run_stage(context: Context, planned: Planned, made: Mapping[str, Model | Gr
 def _found(value: Any, key: str, made: Mapping[str, Any]) -> Any:
     """An input, of which the plan may have known only the key."""
     if isinstance(value, Judges):
-        return Judges(key, {name: made.get(judge.key, judge) for name, judge in value.models.items()})
+        models, language = (
+            {name: made.get(judge.key, judge) for name, judge in some.items()}
+            for some in (value.models, value.language)
+        )
+        return Judges(key, models, language)
     return made.get(key, value)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from truing import models
 from truing.data import Sources, parts
 from truing.errors import ConfigError, DataError, did_you_mean
+from truing.models import sentence
 from truing.recipe import DataSettings, Recipe, StageSpec
 from truing.records import Group
 from truing.scoring.principle import Principle
@@ -23,6 +24,7 @@ from truing.stages.context import Groups, Judges, Model
 from truing.stages.curate import Curate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
 from truing.stages.preference import Preference, judged_rows, to_watch
+from truing.stages.select import Select
 from truing.stages.sft import Sft, arranged
 from truing.store import hash_of
 from truing.store.files import sha256_file
@@ -58,7 +60,7 @@ def plan(recipe: Recipe) -> list[Planned]:
         function = stage(spec.use)
         settings = validated(settings_type(function), spec.settings, spec.name)
         judges = _judges(spec.name, settings, known)
-        inputs = _inputs(spec, inputs_of(function), {**known, "judges": judges}, sources)
+        inputs = _inputs(spec, inputs_of(function), {**known, **_encoder(settings, known), "judges": judges}, sources)
         if spec.name in own:
             if inputs.get("data") is not whole:
                 raise ConfigError(
@@ -158,13 +160,15 @@ def _judges(stage_name: str, settings: Settings, known: Mapping[str, Any]) -> Ju
     """What the scorers in a stage's settings name, found and hashed."""
     specs = [spec for name in _scorers_of(type(settings)) if (spec := getattr(settings, name)) is not None]
     found = {name: _judge(stage_name, name, known) for spec in specs for name in named_in(spec, "model")}
+    language = {name: _writer(name, known) for spec in specs for name in named_in(spec, "language_model")}
     files = [Path(name) for spec in specs for name in named_in(spec, "file")]
     for spec in specs:
         files += [file for name in named_in(spec, "function") if (file := file_of_function(name))]
     missing = next((file for file in files if not file.is_file()), None)
     if missing:
         raise ConfigError(f"{stage_name}: {missing}: no such file")
-    return Judges(hash_of({name: judge.key for name, judge in found.items()}, [sha256_file(f) for f in files]), found)
+    keys = [{name: judge.key for name, judge in some.items()} for some in (found, language)]
+    return Judges(hash_of(*keys, [sha256_file(file) for file in files]), found, language)
 
 
 @functools.cache
@@ -186,6 +190,23 @@ def _judge(stage_name: str, name: str, known: Mapping[str, Any]) -> Model:
         )
     source = models.locate(name, "reward")
     return Model(models.content_hash(source), source)
+
+
+def _writer(name: str, known: Mapping[str, Any]) -> Model:
+    """The language model that a scorer names: the last one, an earlier stage's, or one from elsewhere."""
+    made = known.get(f"{name}.model") if name else known["model"]
+    if made is not None:
+        return made  # type: ignore[no-any-return]
+    source = models.locate(name)
+    return Model(models.content_hash(source), source)
+
+
+def _encoder(settings: Settings, known: Mapping[str, Any]) -> dict[str, Model]:
+    """The model by whose view of rows a stage tells which are alike, where it asks for one."""
+    if not isinstance(settings, Select) or settings.similarity == "none":
+        return {}
+    name = sentence.installed() if settings.embeddings == "auto" else settings.embeddings
+    return {"encoder": _writer(name, known)}
 
 
 def _not_yet(name: str) -> list[Group]:

@@ -209,7 +209,8 @@ def _make_absolute(table: dict[str, Any], folder: Path) -> None:
     if isinstance(table.get("data"), dict):
         places += [(each, key) for each in _tables(table["data"]) for key in ("path", "held_out")]
     for entry in _tables(table.get("stage")):
-        places += [(entry, key) for key in (INPUT_NAMES if "use" in entry else paths_of(entry.get("name")))]
+        names = (*INPUT_NAMES, "embeddings") if "use" in entry else paths_of(entry.get("name"))
+        places += [(entry, key) for key in names]
         for files in (entry.get("categories"), entry.get("test_sets")):
             places += [(files, name) for name in files] if isinstance(files, dict) else []
     for owner, key in places:

@@ -690,3 +690,18 @@ def test_a_moving_reference_keeps_small_moves_in_bf16():
         engine.move_reference(0.01)
     moved = engine._reference_masters[name] - start
     torch.testing.assert_close(moved, torch.full_like(moved, 1e-3 * (1 - 0.99**100)), rtol=0.02, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_hidden_states_of_a_forest_are_those_of_each_path(attention):
+    rows = [*tiny.random_rows(3, SHAPES), tiny.row([5, 6, 7], index=9)]
+    batch = forest(rows)
+    found = engine_of().hidden(batch)
+    plain = tiny.plain_model(torch.float64, attention=attention)
+    assert not found.requires_grad
+    for row, tree in zip(rows, batch.trees, strict=True):
+        for answer, place in zip((Answer((), ()), *row.answers), (slice(0, 0), *tree.answers), strict=True):
+            with torch.no_grad():
+                path = plain.model(torch.tensor([[*row.prompt, *answer.tokens]])).last_hidden_state[0]
+            torch.testing.assert_close(found[tree.prompt], path[: len(row.prompt)], **TOLERANCE[attention])
+            torch.testing.assert_close(found[place], path[len(row.prompt) :], **TOLERANCE[attention])

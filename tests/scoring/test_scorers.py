@@ -184,3 +184,13 @@ def test_an_endpoint_rates_and_its_failures_have_reasons(judge: str) -> None:
     assert [score.value for score in scores] == [4, None, None, 5]
     assert "no rating" in scores[1].reason
     assert "400" in scores[2].reason
+
+
+def test_chance_belongs_to_the_row() -> None:
+    rows = [Group((user(f"q{i}"),), (Completion((assistant("a"),)), Completion((assistant("b"),)))) for i in range(400)]
+    drawn = [score.value for row in made("random")(rows) for score in row]
+    assert drawn == [score.value for row in rows for score in made("random")([row])[0]]
+    assert drawn != [score.value for row in made({"name": "random", "seed": 1})(rows) for score in row]
+    assert len(set(drawn)) == 800
+    assert 0.45 < sum(value or 0 for value in drawn) / 800 < 0.55  # 5 standard deviations are 0.05
+    assert all(value is not None and 0 <= value < 1 for value in drawn)

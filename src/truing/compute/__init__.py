@@ -51,6 +51,9 @@ class Engine(Protocol):
     def scores_and_logprobs(self, forest: Forest) -> tuple[tuple[Scores, ...], Logprobs]:
         """The scores with the log-probabilities of a reward model that keeps the head it wrote with, in one pass."""
 
+    def hidden(self, forest: Forest) -> Tensor:
+        """The last layer's hidden state of each token, [S, width], without gradient."""
+
     def statistics(self, forest: Forest, *, divergence: bool, concentration: bool) -> ForestStatistics:
         """Log-probabilities of the policy with what else is asked for, from the same logits."""
 

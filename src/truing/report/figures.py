@@ -12,7 +12,7 @@ from markupsafe import Markup
 from truing.report import charts, words
 from truing.report.charts import Line, Points
 from truing.report.metrics import in_order, metric
-from truing.report.view import Audit, Bin, Curve, Data, Reward, Stage
+from truing.report.view import Audit, Bin, Curve, Data, Reward, Selection, Stage
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,18 @@ def audit_figures(audit: Audit) -> list[Figure]:
     ]
 
 
+def selection_figures(selection: Selection) -> list[Figure]:
+    """Scores and lengths of the rows that were kept beside those of all."""
+    return [
+        _before_and_after("Scores, lowest first", f"Rows by {selection.by}.", selection.scores),
+        _before_and_after(
+            "Words of the answers, shortest first",
+            "Many scores like length: see whether this one does.",
+            selection.words,
+        ),
+    ]
+
+
 def reward_figures(reward: Reward) -> list[Figure]:
     """Whether its probabilities are so, and how often it is right by strength and by length."""
     found = [_reliability_figure(reward)]
@@ -95,14 +107,23 @@ def data_figure(data: Data) -> Figure | None:
 
 
 def _score_figure(scores: Mapping[str, Sequence[float]]) -> Figure:
-    tones = dict(zip(scores, ("policy", "base"), strict=False))
+    return _in_order("Scores, lowest first", "", scores, ("policy", "base"))
+
+
+def _before_and_after(heading: str, hint: str, values: Mapping[str, Sequence[float]]) -> Figure:
+    return _in_order(heading, hint, values, ("base", "policy"))
+
+
+def _in_order(heading: str, hint: str, curves: Mapping[str, Sequence[float]], tones: Sequence[str]) -> Figure:
+    """Values from the lowest to the highest, a curve for each name."""
+    tone = dict(zip(curves, tones, strict=False))
     lines = [
-        Line(name, tones[name], list(np.linspace(0, 100, len(values))), values, "values")
-        for name, values in scores.items()
+        Line(name, tone[name], list(np.linspace(0, 100, len(values))), values, "values")
+        for name, values in curves.items()
     ]
-    summary = "; ".join(f"{name}: {words.number(float(np.mean(values)))} on average" for name, values in scores.items())
-    chart = charts.line_chart(f"Scores by percentile of the answers: {summary}", lines)
-    return Figure("Scores, lowest first", summary, "", chart, [(tones[name], name) for name in scores])
+    summary = "; ".join(f"{name}: {words.number(float(np.mean(values)))} on average" for name, values in curves.items())
+    chart = charts.line_chart(f"{heading}, by percentile: {summary}", lines)
+    return Figure(heading, summary, hint, chart, [(tone[name], name) for name in curves])
 
 
 def _length_figure(data: Data) -> Figure | None:

@@ -18,7 +18,7 @@ from truing.errors import ConfigError
 from truing.report import charts, words
 from truing.report.comparison import base_answers, differing_settings, flat, labels, overlaid_curves, shared_prompts
 from truing.report.contest import entries, recommendation, rivals
-from truing.report.figures import audit_figures, data_figure, reward_figures, stage_figures
+from truing.report.figures import audit_figures, data_figure, reward_figures, selection_figures, stage_figures
 from truing.report.view import Evaluation, View, view
 from truing.statistics import Interval
 from truing.store.files import write_atomic
@@ -139,6 +139,7 @@ def _environment() -> jinja2.Environment:
         "stage_figures": stage_figures,
         "data_figure": data_figure,
         "audit_figures": audit_figures,
+        "selection_figures": selection_figures,
         "reward_figures": reward_figures,
         "base_answers": base_answers,
         "from_where": from_where,

@@ -17,6 +17,7 @@ from truing.store import Artifact, Run
 EVALUATION = "evaluation.json"
 AUDIT = "audit.json"
 CURATION = "curation.json"
+SELECTION = "selection.json"
 REWARD = "reward.json"
 LENGTHS = ("chosen_tokens", "rejected_tokens", "answer_tokens", "prompt_tokens")
 
@@ -235,6 +236,46 @@ class Curation:
 
 
 @dataclass(frozen=True)
+class Selected:
+    """A row that a selection kept or left out."""
+
+    place: str
+    prompt: list[tuple[str, str]]
+    answer: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A row that was left out, the better one that it resembles, and the cosine of the two."""
+
+    row: Selected
+    better: Selected
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What `selection.json` of one select stage says.
+
+    scores, words: of `every row` and of those `kept`, at even steps from the lowest to the highest.
+    """
+
+    stage: str
+    by: str
+    rows: int
+    kept: int
+    refused: dict[str, int]
+    similarity: str
+    encoder: str
+    scores: dict[str, list[float]]
+    words: dict[str, list[float]]
+    best: list[Selected]
+    worst: list[Selected]
+    alike: list[Alike]
+
+
+@dataclass(frozen=True)
 class Bin:
     """Comparisons that are near each other in strength or length, and how often a reward model is right on them."""
 
@@ -299,6 +340,7 @@ class View:
     evaluations: list[Evaluation]
     audits: list[Audit]
     curations: list[Curation]
+    selections: list[Selection]
     rewards: list[Reward]
     artifacts: list[Artifact]
     recipe: str
@@ -333,6 +375,7 @@ def view(folder: Path) -> View:
         evaluations=[_evaluation(artifact) for artifact in artifacts if (artifact.path / EVALUATION).is_file()],
         audits=[_audit(artifact) for artifact in artifacts if (artifact.path / AUDIT).is_file()],
         curations=[_curation(artifact) for artifact in artifacts if (artifact.path / CURATION).is_file()],
+        selections=[_selection(artifact) for artifact in artifacts if (artifact.path / SELECTION).is_file()],
         rewards=[_reward(artifact) for artifact in artifacts if (artifact.path / REWARD).is_file()],
         artifacts=artifacts,
         recipe=_text(folder / "recipe.toml"),
@@ -449,6 +492,28 @@ def _curation(artifact: Artifact) -> Curation:
 
 def _refused(row: Mapping[str, Any]) -> Refused:
     return Refused(str(row["place"]), str(row["detail"]), _turns(row["prompt"]), [str(text) for text in row["answers"]])
+
+
+def _selection(artifact: Artifact) -> Selection:
+    found = _mapping(_json(artifact.path / SELECTION))
+    return Selection(
+        stage=artifact.stage,
+        by=str(found["by"]),
+        rows=int(found["rows"]),
+        kept=int(found["kept"]),
+        refused=_mapping(found["refused"]),
+        similarity=str(found["similarity"]),
+        encoder=str(found["encoder"]),
+        scores=_mapping(found["scores"]),
+        words=_mapping(found["words"]),
+        best=[_selected(row) for row in found["best"]],
+        worst=[_selected(row) for row in found["worst"]],
+        alike=[Alike(_selected(one["row"]), _selected(one["better"]), float(one["cosine"])) for one in found["alike"]],
+    )
+
+
+def _selected(row: Mapping[str, Any]) -> Selected:
+    return Selected(str(row["place"]), _turns(row["prompt"]), str(row["answer"]), float(row["score"]))
 
 
 def _reward(artifact: Artifact) -> Reward:

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from truing.compute import Engine
+from truing.errors import DataError
 from truing.packing import pack
+from truing.records import Group
 from truing.rendering import Row
+from truing.scoring.score import Score
 from truing.tensors import Forest
 
 
@@ -41,3 +44,12 @@ def rewards(
 ) -> list[tuple[float, ...]]:
     """What a reward model gives every answer of every row, at the token that ended it."""
     return of_answers(rows, lambda forest: engine.scores(forest)[0].last, budget=budget, on_scored=on_scored)
+
+
+def rendered(render: Callable[[Group], Row], group: Group, max_length: int) -> Row | Score:
+    """The row, or why it cannot be scored."""
+    try:
+        row = render(group)
+    except DataError as error:
+        return Score.failed(str(error))
+    return row if row.longest <= max_length else Score.failed(f"{row.longest} tokens, and max_length is {max_length}")

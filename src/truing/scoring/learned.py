@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from truing.errors import ConfigError, DataError, MissingError
 from truing.models.quiet import quiet_libraries
 from truing.records import Completion, Group
 from truing.rendering import Row
-from truing.scoring.answers import rewards
+from truing.scoring.answers import rendered, rewards
 from truing.scoring.score import FileName, ModelName, Pooling, Score, Scorer, Tools, each, pooled
 
 Positive = Annotated[int, Field(ge=1)]
@@ -42,7 +42,7 @@ def reward_model(
         rows: list[Row] = []
         places: list[int] = []
         for place, group in enumerate(groups):
-            row = _rendered(engines[0].renderer.render, group, max_length)
+            row = rendered(engines[0].renderer.render, group, max_length)
             if isinstance(row, Row):
                 rows.append(row)
                 places.append(place)
@@ -141,12 +141,3 @@ def bag_of_words(*, file: FileName, ngrams: Positive = 2, regularisation: float 
         return [tuple(Score.of(next(values)) for _ in group.completions) for group in asked]
 
     return score
-
-
-def _rendered(render: Callable[[Group], Row], group: Group, max_length: int) -> Row | Score:
-    """The row, or why it cannot be scored."""
-    try:
-        row = render(group)
-    except DataError as error:
-        return Score.failed(str(error))
-    return row if row.longest <= max_length else Score.failed(f"{row.longest} tokens, and max_length is {max_length}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 import sys
@@ -26,6 +27,20 @@ def length(*, unit: Unit = "words", beyond: int = 0) -> Scorer:
     beyond: only what is over this length counts.
     """
     return each(lambda _, answer: Score.of(float(max(0, length_of(answer.text, unit) - beyond))))
+
+
+def random(*, seed: int = 0) -> Scorer:
+    """A number from 0 to 1 that depends on the row and nothing else: what any other choice must be better than.
+
+    seed: another seed gives other numbers.
+    """
+
+    def say(group: Group) -> tuple[Score, ...]:
+        names = [f"{seed}:{group.id}:{number}" for number in range(len(group.completions))]
+        drawn = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64 for name in names]
+        return tuple(map(Score.of, drawn))
+
+    return lambda groups: [say(group) for group in groups]
 
 
 def pattern(*, regex: str, found: float = 1.0, missing: float = 0.0) -> Scorer:

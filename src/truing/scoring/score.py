@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from truing.records import Completion, Group
 
 ModelName = Annotated[str, "model"]
 """A setting that names a model: its content counts, and not where it lies."""
+LanguageModelName = Annotated[str, "language_model"]
+"""A setting that names a model that writes, in the same way; none is the run's own."""
 FileName = Annotated[str, "file"]
 """A setting that names a file, with the same meaning."""
 FunctionName = Annotated[str, "function"]
@@ -62,19 +64,21 @@ class Tools:
     """What scorers that run a model are given.
 
     engines: engines for the reward model of this name, "" for the run's own: of the model itself, or of its members.
+    language: an engine for the language model of this name, "" for the run's own.
     budget: tokens run at once.
     """
 
     engines: Callable[[str, bool], Sequence[Engine]]
+    language: Callable[[str], Engine]
     budget: int = 2048
 
 
-def no_models(name: str, members: bool) -> Sequence[Engine]:
+def no_models(name: str, members: bool = False) -> NoReturn:
     """For scorers that run none."""
     raise ConfigError(f"there is no model here to score with{f': {name}' if name else ''}")
 
 
-NO_TOOLS = Tools(no_models)
+NO_TOOLS = Tools(no_models, no_models)
 
 
 def each(say: Callable[[Group, Completion], Score]) -> Scorer:

@@ -1,8 +1,8 @@
 """Stages: functions from artifacts to artifacts, each a plain loop.
 
 A stage is any public function of these modules whose first two parameters are a Context and its settings. The others
-are its inputs, asked for by name: `model`, `base`, `reward`, `data`, `held_out`, `unlabelled`, `principle`, and
-`judges`, whatever the scorers in its settings name; one with a default is optional.
+are its inputs, asked for by name: `model`, `base`, `reward`, `data`, `held_out`, `unlabelled`, `principle`, `judges`,
+whatever the scorers in its settings name, and `encoder`, by which rows are compared; one with a default is optional.
 """
 
 from __future__ import annotations
@@ -16,7 +16,19 @@ from typing import Literal
 
 from truing.errors import ConfigError, did_you_mean
 from truing.signatures import Settings, public_functions
-from truing.stages import audit, curate, evaluate, evaluate_reward, merge, preference, reward_model, sample, score, sft
+from truing.stages import (
+    audit,
+    curate,
+    evaluate,
+    evaluate_reward,
+    merge,
+    preference,
+    reward_model,
+    sample,
+    score,
+    select,
+    sft,
+)
 
 Stage = Callable[..., None]
 Product = Literal["model", "reward", "data", "verdict"]
@@ -29,6 +41,7 @@ MAKES: dict[ModuleType, Product] = {
     curate: "data",
     sample: "data",
     score: "data",
+    select: "data",
     evaluate: "verdict",
     evaluate_reward: "verdict",
     merge: "model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,10 +52,14 @@ class Groups:
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """The models that a stage's scorers name. The key is of these, and of the files and functions that they name."""
+    """The models that a stage's scorers name. The key is of these, and of the files and functions that they name.
+
+    models: reward models. language: models that write.
+    """
 
     key: str
     models: Mapping[str, Model]
+    language: Mapping[str, Model] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -118,6 +123,10 @@ class Context:
     def tools(self, judges: Judges, budget: int) -> Tools:
         """What scorers need to run the models that they name."""
 
+        @functools.cache
+        def engine(model: Model, outputs: int) -> Engine:
+            return self.scorer(model, outputs=outputs)
+
         def engines(name: str, members: bool) -> list[Engine]:
             model = judges.models[name]
             if members and not model.members:
@@ -125,9 +134,9 @@ class Context:
                     f"reward_model: '{name or model.source}' has no members: name a stage with members = 2 or more"
                 )
             sources = model.members if members else [model.source]
-            return [self.scorer(Model(model.key, source), outputs=1) for source in sources]
+            return [engine(Model(model.key, source), 1) for source in sources]
 
-        return Tools(engines, budget)
+        return Tools(engines, lambda name: engine(judges.language[name], 0), budget)
 
     @contextmanager
     def output(self, meta: Mapping[str, Any], part: str = "") -> Iterator[Path]:

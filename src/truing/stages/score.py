@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -56,13 +56,7 @@ class ScoreAnswers(Settings):
 def score(context: Context, settings: ScoreAnswers, data: Groups, judges: Judges) -> None:
     """Gives every answer a score, and keeps those that the settings ask for."""
     groups = data.read()
-    scorer = functools.cache(lambda: make(settings.scorer, context.tools(judges, settings.forest_tokens)))
-    said: list[tuple[Score, ...]] = []
-    with context.reporter.task(f"{context.stage}: {settings.scorer['name']}", len(groups)) as task:
-        for start in range(0, len(groups), PART):
-            context.check_stop()
-            said += _part(context, scorer, groups[start : start + PART], start)
-            task.advance(len(said))
+    said = scores_of(context, settings.scorer, judges, groups, budget=settings.forest_tokens)
     refused: Counter[str] = Counter()
     made = [
         kept
@@ -81,6 +75,20 @@ def score(context: Context, settings: ScoreAnswers, data: Groups, judges: Judges
     )
     with context.output({"groups": FILE, "rows": len(made)}) as folder:
         formats.write_data(made, folder / FILE, format="group")
+
+
+def scores_of(
+    context: Context, spec: Mapping[str, Any], judges: Judges, groups: Sequence[Group], *, budget: int
+) -> list[tuple[Score, ...]]:
+    """What a scorer says of all answers, kept in the run a part at a time. budget: tokens read at once."""
+    scorer = functools.cache(lambda: make(spec, context.tools(judges, budget)))
+    said: list[tuple[Score, ...]] = []
+    with context.reporter.task(f"{context.stage}: {spec['name']}", len(groups)) as task:
+        for start in range(0, len(groups), PART):
+            context.check_stop()
+            said += _part(context, scorer, groups[start : start + PART], start)
+            task.advance(len(said))
+    return said
 
 
 def chosen(group: Group, scores: Sequence[Score], settings: ScoreAnswers, refused: Counter[str]) -> Group | None:
@@ -121,7 +129,13 @@ def curves(groups: Sequence[Group]) -> dict[str, list[float]]:
     found = {"every answer": [value for values in each for value in values]}
     if any(len(values) > 1 for values in each):
         found["best of each row"] = [max(values) for values in each]
-    return {name: np.quantile(values, np.linspace(0, 1, POINTS)).tolist() for name, values in found.items()}
+    return {name: in_order(values) for name, values in found.items()}
+
+
+def in_order(values: Sequence[float]) -> list[float]:
+    """Values at even steps from the lowest to the highest."""
+    found: list[float] = np.quantile(values, np.linspace(0, 1, POINTS)).tolist()
+    return found
 
 
 def _part(

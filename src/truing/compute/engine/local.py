@@ -104,6 +104,12 @@ class LocalEngine:
         token = token_logprobs(hidden.index_select(0, forest.hidden_row), self._output_weight(), forest.target, 1.0)
         return self._scores(forest, hidden), Logprobs(token, forest.completion, forest.group.shape[0])
 
+    def hidden(self, forest: Forest) -> Tensor:
+        """The last layer's hidden state of each token, [S, width], fp32 (fp64 for an fp64 model), without gradient."""
+        with torch.no_grad():
+            found = self._hidden_of(forest.to(self.device))
+        return found if found.dtype == torch.float64 else found.float()
+
     def statistics(self, forest: Forest, *, divergence: bool, concentration: bool) -> ForestStatistics:
         """Log-probabilities of the policy with statistics of its whole distribution at each scored token.
 

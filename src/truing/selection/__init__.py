@@ -1,0 +1,1 @@
+"""Which rows are worth training on: pure functions of scores, embeddings and log-probabilities, without torch."""

@@ -1,0 +1,54 @@
+"""A grade as an expectation: how much probability a model gives to each digit as its next token (arXiv:2312.15685)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from truing.errors import ConfigError
+
+GRADES = ("1", "2", "3", "4", "5", "6")
+"""The lowest to the highest grade, as a model writes them."""
+
+
+class Grade(NamedTuple):
+    """The mean of the grades, each weighed by its share of the probability of all grades.
+
+    deviation: standard deviation of the same distribution. mass: probability of any grade at all, from 0 to 1.
+    """
+
+    value: float
+    deviation: float
+    mass: float
+
+
+def expected(logprobs: Sequence[float]) -> Grade:
+    """The grade that is expected, from the log-probabilities in nats of the grades from the lowest up."""
+    values = np.array(logprobs, dtype=np.float64)
+    share = np.exp(values - values.max())
+    share /= share.sum()
+    grades = np.arange(1, len(values) + 1)
+    mean = float(share @ grades)
+    variance = float(share @ (grades - mean) ** 2)
+    return Grade(mean, variance**0.5, float(np.exp(values).sum()))
+
+
+def grade_ids(written: Sequence[Sequence[int]], stop_ids: Collection[int]) -> tuple[int, ...]:
+    """The id of each grade, from the token ids of answers that consist of that grade and perhaps a token that ends it.
+
+    Raises ConfigError where a grade is more than one token, or two grades begin alike: then no single token says it.
+    """
+    found: list[int] = []
+    for grade, tokens in zip(GRADES, written, strict=True):
+        own = [token for token in tokens if token not in stop_ids]
+        if len(own) != 1:
+            raise ConfigError(
+                f"the tokenizer writes the grade {grade} as {len(own)} tokens, so its probability is not that of one "
+                "next token: score by a model whose tokenizer has a token for each digit"
+            )
+        found += own
+    if len(set(found)) < len(found):
+        raise ConfigError("the tokenizer has one token for several digits: score by another model")
+    return tuple(found)
