@@ -272,10 +272,9 @@ def test_auto_takes_the_sentence_model_that_is_installed(
 
 def test_a_folder_beside_a_recipe_is_meant_relative_to_it(folder: Path, rows: Path, tmp_path: Path) -> None:
     save_sentence_model(tmp_path / "bert")
-    text = (
-        f'model = "{folder}"\n[data]\npath = "{rows}"\n[[stage]]\nuse = "select"\nby = "length"\nembeddings = "bert"\n'
-    )
-    (tmp_path / "recipe.toml").write_text(text)
+    lines = [f'model = "{folder}"', "[data]", f'path = "{rows}"', "[[stage]]"]
+    lines += ['use = "select"', 'by = "length"', 'embeddings = "bert"']
+    (tmp_path / "recipe.toml").write_text("\n".join(lines))
     (planned,) = plan(read_recipe(tmp_path / "recipe.toml"))
     assert planned.inputs["encoder"].source == str(tmp_path / "bert")
 
