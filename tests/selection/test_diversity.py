@@ -61,6 +61,11 @@ def test_equal_rows_are_alike_at_a_similarity_of_1_and_lengths_do_not_count() ->
     assert set(choice.alike) == {1}
 
 
+def test_equal_rows_are_alike_whatever_fp32_makes_of_their_length() -> None:
+    for vector in np.random.default_rng(0).normal(size=(50, 384)).astype(np.float32):
+        assert most_diverse([1, 0], np.stack([vector, vector]), similarity=1, budget=2).taken == [0]
+
+
 def test_a_full_budget_ends_the_walk() -> None:
     choice = most_diverse([1, 2, 3], np.eye(3), similarity=0.9, budget=2)
     assert choice.taken == [2, 1]

@@ -138,6 +138,14 @@ def test_a_rows_vector_is_the_mean_over_its_tokens() -> None:
         np.testing.assert_allclose(vector, states.mean(0).numpy(), rtol=0, atol=1e-6)
 
 
+def test_hidden_states_are_compared_less_what_all_of_them_share(
+    folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "row_means", lambda engine, groups, budget: 100 + np.eye(len(groups), dtype=np.float32))
+    made = selected(runs(), ROWS, tiny_model.model_of(folder), by="length", keep=1.0)
+    assert prompts(made) == "abcd"
+
+
 def test_an_interruption_loses_one_part_at_most(
     folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
