@@ -271,6 +271,12 @@ def test_train_dpo_takes_settings_of_the_objective(here: Path, truing: Any, mode
     assert [c.step for c in run.checkpoints()] == [1], "and nothing has happened to it"
 
 
+def test_a_misspelt_setting_of_train_is_looked_for_in_the_objective_too(here: Path, truing: Any, model: Path) -> None:
+    done = truing("train", "dpo", "bta=0.1", "--model", model, "--data", "pairs.jsonl")
+    assert done.code == 2
+    assert "there is no setting 'bta'; did you mean 'beta'?" in " ".join(done.err.split())
+
+
 def test_a_second_process_in_a_run_folder_ends_with_2(here: Path, truing: Any) -> None:
     assert truing("run", "recipe.toml", "--out", "o").code == 0
     resolved = (here / "o" / "recipe.resolved.toml").read_text()
@@ -294,6 +300,14 @@ def test_plan_tells_stages_and_sizes_and_changes_nothing(here: Path, truing: Any
     assert re.search(r"time: about [\d.]+ minutes \(preference [\d.]+, evaluate [\d.]+\)", shown.out)
     assert f"{found['tokens']:,} tokens" in shown.out
     assert not (here / "runs").exists()
+
+
+def test_plan_counts_rows_that_are_held_out_or_cannot_be_read(here: Path, truing: Any) -> None:
+    rows = (here / "pairs.jsonl").read_text()
+    (here / "bad.jsonl").write_text(rows + "{}\n")
+    shown = truing("plan", "recipe.toml", "data.path=bad.jsonl", "data.max_bad=1").out
+    assert "1 rows cannot be read and are left out; the first: " in shown
+    assert re.search(r"tokens; \d+ rows held out", shown)
 
 
 def test_plan_measures_real_steps_and_leaves_nothing(here: Path, truing: Any) -> None:
@@ -321,7 +335,8 @@ def test_data_tells_what_a_file_is(here: Path, truing: Any, model: Path) -> None
     assert truing("data", "pairs.jsonl", "--rows", "0").out.count("\n") == 1
     shown = truing("data", "pairs.jsonl", "--model", model, "--rows", "1").out
     assert "<|im_start|>assistant" in shown
-    assert "nope" not in shown, "of a pair the preferred answer is shown"
+    assert re.search(r"answer 1 of 2\n.*\[\[yes<\|im_end\|>", shown, re.DOTALL)
+    assert re.search(r"answer 2 of 2\n.*\[\[nope<\|im_end\|>", shown, re.DOTALL)
 
 
 def test_data_of_a_recipe_are_told_shown_and_written_as_they_are_blended(here: Path, truing: Any) -> None:

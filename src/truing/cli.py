@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from rich.text import Text
 
 from truing import __version__
 from truing.environment import THREADS
-from truing.errors import ConfigError, DataError, TruingError, describe_error
+from truing.errors import ConfigError, DataError, TruingError, describe_error, did_you_mean
 
 app = App(
     name="truing",
@@ -149,7 +150,8 @@ def data(
     rows
         How many rows to show.
     to
-        Format to convert to; needs --out. Rows pass through one by one, save into .csv and .parquet.
+        Format to convert to, such as preference, sharegpt or alpaca (a wrong name lists all); needs --out. Rows pass
+        through one by one, save into .csv and .parquet.
     out
         File to write; its suffix says how: .jsonl, .json, .csv, .parquet, with .gz or .zst.
     max_bad
@@ -471,11 +473,16 @@ def _qualified(setting: str, method: str, use: str) -> str:
     """A setting of `train` by its full name: the recipe's, the objective's, or else the stage's."""
     from truing.objectives import OBJECTIVES
     from truing.signatures import settings_of
+    from truing.stages import inputs_of, settings_type, stage
 
     first = setting.partition("=")[0].split(".")[0]
     if first in ("data", "seed", "device", "precision", "name", "chat_template"):
         return setting
-    of_objective = method in OBJECTIVES and first in settings_of(OBJECTIVES[method]).model_fields
+    own = settings_of(OBJECTIVES[method]).model_fields if method in OBJECTIVES else {}
+    of_stage = settings_type(stage(use)).model_fields
+    if first not in own and first not in of_stage and first not in inputs_of(stage(use)):
+        raise ConfigError(f"'{setting}': there is no setting '{first}'{did_you_mean(first, [*own, *of_stage])}")
+    of_objective = first in own
     return f"{use}.objective.{setting}" if of_objective else f"{use}.{setting}"
 
 
@@ -514,7 +521,12 @@ def _short(value: Any) -> str:
 def _facts(facts: dict[str, Any]) -> list[str]:
     lines = [f"model: {facts['model']}, {facts['parameters'] / 1e6:.0f} M weights, computes in {facts['dtype']}"]
     if "rows" in facts:
-        lines.append(f"data: {facts['data']}; {facts['rows']:,} rows, {facts['tokens']:,} tokens")
+        held_out = f"; {facts['held_out']:,} rows held out" if "held_out" in facts else ""
+        lines.append(f"data: {facts['data']}; {facts['rows']:,} rows, {facts['tokens']:,} tokens{held_out}")
+        if facts["bad_rows"]:
+            lines.append(
+                f"  {len(facts['bad_rows']):,} rows cannot be read and are left out; the first: {facts['bad_rows'][0]}"
+            )
     for fed in facts["fed"]:
         if fed["shares"] or len(facts["fed"]) > 1:
             lines.append(f"rows of {', '.join(fed['stages'])}: {fed['rows']:,}")
@@ -578,11 +590,21 @@ def _preview(groups: list[Any], model: str) -> None:
 
     renderer = read_renderer(locate(model))
     for group in groups:
-        text = Text(f"{group.place}\n", style="bold")
-        for piece, scored in renderer.pieces(renderer.render(group)):
-            text.append(piece, style="black on green" if scored else "dim")
-        _show(text)
-        print()
+        row = renderer.render(group)
+        for number in range(max(len(row.answers), 1)):
+            which = f", answer {number + 1} of {len(row.answers)}" if len(row.answers) > 1 else ""
+            _show(_coloured(f"{group.place}{which}", renderer.pieces(row, number)))
+            print()
+
+
+def _coloured(title: str, pieces: list[tuple[str, bool]]) -> Text:
+    """Scored tokens on green; in a pipe, which has no colours, between double brackets."""
+    text = Text(f"{title}\n", style="bold")
+    marks = ("", "") if sys.stdout.isatty() else ("[[", "]]")
+    for scored, run in itertools.groupby(pieces, key=lambda piece: piece[1]):
+        words = "".join(piece for piece, _ in run)
+        text.append(f"{marks[0]}{words}{marks[1]}" if scored else words, style="black on green" if scored else "dim")
+    return text
 
 
 def _print_group(group: Any) -> None:

@@ -119,7 +119,7 @@ def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[
             uncurated[stage_plan.key] = source
             continue
         rows = _lengths(source, settings, renderer, seed) if source.ready else made[source.key]
-        found[stage_plan.name] = rows[: settings.limit] if isinstance(settings, Contrast | Evaluate) else rows
+        found[stage_plan.name] = rows[: settings.limit] if isinstance(settings, Contrast | Evaluate | Sample) else rows
         if isinstance(settings, Contrast | Sample):
             count = 2 if isinstance(settings, Contrast) else settings.answers
             answers = (settings.max_new_tokens,) * count
@@ -173,7 +173,10 @@ def _first_data(planned: Sequence[Planned], renderer: Renderer) -> dict[str, Any
     if not isinstance(data, Groups) or not data.ready:
         return {}
     rows = [renderer.render(group, index) for index, group in enumerate(data.read())]
-    return {"data": data.description, "rows": len(rows), "tokens": sum(len(row) for row in rows)}
+    held_out = next((p.inputs["held_out"] for p in planned if "held_out" in p.inputs), None)
+    counted = {"held_out": len(held_out.read())} if isinstance(held_out, Groups) and held_out.ready else {}
+    tokens = sum(len(row) for row in rows)
+    return {"data": data.description, "rows": len(rows), "tokens": tokens, "bad_rows": data.bad, **counted}
 
 
 def _fed(planned: Sequence[Planned]) -> list[dict[str, Any]]:

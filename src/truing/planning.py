@@ -150,6 +150,8 @@ def _named_input(name: str, given: str, known: Mapping[str, Any], spec: StageSpe
         return made
     if kind != "data":
         source = models.locate(given, kind)
+        if kind == "reward":
+            models.demand_scores(source)
         return Model(models.content_hash(source), source)
     if Path(given).exists() or given.startswith("hub:"):
         return sources.inputs(DataSettings(path=given))["data"]
@@ -189,6 +191,7 @@ def _judge(stage_name: str, name: str, known: Mapping[str, Any]) -> Model:
             'reward model by scorer = { name = "reward_model", model = "FOLDER" }, or choose another scorer'
         )
     source = models.locate(name, "reward")
+    models.demand_scores(source)
     return Model(models.content_hash(source), source)
 
 

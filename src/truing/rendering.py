@@ -91,10 +91,10 @@ class Renderer:
         """The text of ids, a closing end-of-turn token and other special tokens left out."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def pieces(self, row: Row) -> list[tuple[str, bool]]:
-        """(text, scored) of every token of the first answer's path, for people to look at."""
-        path = list(row.prompt) + list(row.answers[0].tokens if row.answers else ())
-        scored = [False] * len(row.prompt) + list(row.answers[0].scored if row.answers else ())
+    def pieces(self, row: Row, answer: int = 0) -> list[tuple[str, bool]]:
+        """(text, scored) of every token of an answer's path, for people to look at."""
+        path = list(row.prompt) + list(row.answers[answer].tokens if row.answers else ())
+        scored = [False] * len(row.prompt) + list(row.answers[answer].scored if row.answers else ())
         return [(self.tokenizer.decode([token]), bool(flag)) for token, flag in zip(path, scored, strict=True)]
 
     def _answer(self, group: Group, completion: Completion) -> Answer:

@@ -143,3 +143,12 @@ def test_an_adapter_whose_base_is_an_adapter_is_refused(folder: Path, tmp_path: 
     (second / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(first)}))
     with pytest.raises(MissingError, match=r"its base .*first is an adapter too"):
         models.load(str(second), dtype=torch.float32, device=CPU)
+
+
+def test_a_run_that_is_not_there_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "events.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"runs/mina: no such run or model; did you mean 'runs/mine'"):
+        models.locate("runs/mina")
+    assert models.locate("elsewhere/model") == "elsewhere/model"

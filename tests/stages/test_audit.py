@@ -68,12 +68,13 @@ def test_finds_labels_that_were_turned_round(folder: Path, runs: Callable[[], Ru
 
 
 def test_flips_and_drops(folder: Path, runs: Callable[[], Run]) -> None:
-    data, _ = labelled(10, 0.2)
-    kept, _ = audited(runs(), folder, data)
-    flipped, found = audited(runs(), folder, data, wrong="flip", ambiguous_share=0.1)
-    dropped, _ = audited(runs(), folder, data, wrong="drop", wrong_share=0.3)
+    data, _ = labelled(20, 0.15)
+    kept, _ = audited(runs(), folder, data, epochs=4)
+    flipped, found = audited(runs(), folder, data, epochs=4, wrong="flip", ambiguous_share=0.1)
+    dropped, _ = audited(runs(), folder, data, epochs=4, wrong="drop", wrong_share=0.3)
     weak = [group for group in kept if (group.strength or 0) < 0]
-    assert found["fates"] == {"keep": 18 - len(weak), "flip": len(weak), "drop": 2}
+    assert 0 < len(weak) < 13, "few enough for the vote to be trusted"
+    assert found["fates"] == {"keep": 36 - len(weak), "flip": len(weak), "drop": 4}
     assert all((group.strength or 0) >= 0 for group in flipped)
     before = {group.prompt[0].content: group for group in kept}
     for group in flipped:
@@ -81,8 +82,8 @@ def test_flips_and_drops(folder: Path, runs: Callable[[], Run]) -> None:
         turned = bool(group.extra["audit"]["flipped"])
         assert [a.text for a in group.completions] == [a.text for a in old.completions][:: -1 if turned else 1]
         assert group.strength == (-1 if turned else 1) * (old.strength or 0)
-    assert len(dropped) == 14
-    assert min(g.strength or 0 for g in dropped) == sorted(g.strength or 0 for g in kept)[6]
+    assert len(dropped) == 28
+    assert min(g.strength or 0 for g in dropped) == sorted(g.strength or 0 for g in kept)[12]
 
 
 def test_no_model_scores_a_prompt_it_was_trained_on(folder: Path, runs: Callable[[], Run]) -> None:
@@ -149,6 +150,20 @@ def test_a_ranking_gives_its_comparisons() -> None:
     split = comparisons(row)
     assert [[a.text for a in one.group.completions] for one in split] == [["b", "c"], ["b", "a"], ["c", "a"]]
     assert [one.group.weight for one in split] == [1.0] * 3
+
+
+@pytest.mark.parametrize("treatment", [{}, {"wrong": "flip"}, {"ambiguous_share": 0.5}])
+def test_models_that_may_be_guessing_change_no_label(
+    folder: Path, runs: Callable[[], Run], treatment: dict[str, Any]
+) -> None:
+    data, _ = labelled(12, 0.0)
+    run = runs()
+    groups, found = audited(run, folder, data, learning_rate=1e-9, epochs=1, **treatment)
+    assert found["fates"] == {"keep": 24, "flip": 0, "drop": 0}
+    assert len(groups) == 24
+    (warning,) = run.events(kind="warning")
+    assert "which a coin may do too" in warning["message"]
+    assert ("none was turned round" in warning["message"]) == bool(treatment)
 
 
 def test_refusals(folder: Path, runs: Callable[[], Run]) -> None:

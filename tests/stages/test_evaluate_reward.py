@@ -256,6 +256,18 @@ def test_a_reward_model_in_a_folder_is_measured(folder: Path, reward: Path, tmp_
     assert found["reward"] == str(reward)
 
 
+def test_a_language_model_has_no_scores_to_measure(folder: Path, tmp_path: Path) -> None:
+    """Its head would be drawn by chance."""
+    recipe = recipe_of(folder, tmp_path)
+    alone = recipe.stage[1].model_copy(update={"inputs": {"reward": str(folder)}})
+    with pytest.raises(ConfigError, match="a language model, which has no head for scores: name a reward model"):
+        pipeline.plan(recipe.model_copy(update={"stage": (alone,)}))
+    scoring = {"use": "score", "scorer": {"name": "reward_model", "model": str(folder)}}
+    table = {"model": str(folder), "data": {"path": str(tmp_path / "rows.jsonl")}, "stage": [scoring]}
+    with pytest.raises(ConfigError, match="a language model, which has no head for scores: name a reward model"):
+        pipeline.plan(pipeline.make_recipe(table))
+
+
 def test_what_is_in_a_category_decides_the_key(folder: Path, tmp_path: Path) -> None:
     recipe = recipe_of(folder, tmp_path)
     before = [planned.key for planned in pipeline.plan(recipe)]

@@ -61,6 +61,9 @@ def locate(name: str, kind: str = "model") -> str:
         return str(path.absolute())  # an adapter remembers where its base is, and is used from other folders
     if (path / "events.jsonl").exists():
         return str(_last_model(path.absolute(), kind))
+    beside = [str(run) for run in path.parent.glob("*") if (run / "events.jsonl").exists()] if "/" in name else []
+    if beside:  # not a hub id but a run that is not there: the hub would be asked for minutes
+        raise ConfigError(f"{name}: no such run or model{did_you_mean(name, beside)}")
     if path.exists() or name.startswith((".", "/")) or name.count("/") > 1:
         raise ConfigError(f"{name}: no model there: a model folder holds config.json, a run folder events.jsonl")
     if "/" not in name and (meant := did_you_mean(name, [smollm2.NAME])):
@@ -98,6 +101,19 @@ def content_hash(source: str) -> str:
 def is_adapter(source: str) -> bool:
     """Whether a folder holds an adapter and not all weights of a model."""
     return (Path(source) / ADAPTER_FILE).exists()
+
+
+def gives_scores(source: str) -> bool:
+    """Whether a model, or what an adapter makes of one, has a head for scores."""
+    if is_adapter(source) and _adapter(source).get("task_type") == "SEQ_CLS":
+        return True
+    return reward.is_reward(read_config(source))
+
+
+def demand_scores(source: str) -> None:
+    """Refuses a language model where a reward model is asked for: a fresh head would give it scores by chance."""
+    if not gives_scores(source):
+        raise ConfigError(f"{source}: this is a language model, which has no head for scores: name a reward model")
 
 
 def adapter_base(folder: Path) -> str:
@@ -217,7 +233,7 @@ def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) ->
     width = torch.float32 if adapted else dtype
     if outputs:
         model = reward.read(base, config, width, outputs)
-    elif reward.is_reward(config) or (adapted and _adapter(source).get("task_type") == "SEQ_CLS"):
+    elif gives_scores(source):
         raise ConfigError(f"{source}: this is a reward model, which writes nothing: name a language model")
     else:
         model = AutoModelForCausalLM.from_pretrained(

@@ -28,7 +28,7 @@ METRICS = {
     "loss": LOSS,
     "reward/margin": Metric(
         "Reward margin",
-        "Rises slowly, with a reference from 0 (dashed). Rising while held-out accuracy stands still is over-fitting.",
+        "Rises slowly, a policy's with a reference from 0. Rising while held-out accuracy stands is over-fitting.",
         0.0,
     ),
     "reward/accuracy": Metric(

@@ -102,6 +102,11 @@ class Stage:
         return f"unfinished, at step {self.step:,} of {self.steps:,}" if self.steps else "unfinished"
 
     @property
+    def scores(self) -> bool:
+        """Whether it trained a reward model, and no policy."""
+        return any(name.startswith("score/") for name in self.curves)
+
+    @property
     def before_and_after(self) -> list[tuple[str, HeldOut]]:
         """The first and the last look at the held-out comparisons; after an interruption there may be only one."""
         if len(self.held_out) > 1:

@@ -331,6 +331,8 @@ def _sureness(found: Mapping[str, Any]) -> str:
         return f"{off}: too sure of itself, scores divided by {mends.value:.1f} would be right"
     if mends.high < 1:
         return f"{off}: not sure enough, scores times {1 / mends.value:.1f} would be right"
+    if mends.high > 4 * max(mends.low, 0.01):
+        return f"{off}; whether it is too sure or not sure enough, so few do not tell"
     return f"{off}, neither too sure nor too unsure"
 
 

@@ -27,6 +27,7 @@ from truing.stages.context import Context, Groups, Model, write_json
 from truing.stages.preference import fit, judged_rows
 from truing.stages.reward_model import RewardModel
 from truing.stages.training import Count, describe_data, load_trainable, render_rows, step_count
+from truing.statistics import Interval
 
 FILE = "groups.jsonl"
 FINDINGS = "audit.json"
@@ -108,7 +109,7 @@ def audit(context: Context, settings: Audit, model: Model, data: Groups) -> None
         for place, gap in zip(part.scored, _gaps(part, settings, model, rows, used), strict=True):
             gaps[place].append(gap)
     votes = [Vote.of(some) for some in gaps]
-    fates = fates_of(votes, settings)
+    fates = _trusted_fates(context, votes, settings)
     treated = [_treated(group, vote, fate) for group, vote, fate in zip(groups, votes, fates, strict=True)]
     steps = sum(step_count(len(part.trained), settings) for part in parts)
     with context.output({"groups": FILE, "audit": FINDINGS, "steps": steps}) as folder:
@@ -134,6 +135,25 @@ def comparisons(judged: Judged) -> list[Judged]:
     ]
 
 
+def _trusted_fates(context: Context, votes: Sequence[Vote], settings: Audit) -> list[Treatment]:
+    """What becomes of each comparison; all stay as they are where the models may be guessing."""
+    agreed = agreement(votes)
+    if agreed.low > 0.5:
+        return fates_of(votes, settings)
+    treats = settings.wrong != "keep" or settings.ambiguous_share > 0
+    spared = ", and none was turned round or left out" if treats else ""
+    context.warn(
+        f"the models agree with {agreed.percent} of the labels, which a coin may do too: what they say of each is "
+        f"chance{spared}: give them more rows, epochs or a higher learning rate"
+    )
+    return ["keep"] * len(votes)
+
+
+def agreement(votes: Sequence[Vote]) -> Interval:
+    """How often the vote sides with the label."""
+    return statistics.proportion(sum(vote.mean > 0 for vote in votes), len(votes))
+
+
 def fates_of(votes: Sequence[Vote], settings: Audit) -> list[Treatment]:
     """What becomes of each comparison. Those taken for wrong are not counted among the ambiguous ones."""
     order = sorted(range(len(votes)), key=lambda place: votes[place].mean)
@@ -155,7 +175,7 @@ def fates_of(votes: Sequence[Vote], settings: Audit) -> list[Treatment]:
 def findings(groups: Sequence[Group], votes: Sequence[Vote], fates: Sequence[Treatment], settings: Audit) -> Any:
     """What the report shows: the means in order, the deviation along them, and the comparisons that stand out."""
     order = sorted(range(len(votes)), key=lambda place: votes[place].mean)
-    agreed = statistics.proportion(sum(vote.mean > 0 for vote in votes), len(votes))
+    agreed = agreement(votes)
     divided = sorted(order, key=lambda place: abs(votes[place].for_label - 0.5))
 
     def shown(places: Sequence[int]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from truing.blending import Share
 from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, Interrupted
-from truing.models import Loaded, load
+from truing.models import Loaded, demand_scores, load
 from truing.models.precision import Precision, compute_dtype
 from truing.progress import Reporter
 from truing.records import Group
@@ -117,7 +117,9 @@ class Context:
         )
 
     def scorer(self, model: Model, *, outputs: int = 0) -> Engine:
-        """An engine that scores with the model and does not train it."""
+        """An engine that scores with the model and does not train it. outputs: of the head that it must have."""
+        if outputs:
+            demand_scores(model.source)
         return LocalEngine(self.load(model, outputs=outputs), trainable=False)
 
     def tools(self, judges: Judges, budget: int) -> Tools:

@@ -47,6 +47,7 @@ class Sample(SamplingSettings):
     """Settings of `sample`."""
 
     answers: Count = Field(1, description="answers to each prompt")
+    limit: Count | None = Field(None, description="use only so many prompts")
 
 
 class Contrast(SamplingSettings):
@@ -59,7 +60,7 @@ class Contrast(SamplingSettings):
 
 def sample(context: Context, settings: Sample, model: Model, data: Groups) -> None:
     """Draws answers to the prompts of the data; answers the data already have are left out."""
-    prompts = [bare(group) for group in data.read()]
+    prompts = [bare(group) for group in data.read()][: settings.limit]
     generator = make_generator(context, model, settings)
     groups = [
         replace(prompt, completions=answers)
