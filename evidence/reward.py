@@ -36,12 +36,12 @@ class Size:
     train, clean: comparisons. rows: prompts with unlabelled answers. epochs, seeds: of each treatment.
     """
 
-    train: int = 3000
+    train: int = 2000
     clean: int = 1000
     rows: int = 200
     answers: int = 8
-    epochs: int = 8
-    seeds: int = 5
+    epochs: int = 6
+    seeds: int = 3
     batch: int = 32
 
 
