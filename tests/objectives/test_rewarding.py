@@ -54,7 +54,7 @@ GAPS = [c[-1] - r[-1] for c, r in zip(CHOSEN, REJECTED, strict=True)]
 
 DEFAULTS = {
     "bradley_terry": {"label_smoothing": 0.0, "centering": 0.0},
-    "margin": {"scale": 1.0},
+    "margin": {"scale": 1.0, "centering": 0.0},
     "soft_margin": {"scale": 1.0, "label_smoothing": 0.2},
     "ordinal": {},
     "bradley_terry_nll": {"nll_weight": 0.1},
@@ -145,10 +145,11 @@ def test_answers_of_one_length_have_no_correlation():
     assert torch.isfinite(same.chosen.token.grad).all()
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.4])
-def test_margin(scale):
-    expected = [-lsig(gap - scale * m) for gap, m in zip(GAPS, MARGIN, strict=True)]
-    assert asked("margin", scale=scale).value.tolist() == pytest.approx(expected, rel=1e-12)
+@pytest.mark.parametrize(("scale", "centering"), [(1.0, 0.0), (0.4, 0.0), (0.4, 0.3)])
+def test_margin(scale, centering):
+    rows = zip(GAPS, MARGIN, CHOSEN, REJECTED, strict=True)
+    expected = [-lsig(gap - scale * m) + centering * (c[-1] + r[-1]) ** 2 for gap, m, c, r in rows]
+    assert asked("margin", scale=scale, centering=centering).value.tolist() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("scale", "smoothing"), [(1.0, 0.2), (0.4, 0.35)])

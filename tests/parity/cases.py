@@ -322,6 +322,7 @@ CASES = [
     Case(call("bradley_terry"), call("Reward"), PADDED, tokenizer=padded_with_eos),
     rewarding(call("bradley_terry", centering=0.3), call("Reward", center_rewards_coefficient=0.3)),
     rewarding(call("margin"), call("Reward"), "TRL reads margins from a column `margin`", margins),
+    rewarding(call("margin", centering=0.3), call("Reward", center_rewards_coefficient=0.3), "", margins),
     rewarding(
         call("soft_margin"), call("Reward"), "TRL has no smoothing: equal where every margin is above 0", margins
     ),
@@ -365,6 +366,5 @@ THEIRS_ALONE = (
     "ld_alpha and use_weighting with other losses than sigmoid; Truing's ld_dpo and wpo are logistic",
     "nll beside CPO's hinge, ipo, simpo and alphapo, and alphapo's reward in the other losses of CPO",
     "nll of a gold answer beside TPO's hinge, ipo and tpo-l; Truing's tpo is logistic",
-    "center_rewards_coefficient with margins; Truing's bradley_terry alone is centred",
 )
 """What Truing does not have of theirs."""

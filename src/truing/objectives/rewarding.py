@@ -27,22 +27,24 @@ def bradley_terry(score: Pair[Scores], *, label_smoothing: Fraction = 0.0, cente
     centering: pull of the two scores' sum towards 0 (arXiv:2312.09244), so that scores of models can be compared.
     """
     chosen, rejected = score.chosen.last, score.rejected.last
-    centred = centering * (chosen + rejected).square()
-    return ranked(logistic(chosen - rejected, label_smoothing) + centred, chosen, rejected)
+    value = logistic(chosen - rejected, label_smoothing) + _centred(chosen, rejected, centering)
+    return ranked(value, chosen, rejected)
 
 
-def margin(score: Pair[Scores], margin: Tensor, *, scale: Positive = 1.0) -> Loss:
+def margin(score: Pair[Scores], margin: Tensor, *, scale: Positive = 1.0, centering: NonNegative = 0.0) -> Loss:
     """Bradley-Terry with a margin for each comparison: Eq. 2 of arXiv:2307.09288, adaptive as in arXiv:2401.06080.
 
-    -log sigmoid(d - s m), with m the margin of the comparison and s = scale
+    -log sigmoid(d - s m) + c (r_w + r_l)^2, with m the margin of the comparison, s = scale and c = centering
 
     Use: where ratings or an audit say how much better the chosen answer is; a margin below 0 asks for less than order.
     Claim: more accurate on clearly different answers; with the strength of an ensemble's vote, better late in training.
 
     scale: what one unit of the margin counts, in units of the score.
+    centering: pull of the two scores' sum towards 0.
     """
     chosen, rejected = score.chosen.last, score.rejected.last
-    return ranked(logistic(chosen - rejected - scale * margin), chosen, rejected)
+    value = logistic(chosen - rejected - scale * margin) + _centred(chosen, rejected, centering)
+    return ranked(value, chosen, rejected)
 
 
 def soft_margin(score: Pair[Scores], margin: Tensor, *, scale: Positive = 1.0, label_smoothing: Fraction = 0.2) -> Loss:
@@ -187,6 +189,10 @@ def difference(score: RankedScores) -> Tensor:
     apart = (said[:, None] - said).triu(diagonal=1)
     pairs = torch.ones_like(apart).triu(diagonal=1)
     return (torch.sigmoid(apart.abs()) * pairs).sum() * 2 / len(said) ** 2
+
+
+def _centred(chosen: Tensor, rejected: Tensor, weight: float) -> Tensor:
+    return weight * (chosen + rejected).square()
 
 
 def _regularised(score: Pair[Scores], margin: Tensor, weight: float) -> Loss:
