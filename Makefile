@@ -2,13 +2,14 @@
 # make test         the test suite
 # make check        format, lint, types, tests
 # make parity       measures all objectives against TRL and writes docs/parity.md
+# make evidence     tries the treatments of noisy labels where the truth is known, half an hour
 # make bench        measures time and memory against TRL and transformers, hours; bench-gpu: on CUDA
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test check parity bench bench-gpu format docs clean
+.PHONY: quickstart test check parity evidence bench bench-gpu format docs clean
 .DELETE_ON_ERROR:
 
 quickstart: $(STAMP)
@@ -25,6 +26,9 @@ check: $(STAMP)
 
 parity: $(STAMP)
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m parity.page docs/parity.md
+
+evidence: $(STAMP)
+	$(BIN)/python -m evidence reward
 
 bench: $(STAMP)
 	$(BIN)/python -m bench all
