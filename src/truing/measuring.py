@@ -110,8 +110,8 @@ class _Measured:
         once = settings.passes[1]
         passes = once * operations(shape, map(Lengths.of, self.rows))
         held = self._held_out()
-        passes += (once + 2) * operations(shape, map(Lengths.of, held))  # before the first step and after the last
         times, readings = settings.trainings
+        passes += (once + times * settings.looks(steps)) * operations(shape, map(Lengths.of, held))
         passes += readings * operations(shape, map(Lengths.of, self.rows))
         return {
             "steps": round(times * steps),

@@ -209,8 +209,6 @@ def test_sentence_models_read_texts_without_padding_and_cut_long_ones(tmp_path: 
 
 
 def test_the_installed_sentence_model_knows_what_is_alike() -> None:
-    if not sentence.installed():
-        pytest.skip("the extra 'sentences' is not installed")
     texts = ["How do I boil an egg?", "What is the way to boil an egg?", "Who wrote Hamlet?"]
     vectors = SentenceModel(sentence.installed(), torch.device("cpu")).embed(texts)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

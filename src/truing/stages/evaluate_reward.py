@@ -18,11 +18,12 @@ from truing.scoring import agreement, best_of
 from truing.scoring.agreement import Comparisons, Scored
 from truing.scoring.answers import rewards
 from truing.scoring.best_of import BestOf
-from truing.scoring.scorers import Spec, make
+from truing.scoring.scorers import Spec
 from truing.signatures import Settings
 from truing.stages.arranging import Judged, Pairs, judge
 from truing.stages.context import Context, Groups, Judges, Model, write_json
 from truing.stages.preference import has_strength
+from truing.stages.score import scores_of
 from truing.stages.training import Count, TooLong, render_rows
 
 FILE = "reward.json"
@@ -135,9 +136,10 @@ def best_of_n(
 ) -> list[BestOf]:
     """Both scores of all answers, as far as both scorers have one."""
     assert settings.gold is not None, "asked for only with a gold scorer"
-    rows, kept, _ = render_rows(engine.renderer, [g for g in groups if len(g.completions) > 1], settings)
     several = [group for group in groups if len(group.completions) > 1]
-    gold = make(settings.gold, context.tools(judges, settings.forest_tokens))([several[place] for place in kept])
+    rows, kept, _ = render_rows(engine.renderer, several, settings)
+    asked = [several[place] for place in kept]
+    gold = scores_of(context, settings.gold, judges, asked, budget=settings.forest_tokens)
     with context.reporter.task(f"{context.stage}: best of n", len(rows)) as task:
         proxy = rewards(engine, rows, budget=settings.forest_tokens, on_scored=task.advance)
     whole = [

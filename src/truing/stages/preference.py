@@ -100,6 +100,10 @@ class Preference(Training):
             raise ConfigError(f"objective '{bound.name}' makes no comparisons: take the setting `pairs` out")
         return self
 
+    def looks(self, steps: int) -> int:
+        """How often held-out rows are measured in a training of so many steps."""
+        return 2 + ((steps - 1) // self.measure_every if self.measure_every else 0)
+
     def bound(self) -> Bound:
         """The objective with its settings filled in."""
         return bind(self.objective)

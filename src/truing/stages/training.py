@@ -77,6 +77,10 @@ class Training(Settings):
         """How often the rows are trained on, each time anew, and how often they are read besides."""
         return 1.0, 0
 
+    def looks(self, steps: int) -> int:
+        """How often held-out rows are measured in a training of so many steps: before the first and after the last."""
+        return 2
+
     def once(self) -> Self:
         """The stage with one training on all its rows, as a plan measures it."""
         return self
