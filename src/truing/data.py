@@ -16,6 +16,9 @@ from truing.records import Group
 from truing.stages.context import Groups
 from truing.store import hash_of
 
+SPLIT = "prompts, text as a user's turn"
+"""By what rows are held out; another rule needs another name, or old runs would go on with rows of the old one."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
@@ -50,7 +53,7 @@ class Sources:
             every = Groups(hash_of(self._hash(path), how), read, about, bad)
             return {"data": every, "held_out": self._file_of_held_out(data.held_out, data.format, read)}
         share = data.held_out
-        key = hash_of(self._hash(path), how, share)
+        key = hash_of(self._hash(path), how, share, SPLIT)
         train = functools.cache(lambda: [group for group in read() if not is_held_out(group, share)])
         kept = functools.cache(lambda: [group for group in read() if is_held_out(group, share)])
         found = {"data": Groups(key, train, about, bad)}
