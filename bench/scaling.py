@@ -22,7 +22,8 @@ from truing.models import load, locate
 from truing.packing import pack
 from truing.records import Completion, Group, assistant, comparison, user
 from truing.rendering import Row
-from truing.stages.preference import Preference, judged_rows
+from truing.stages.arranging import judged_rows
+from truing.stages.preference import Preference
 from truing.stages.training import render_rows, step_count, step_rows
 
 PAIRS = (50, 500, 5000)
@@ -76,7 +77,7 @@ def whole_stage(spec: Mapping[str, Any]) -> dict[str, Any]:
     settings = Preference(batch_size=spec["batch"], max_length=MAX_LENGTH)
     groups = comparisons(spec["pairs"], spec["words"])
     began = time.perf_counter()
-    judged = judged_rows(settings, groups)
+    judged = judged_rows(settings.bound(), groups, settings.pairs)
     rows, _, _ = render_rows(engine.renderer, [one.group for one in judged], settings)
     rendered = time.perf_counter()
     reference = pack(rows, settings.forest_tokens)

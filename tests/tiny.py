@@ -11,10 +11,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from truing.compute.attention import ATTENTION
+from truing.compute.engine.local import LocalEngine
 from truing.models import Loaded
 from truing.records import Group
 from truing.rendering import Answer, Renderer, Row
 from truing.stages.arranging import Judged
+from truing.tensors import Forest, Logprobs
 
 BOS, START, END = "<|bos|>", "<|im_start|>", "<|im_end|>"
 
@@ -100,6 +102,17 @@ def loaded_model(
     """The same weights as `plain_model`, running on forests, with the tiny tokenizer."""
     model = plain_model(dtype, seed=seed, of=of, attention=ATTENTION)
     return Loaded(model, Renderer(tokenizer(template)), "tiny")
+
+
+class OtherReference:
+    """A reference of its own: another model, in float64."""
+
+    def __init__(self) -> None:
+        self.engine = LocalEngine(loaded_model(torch.float64, seed=9))
+
+    def logprobs(self, made: Forest) -> Logprobs:
+        with torch.no_grad():
+            return self.engine.logprobs(made)
 
 
 def widen_norms(model: Any) -> None:

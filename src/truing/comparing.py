@@ -24,7 +24,8 @@ from truing.progress import Reporter
 from truing.recipe import make_recipe
 from truing.records import Group
 from truing.signatures import asks_for
-from truing.stages.preference import Preference, judged_rows
+from truing.stages.arranging import judged_rows
+from truing.stages.preference import Preference
 from truing.stages.sft import Sft, arranged
 from truing.stages.training import render_rows
 from truing.store.files import write_atomic
@@ -115,7 +116,7 @@ def _check_data(bounds: Sequence[Bound], groups: Sequence[Group], data: str) -> 
             if bound.kind == "token":
                 arranged(Sft(objective=bound.name), groups, 0)
             else:
-                judged_rows(Preference.model_validate({"objective": bound.name}), groups)
+                judged_rows(bound, groups)
         except DataError as error:
             raise DataError(f"objective '{bound.name}' cannot use {data}: {error}") from error
 

@@ -19,11 +19,12 @@ from truing.recipe import Recipe, device_of
 from truing.records import Group
 from truing.rendering import Renderer, Row
 from truing.scoring.scorers import named_in
+from truing.stages.arranging import judged_rows
 from truing.stages.context import Groups
 from truing.stages.curate import Curate
 from truing.stages.evaluate import Evaluate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
-from truing.stages.preference import Preference, judged_rows
+from truing.stages.preference import Preference
 from truing.stages.sample import Contrast, Sample, bare
 from truing.stages.score import KEPT, ScoreAnswers
 from truing.stages.select import Select
@@ -137,7 +138,7 @@ def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[
 def training_rows(settings: Training, groups: Sequence[Group], renderer: Renderer, seed: int) -> list[Row]:
     """The rows as a training stage makes them of its data."""
     if isinstance(settings, Preference):
-        groups = [judged.group for judged in judged_rows(settings, groups)]
+        groups = [judged.group for judged in judged_rows(settings.bound(), groups, settings.pairs)]
     elif isinstance(settings, Sft):
         groups = arranged(settings, groups, seed)
     return render_rows(renderer, groups, settings)[0]

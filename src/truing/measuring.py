@@ -24,8 +24,9 @@ from truing.progress import Reporter
 from truing.recipe import Recipe, device_of
 from truing.records import TEXT_ROLE, Completion, Group, Message, comparison
 from truing.rendering import Renderer, Row
+from truing.stages.arranging import to_watch
 from truing.stages.context import Groups, Model
-from truing.stages.preference import Preference, to_watch
+from truing.stages.preference import Preference
 from truing.stages.sample import Contrast, Sample, bare
 from truing.stages.training import LOOKED_AT, Training, largest_forest, step_count, step_rows
 
@@ -126,7 +127,7 @@ class _Measured:
             return []
         groups = [group for group in source.read() if group.completions]
         if isinstance(self.settings, Preference):
-            groups = to_watch(self.settings, groups)
+            groups = to_watch(self.settings.bound(), groups)
         return training_rows(self.settings, groups, self.renderer, self.recipe.seed) if groups else []
 
     def _probe(self, budget: int, checkpointing: bool | Literal["auto"]) -> Probe:

@@ -20,10 +20,11 @@ from truing.scoring.rules import file_of_function
 from truing.scoring.scorers import Spec, named_in
 from truing.signatures import Settings, validated
 from truing.stages import inputs_of, product_of, settings_type, stage
+from truing.stages.arranging import judged_rows, to_watch
 from truing.stages.context import Groups, Judges, Model
 from truing.stages.curate import Curate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
-from truing.stages.preference import Preference, judged_rows, to_watch
+from truing.stages.preference import Preference
 from truing.stages.select import Select
 from truing.stages.sft import Sft, arranged
 from truing.store import hash_of
@@ -104,7 +105,8 @@ def _demand_usable(planned: Planned) -> None:
         if not isinstance(value, Groups) or not value.ready or name == "unlabelled":
             continue
         if isinstance(settings, Preference):
-            judged_rows(settings, value.read() if name == "data" else to_watch(settings, value.read()))
+            objective, groups = settings.bound(), value.read()
+            judged_rows(objective, groups if name == "data" else to_watch(objective, groups), settings.pairs)
         elif isinstance(settings, Sft) and name == "data":
             arranged(settings, value.read(), 0)
         elif isinstance(settings, EvaluateReward):

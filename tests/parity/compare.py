@@ -25,7 +25,8 @@ from truing.records import Group, Message
 from truing.rendering import Renderer, Row
 from truing.stages.arranging import judge
 from truing.stages.context import Model
-from truing.stages.preference import Preference, _add, _Sources
+from truing.stages.material import Sources
+from truing.stages.preference import Preference, _add
 from truing.stages.training import Step, Training, render_rows
 
 Outcome = tuple[float, dict[str, Tensor]]
@@ -59,7 +60,7 @@ def ours(case: Case, folder: Path) -> Step:
     settings = Preference(reference="base" if case.reference else "none", forest_tokens=_budget(step.rows))
     run = tiny_model.open_run(folder / "run")
     base = tiny_model.model_of(_saved_reference(folder))
-    sources = _Sources(tiny_model.context(run), settings, engine, Model("the policy", ""), base)
+    sources = Sources(tiny_model.context(run), settings, settings.reference, engine, Model("the policy", ""), base)
     _add(step, engine, objective, sources.material(objective, step.rows, judged), {}, 0)
     run.close()
     return step

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_model
 
 from truing.errors import DataError
+from truing.objectives import bind
 from truing.records import Completion, Group, assistant, comparison, text, user
 from truing.rendering import Renderer
-from truing.stages.arranging import best, conditioned, hindsight, judge
+from truing.stages.arranging import best, conditioned, hindsight, judge, judged_rows
 
 GOOD, BAD = "Be good.", "Be bad."
 
@@ -263,3 +265,32 @@ class TestHindsight:
             ("Once\n\nBe good.\n more\n\nBe bad.\n", " less"),
             ("Once\n\nBe bad.\n less\n\nBe good.\n", " more"),
         }
+
+
+@pytest.mark.parametrize(
+    ("objective", "scores", "words"),
+    [
+        ("odpo", None, "'odpo' needs a strength"),
+        ("odpo", (1.0, 1.0), "a strength must be above 0"),
+        ("xpo", None, "'xpo' needs an answer whose `source` is \"reference\""),
+        ("sppo", (9.0, 3.0), "probabilities from 0 to 1"),
+    ],
+)
+def test_without_what_an_objective_is_about_it_is_refused(objective: str, scores: Any, words: str) -> None:
+    (group,) = tiny_model.pairs(1)
+    if scores:
+        group = replace(
+            group, completions=tuple(replace(a, score=s) for a, s in zip(group.completions, scores, strict=True))
+        )
+    with pytest.raises(DataError, match=words):
+        judged_rows(bind({"name": objective}), [group])
+
+
+def test_contradictions_are_refused_where_scores_count() -> None:
+    pair = tiny_model.pairs(1)[0]
+    scored = tuple(replace(answer, score=score) for answer, score in zip(pair.completions, (1, 2), strict=True))
+    contradicted = replace(pair, completions=scored)
+    for name in ("odpo", "pro"):
+        with pytest.raises(DataError, match="ranks and scores contradict each other"):
+            judged_rows(bind({"name": name}), [contradicted])
+    assert len(judged_rows(bind({"name": "dpo"}), [contradicted])) == 1, "dpo asks for the order alone"

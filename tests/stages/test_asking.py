@@ -1,4 +1,4 @@
-"""Objectives asked through the stage's own code: shared answers, coupled steps, the mismatched KL, interruptions."""
+"""Objectives asked through the stage's own code: shared answers, coupled steps, references, interruptions."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from truing.signatures import validated
 from truing.stages.arranging import Judged, Pairs, judge
 from truing.stages.asking import Case, ask, join, weights
 from truing.stages.context import Model
-from truing.stages.preference import Material, Preference, _add, _mismatched_kl, judged_rows, preference
+from truing.stages.material import Material
+from truing.stages.preference import Preference, _add, preference
 from truing.stages.reference import Live, Nothing, Reference
 from truing.stages.training import Step
 from truing.store import Run
-from truing.tensors import Forest, Logprobs, Pair, Scores
+from truing.tensors import Pair, Scores
 
 TIGHT: dict[str, float] = {"rtol": 0, "atol": 1e-8}
 SHAPES = [(5, (4, 2, 3)), (3, (1, 6, 2)), (4, (2, 2, 5)), (2, (3, 1, 1)), (6, (2, 4, 1)), (3, (1, 2, 2))]
@@ -48,17 +49,6 @@ def said(row: Row, kind: str, which: Pairs = "all") -> Judged:
     )
     group = Group((user(str(row.index)),), answers, row.weight)
     return replace(judge(group, kind, which), group=group)  # type: ignore[arg-type]
-
-
-class Other:
-    """A reference of its own: another model."""
-
-    def __init__(self) -> None:
-        self.engine = LocalEngine(tiny.loaded_model(torch.float64, seed=9))
-
-    def logprobs(self, made: Forest) -> Logprobs:
-        with torch.no_grad():
-            return self.engine.logprobs(made)
 
 
 def engine_of() -> LocalEngine:
@@ -121,7 +111,7 @@ class TestSides:
     def test_join_is_one_forest(self) -> None:
         engine = LocalEngine(tiny.loaded_model(torch.float64))
         judged = [said(row, "pair") for row in ROWS]
-        reference = Other()
+        reference = tiny.OtherReference()
 
         def case(rows: Sequence[Row]) -> Case:
             made = forest(rows)
@@ -185,7 +175,7 @@ class TestCuts:
     @pytest.mark.parametrize("name", COUPLED)
     def test_of_a_coupled_step_change_nothing(self, folder: Path, name: str, budget: int) -> None:
         """Nor does the memory, which is the same whatever the cut."""
-        engine, other = rewarding_engine(folder) if name == "odin" else engine_of(), Other()
+        engine, other = rewarding_engine(folder) if name == "odin" else engine_of(), tiny.OtherReference()
         judged = [said(row, kind_of(OBJECTIVES[name])) for row in ROWS]
         memory: Mapping[str, Tensor] = {}
         for _ in range(2):
@@ -218,48 +208,11 @@ class TestCuts:
 
     @pytest.mark.parametrize("name", ["aot", "aot_unpaired"])
     def test_a_coupled_step_is_not_the_sum_of_its_rows(self, name: str) -> None:
-        engine, other = engine_of(), Other()
+        engine, other = engine_of(), tiny.OtherReference()
         judged = [said(row, "pair", "best_worst") for row in ROWS]
         _, whole, _ = added(engine, name, ROWS, judged, reference=other)
         _, plain, _ = added(engine, "dpo", ROWS, judged, reference=other)
         assert whole["loss"] != pytest.approx(plain["loss"], rel=1e-4)
-
-
-class TestMismatchedKl:
-    """KTO's z0: the mean of D over prompts with the answers of other rows, at least 0."""
-
-    @pytest.mark.parametrize("turned", [False, True])
-    @pytest.mark.parametrize("budget", [1, 10_000])
-    def test_against_one_pass_per_answer(self, turned: bool, budget: int) -> None:
-        engine, other = LocalEngine(tiny.loaded_model(torch.float64)), Other()
-        if turned:
-            engine, other.engine = other.engine, engine
-        mismatched = [replace(row, answers=ROWS[place - 1].answers) for place, row in enumerate(ROWS)]
-        material = Material(ROWS, [], Nothing(), mismatched, other, budget)
-        got = _mismatched_kl(engine, bind({"name": "kto"}), material, [4, 0, 2])
-        ratios: list[float] = []
-        for place in (4, 0, 2):
-            for answer in ROWS[place - 1].answers:
-                path = torch.tensor([[*ROWS[place].prompt, *answer.tokens]])
-                with torch.no_grad():
-                    ours, theirs = (
-                        sum(
-                            float(logits.log_softmax(1)[len(ROWS[place].prompt) + at - 1, token])
-                            for at, token in enumerate(answer.tokens)
-                        )
-                        for seed in ((9, 0) if turned else (0, 9))
-                        for logits in [tiny.plain_model(torch.float64, seed=seed)(input_ids=path).logits[0].double()]
-                    )
-                ratios.append(ours - theirs)
-        mean = sum(ratios) / len(ratios)
-        assert got is not None
-        assert got.item() == pytest.approx(max(0.0, mean), abs=1e-9)
-        assert not got.requires_grad
-        assert abs(mean) > 0.1, "one of the two ways round is held at 0"
-
-    def test_only_where_asked_for(self) -> None:
-        engine = LocalEngine(tiny.loaded_model(torch.float64))
-        assert _mismatched_kl(engine, bind({"name": "dpo"}), Material([], [], Nothing(), [], Nothing(), 1), []) is None
 
 
 SHORT: dict[str, Any] = {"batch_size": 4, "learning_rate": 3e-3, "epochs": 2, "warmup": 0.0}
@@ -312,36 +265,6 @@ def test_interrupted_and_gone_on_with_equals_uninterrupted_to_the_bit(
     assert trained(parts, folder, data, **settings) == events
     hashes = [tiny_model.weights_hash(run.checkpoints()[-1].path) for run in (whole, parts)]
     assert hashes[0] == hashes[1]
-
-
-def test_answers_are_mismatched_with_those_of_the_row_before(
-    folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And the reference of these rows is theirs: at the start it says what the policy says."""
-    from truing.stages import preference as stage
-
-    seen: list[Material] = []
-    measured: list[float] = []
-
-    def watched(engine: LocalEngine, objective: Bound, material: Material, rows: Any) -> Any:
-        seen.append(material)
-        for made in pack(material.mismatched, 4096):
-            with torch.no_grad():
-                gap = engine.logprobs(made).token - material.mismatched_reference.logprobs(made).token
-            measured.append(float(gap.abs().max()))
-        return _mismatched_kl(engine, objective, material, rows)
-
-    monkeypatch.setattr(stage, "_mismatched_kl", watched)
-    data = [
-        Group((user(f"q {i}"),), (Completion((assistant(f"yes {i}"),), rank=0), Completion((assistant("no"),), rank=1)))
-        for i in range(5)
-    ]
-    trained(runs(), folder, data, objective="kto", max_steps=2)
-    rows, crossed = seen[0].rows, seen[0].mismatched
-    assert [row.prompt for row in crossed] == [row.prompt for row in rows]
-    assert [row.answers for row in crossed] == [rows[place - 1].answers for place in range(len(rows))]
-    assert [row.index for row in crossed] == list(range(5))
-    assert measured[0] < 1e-5 < measured[1]
 
 
 @pytest.mark.parametrize("name", ["bco", "beta_dpo"])
@@ -446,25 +369,6 @@ def test_plain_text_prompts_for_a_chat_model_are_told(folder: Path, runs: Callab
         assert any("plain text" in e["message"] for e in run.events(kind="warning")) == told
 
 
-@pytest.mark.parametrize(
-    ("objective", "scores", "words"),
-    [
-        ("odpo", None, "'odpo' needs a strength"),
-        ("odpo", (1.0, 1.0), "a strength must be above 0"),
-        ("xpo", None, "'xpo' needs an answer whose `source` is \"reference\""),
-        ("sppo", (9.0, 3.0), "probabilities from 0 to 1"),
-    ],
-)
-def test_without_what_an_objective_is_about_it_is_refused(objective: str, scores: Any, words: str) -> None:
-    (group,) = tiny_model.pairs(1)
-    if scores:
-        group = replace(
-            group, completions=tuple(replace(a, score=s) for a, s in zip(group.completions, scores, strict=True))
-        )
-    with pytest.raises(DataError, match=words):
-        judged_rows(validated(Preference, {"objective": objective}, "test"), [group])
-
-
 def test_rows_without_weight_teach_nothing_and_negative_ones_are_refused(folder: Path, runs: Callable[[], Run]) -> None:
     light = [replace(group, weight=0.0) for group in tiny_model.pairs(3)]
     assert trained(runs(), folder, light, objective="dpo", batch_size=3)[0]["metrics"]["gradient_norm"] == 0.0
@@ -475,14 +379,6 @@ def test_rows_without_weight_teach_nothing_and_negative_ones_are_refused(folder:
 def test_refusals(folder: Path, runs: Callable[[], Run]) -> None:
     with pytest.raises(DataError, match="the KL is measured on other prompts' answers, and there is no other prompt"):
         trained(runs(), folder, tiny_model.pairs(1), objective="kto")
-    contradicted = replace(
-        tiny_model.pairs(1)[0],
-        completions=tuple(replace(a, score=s) for a, s in zip(tiny_model.pairs(1)[0].completions, (1, 2), strict=True)),
-    )
-    for name in ("odpo", "pro"):
-        with pytest.raises(DataError, match="ranks and scores contradict each other"):
-            judged_rows(validated(Preference, {"objective": name}, "test"), [contradicted])
-    assert len(judged_rows(Preference(), [contradicted])) == 1, "dpo asks for the order alone"
     with pytest.raises(ConfigError, match="'nll' belongs to stage 'sft'"):
         validated(Preference, {"objective": "nll"}, "test")
     for share in (0.0, 0.5):
@@ -553,24 +449,6 @@ def test_a_reference_by_another_run_of_the_stage_is_the_first_ones_start(folder:
     preference(context, settings, last, tiny_model.given(tiny_model.pairs()), base=tiny_model.model_of(folder))
     (event,) = tiny_model.step_events(run, "second")
     assert event["metrics"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
-
-
-@pytest.mark.parametrize("objective", ["plackett_luce", "dpo"])
-def test_accuracy_on_held_out_rankings_counts_prompts(folder: Path, runs: Callable[[], Run], objective: str) -> None:
-    """Three answers to each prompt: a share of three comparisons, which is no win or loss, and n is the prompts'."""
-    ranked = [
-        replace(g, completions=(*g.completions, replace(g.completions[0], messages=(assistant("no, no"),), rank=2)))
-        for g in tiny_model.pairs(5)
-    ]
-    run = runs()
-    settings = validated(Preference, {"objective": objective, "max_steps": 1, "learning_rate": 1e-2}, "test")
-    model = tiny_model.model_of(folder)
-    preference(
-        tiny_model.context(run, "p"), settings, model, tiny_model.given(ranked), tiny_model.given(ranked, "held")
-    )
-    after = list(run.events(kind="held_out"))[-1]["accuracy"]
-    assert 0 <= after["low"] <= after["value"] <= after["high"]
-    assert after["n"] in (5, 15)
 
 
 @pytest.mark.parametrize(

@@ -388,20 +388,6 @@ def test_learning_rates_by_hand() -> None:
     assert learning_rate(4, 4, Training(learning_rate=8.0, warmup=1.0)) == 8.0
 
 
-def test_looks_at_held_out_rows_on_the_way_change_nothing(folder: Path, runs: Callable[[], Run]) -> None:
-    found = []
-    for every in (None, 2):
-        run = runs()
-        settings = validated(Preference, SHORT | {"epochs": 2, "measure_every": every}, "test")
-        data, held_out = tiny_model.given(tiny_model.pairs()), tiny_model.given(tiny_model.pairs(4, start=40))
-        preference(tiny_model.context(run, "dpo"), settings, tiny_model.model_of(folder), data, held_out)
-        found.append((tiny_model.weights_hash(final(run)), [event["step"] for event in run.events("dpo", "held_out")]))
-    (plain, ends), (watched, steps) = found
-    assert plain == watched
-    assert ends == [0, steps[-1]]
-    assert steps == [0, 2, 4, 6]
-
-
 def test_the_reference_is_computed_once_and_belongs_to_its_rows(
     folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

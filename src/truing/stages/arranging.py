@@ -9,10 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from truing.errors import DataError
-from truing.objectives import Kind
+from truing.objectives import Bound, Kind
 from truing.records import TEXT_ROLE, Completion, Group, Message, text, user
 
 Pairs = Literal["all", "best_worst", "adjacent"]
@@ -59,6 +60,30 @@ def judge(group: Group, kind: Kind, which: Pairs = "all", *, scored: bool = Fals
     )
 
 
+def judged_rows(objective: Bound, groups: Sequence[Group], which: Pairs = "all") -> list[Judged]:
+    """The rows as the objective wants them. Raises DataError where one does not say what the objective needs."""
+    rows = [judge(group, objective.kind, which, scored=objective.needs("reward")) for group in groups]
+    for row in rows:
+        _demand_what_counts(objective, row)
+    return rows
+
+
+def to_watch(objective: Bound, groups: Sequence[Group]) -> list[Group]:
+    """The held-out rows that an objective can be measured on: not bare prompts. Without a strength the margin is 0.
+
+    Margins come from an audit of the training rows; held-out rows are to be as people labelled them.
+    """
+    rows = [group for group in groups if group.completions]
+    if not objective.needs("margin"):
+        return rows
+    return [group if has_strength(group) else replace(group, strength=0.0) for group in rows]
+
+
+def has_strength(group: Group) -> bool:
+    """Whether the row says how strongly its answers are preferred."""
+    return group.strength is not None or all(answer.score is not None for answer in group.completions)
+
+
 def best(group: Group) -> Group:
     """The row with its best answer alone: lowest rank, highest score, a thumb up, or the only one."""
     if not group.completions:
@@ -100,6 +125,23 @@ def hindsight(group: Group, good: str, bad: str, seed: int) -> Group:
 def instructed_by(group: Group, instruction: str) -> Group:
     """The row with an instruction at the end of its prompt; without one, as it is."""
     return replace(group, prompt=_asked(group.prompt, instruction)) if instruction else group
+
+
+def _demand_what_counts(objective: Bound, row: Judged) -> None:
+    """Without what the objective is about it would silently be another one."""
+    place = row.group.place
+    counted = objective.kind == "ranking" or objective.needs("strength") or objective.needs("margin")
+    if counted and any(later > earlier for earlier, later in pairwise(row.reward)):
+        raise DataError(f"{place}: ranks and scores contradict each other: leave one of them out")
+    if objective.needs("strength") or objective.needs("margin"):
+        if not has_strength(row.group):
+            raise DataError(f"{place}: '{objective.name}' needs a strength: put `strength` or scores into the data")
+        if objective.needs("strength") and min(row.strength) <= 0:
+            raise DataError(f"{place}: a strength must be above 0; found {min(row.strength)}: drop the row")
+    if objective.needs("from_reference") and not any(row.by_reference):
+        raise DataError(f"{place}: '{objective.name}' needs an answer whose `source` is \"{FROM_REFERENCE}\"")
+    if objective.kind == "pair" and objective.needs("reward") and not all(0 <= score <= 1 for score in row.reward):
+        raise DataError(f"{place}: '{objective.name}' takes scores as probabilities from 0 to 1; found {row.reward}")
 
 
 def _asked(prompt: Sequence[Message], instruction: str) -> tuple[Message, ...]:

@@ -22,9 +22,9 @@ from truing.records import Group, comparison
 from truing.rendering import Row
 from truing.scoring.answers import rewards
 from truing.signatures import Fraction
-from truing.stages.arranging import Judged, judge
+from truing.stages.arranging import Judged, judge, judged_rows
 from truing.stages.context import Context, Groups, Model, write_json
-from truing.stages.preference import fit, judged_rows
+from truing.stages.preference import fit
 from truing.stages.reward_model import RewardModel
 from truing.stages.training import Count, describe_data, load_trainable, render_rows, step_count
 from truing.statistics import Interval
@@ -97,7 +97,7 @@ def audit(context: Context, settings: Audit, model: Model, data: Groups) -> None
 
     Makes the comparisons with the mean difference as their `strength`, for objectives with a margin.
     """
-    judged = [one for row in judged_rows(settings, data.read()) for one in comparisons(row)]
+    judged = [one for row in judged_rows(settings.bound(), data.read(), settings.pairs) for one in comparisons(row)]
     renderer = read_renderer(model.source, context.chat_template)
     rows, kept, refused = render_rows(renderer, [one.group for one in judged], settings)
     describe_data(context, data, len(judged), rows, refused)

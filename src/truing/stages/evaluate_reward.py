@@ -20,9 +20,8 @@ from truing.scoring.answers import rewards
 from truing.scoring.best_of import BestOf
 from truing.scoring.scorers import Spec
 from truing.signatures import Settings
-from truing.stages.arranging import Judged, Pairs, judge
+from truing.stages.arranging import Judged, Pairs, has_strength, judge
 from truing.stages.context import Context, Groups, Judges, Model, write_json
-from truing.stages.preference import has_strength
 from truing.stages.score import scores_of
 from truing.stages.training import Count, TooLong, render_rows
 

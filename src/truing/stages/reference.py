@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,10 +16,24 @@ from truing.compute import Engine
 from truing.packing import pack
 from truing.reductions import scored_tokens
 from truing.rendering import Row
+from truing.signatures import Fraction, Settings
 from truing.stages.context import Context
+from truing.stages.training import Count
 from truing.store import hash_of
 from truing.store.cache import cache_folder, cached
 from truing.tensors import Forest, Logprobs
+
+ReferenceKind = Literal["start", "base", "adapters_off", "none"]
+
+
+class Moving(Settings):
+    """A reference that follows the policy (TR-DPO, arXiv:2404.09656): every `every` steps it moves by `mix`.
+
+    mix: share of the policy in the new reference. every: optimizer steps between two moves.
+    """
+
+    mix: Fraction = 0.6
+    every: Count = 512
 
 
 class Reference(Protocol):
