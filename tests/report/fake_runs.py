@@ -1,6 +1,6 @@
 """Run folders as the stages write them, without a model: made through the store, from seeded noise and kept texts.
 
-To look at one: `python -c "from fake_runs import *; write(Path('/tmp/fake')); from truing import report;
+To look at one: `python -c "from fake_runs import *; write_all(Path("/tmp/fake")); from truing import report;
 report.build(Path('/tmp/fake'))"` in this folder.
 """
 
@@ -246,3 +246,92 @@ def curation(run: Run, *, text: str = "Say it again.", key: str = "77aa10c2de483
     with run.new_artifact(key, stage="curate", meta={"groups": "groups.jsonl", "curation": "curation.json"}) as folder:
         (folder / "curation.json").write_text(json.dumps(found))
     run.event("curate", "end", seconds=1.5, peak_memory_bytes=None)
+
+
+def audit(
+    run: Run,
+    *,
+    comparisons: int = 600,
+    seed: int = 0,
+    place: str = "pairs.jsonl:12",
+    key: str = "1c0a10c2de483190",
+) -> None:
+    """An audit by four models that sees one label in eight the other way round."""
+    rng = np.random.default_rng(seed)
+    gaps = np.sort(rng.normal(1.1, 1, comparisons))
+    votes = [{"mean": float(gap), "deviation": 0.3 + abs(float(gap)) / 8, "for_label": float(gap > 0)} for gap in gaps]
+    agreement = statistics.proportion(int((gaps > 0).sum()), comparisons)
+    prompt, worse, better = PROMPTS[0]
+    shown = {"place": place, "prompt": [{"role": "user", "content": prompt}]}
+
+    def pieces(count: int) -> list[dict[str, float]]:
+        return [
+            {name: float(np.mean([vote[name] for vote in part])) for name in votes[0]}
+            for part in np.array_split(np.array(votes), count)
+        ]
+
+    found = {
+        "comparisons": comparisons,
+        "members": 4,
+        "folds": 2,
+        "agree_with_label": agreement.plain,
+        "fates": {"keep": comparisons - 60, "flip": 40, "drop": 20},
+        "sorted": gaps[:: comparisons // 200].tolist(),
+        "bins": pieces(40),
+        "deciles": pieces(10),
+        "wrong": [shown | {"chosen": worse, "rejected": better, "fate": "flip"} | votes[0]],
+        "ambiguous": [shown | {"chosen": better, "rejected": worse, "fate": "keep"} | votes[comparisons // 8]],
+        "strong": [shown | {"chosen": better, "rejected": worse, "fate": "keep"} | votes[-1]],
+    }
+    run.event("audit", "start", settings={}, inputs={"model": INFO["model"]}, key=key)
+    with run.new_artifact(key, stage="audit", meta={"groups": "groups.jsonl", "audit": "audit.json"}) as folder:
+        (folder / "audit.json").write_text(json.dumps(found))
+    run.event("audit", "end", seconds=431.0, peak_memory_bytes=2_100_000_000)
+
+
+def selection(run: Run, *, rows: int = 500, seed: int = 0, by: str = "deita", key: str = "90ab10c2de483190") -> None:
+    """A selection of the better fifth of the rows, none of which resembles a better one."""
+    rng = np.random.default_rng(seed)
+    scores, words = np.sort(rng.normal(3.4, 0.8, rows)), np.sort(rng.gamma(3, 30, rows).astype(int))
+
+    def shown(number: int) -> dict[str, Any]:
+        prompt, _, answer = PROMPTS[number % len(PROMPTS)]
+        turns = [{"role": "user", "content": prompt}]
+        place = f"demonstrations.jsonl:{number + 1}"
+        return {"place": place, "prompt": turns, "answer": answer, "score": float(scores[-1 - number])}
+
+    def both(values: Any, least: int) -> dict[str, list[float]]:
+        return {"every row": values[::5].tolist(), "kept": values[least:].tolist()}
+
+    found = {
+        "by": by,
+        "rows": rows,
+        "kept": rows // 5,
+        "refused": {"too like a better row": 31, "beyond the budget": rows - rows // 5 - 31},
+        "similarity": 0.9,
+        "encoder": INFO["model"],
+        "scores": both(scores, rows * 4 // 5),
+        "words": both(words, rows * 4 // 5),
+        "best": [shown(number) for number in range(3)],
+        "worst": [shown(rows - 1 - number) for number in range(3)],
+        "alike": [{"row": shown(7), "better": shown(2), "cosine": 0.973}],
+    }
+    run.event("select", "start", settings={}, inputs={"encoder": INFO["model"]}, key=key)
+    with run.new_artifact(
+        key, stage="select", meta={"groups": "groups.jsonl", "selection": "selection.json"}
+    ) as folder:
+        (folder / "selection.json").write_text(json.dumps(found))
+    run.event("select", "end", seconds=77.0, peak_memory_bytes=900_000_000)
+
+
+def write_all(path: Path) -> Path:
+    """A run with every section that the page of a run can have, and a reward model that is too sure of itself."""
+    with opened(path) as run:
+        curation(run)
+        selection(run)
+        audit(run)
+        preference(run, steps=240)
+        evaluate_reward(run, reward_evaluation(categories=("chat", "safety", "reasoning")))
+        evaluate(run, evaluation())
+        run.event("preference", "warning", message="12 rows have a prompt that ends in a space")
+    return path

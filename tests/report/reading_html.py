@@ -6,6 +6,11 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+from truing import report
+
+PAYLOAD = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)><svg/onload=alert(3)>\"'&lt;"
+"""What a model or a data file may say to break a page."""
+
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
@@ -62,3 +67,15 @@ class Page(HTMLParser):
 
 def plain(text: str) -> str:
     return re.sub(r"\s+", " ", text)
+
+
+def built(folder: Path) -> Page:
+    """The page of a run."""
+    return Page(report.build(folder))
+
+
+def share(attribute: str | None) -> float:
+    """`74.20%` as 74.2."""
+    assert attribute is not None
+    assert attribute[-1] == "%"
+    return float(attribute[:-1])

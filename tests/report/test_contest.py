@@ -10,7 +10,7 @@ import pytest
 from truing import statistics
 from truing.errors import DataError
 from truing.report.contest import Entry, holm, recommendation, rivals
-from truing.report.view import Evaluation, Side
+from truing.report.sections.verdict import Evaluation, Side
 from truing.statistics import Interval
 
 

@@ -10,25 +10,11 @@ import sys
 
 import fake_runs
 import pytest
-from reading_html import Page
+from reading_html import PAYLOAD, Page, built, share
 
 from truing import report, statistics
 from truing.errors import ConfigError, StorageError
-from truing.report.words import number
-from truing.scoring.agreement import Scored, findings, verdict
-from truing.statistics import Interval
-
-PAYLOAD = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)><svg/onload=alert(3)>\"'&lt;"
-
-
-def built(folder):
-    return Page(report.build(folder))
-
-
-def share(attribute):
-    """`74.20%` as 74.2."""
-    assert attribute[-1] == "%"
-    return float(attribute[:-1])
+from truing.report.sections import SECTIONS
 
 
 @pytest.fixture(scope="module")
@@ -36,42 +22,47 @@ def page(tmp_path_factory):
     return built(fake_runs.write(tmp_path_factory.mktemp("runs") / "run"))
 
 
-class TestStructure:
-    def test_balanced(self, page):
-        assert page.problems == []
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return built(fake_runs.write_all(tmp_path_factory.mktemp("runs") / "run"))
 
-    def test_ids_are_unique_and_links_lead_somewhere(self, page):
-        ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
-        links = [link["href"] for link in page.all("a")]
+
+class TestStructure:
+    def test_balanced(self, whole):
+        assert whole.problems == []
+
+    def test_ids_are_unique_and_links_lead_somewhere(self, whole):
+        ids = [attributes["id"] for _, attributes in whole.tags if "id" in attributes]
+        links = [link["href"] for link in whole.all("a")]
         assert len(ids) == len(set(ids))
         assert links
         assert {link[1:] for link in links} <= set(ids)
 
-    def test_needs_nothing_else(self, page):
-        assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "embed"}
-        assert not re.findall(r"https?://|@import|url\(", page.source)
-        policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    def test_needs_nothing_else(self, whole):
+        assert not {tag for tag, _ in whole.tags} & {"script", "link", "img", "iframe", "object", "embed"}
+        assert not re.findall(r"https?://|@import|url\(", whole.source)
+        policy = next(meta["content"] for meta in whole.all("meta") if "http-equiv" in meta)
         assert policy == "default-src 'none'; style-src 'unsafe-inline'"
 
-    def test_every_chart_has_a_title(self, page):
-        charts = [number for number, (tag, _) in enumerate(page.tags) if tag == "svg"]
+    def test_every_chart_has_a_title(self, whole):
+        charts = [number for number, (tag, _) in enumerate(whole.tags) if tag == "svg"]
         assert len(charts) > 8
-        assert all(page.tags[number][1]["role"] == "img" for number in charts)
-        assert all(page.tags[number + 1][0] == "title" for number in charts)
+        assert all(whole.tags[number][1]["role"] == "img" for number in charts)
+        assert all(whole.tags[number + 1][0] == "title" for number in charts)
 
-    def test_headings_do_not_skip_a_level(self, page):
-        levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    def test_headings_do_not_skip_a_level(self, whole):
+        levels = [int(tag[1]) for tag, _ in whole.tags if re.fullmatch("h[1-6]", tag)]
         assert levels[0] == 1
         assert levels.count(1) == 1
         assert all(below - above <= 1 for above, below in itertools.pairwise(levels))
 
-    def test_column_headers_are_marked(self, page):
-        assert page.all("th")
-        assert all(header.get("scope") in ("row", "col") for header in page.all("th"))
+    def test_column_headers_are_marked(self, whole):
+        assert whole.all("th")
+        assert all(header.get("scope") in ("row", "col") for header in whole.all("th"))
 
-    def test_both_themes_phone_and_paper(self, page):
+    def test_both_themes_phone_and_paper(self, whole):
         for needed in ("prefers-color-scheme: dark", "@media print", 'content="width=device-width', "max-width: 40rem"):
-            assert needed in page.source
+            assert needed in whole.source
 
     def test_small_even_when_long(self, tmp_path):
         folder = tmp_path / "run"
@@ -90,6 +81,12 @@ class TestStructure:
         code = "import sys, truing.report; print({'torch', 'matplotlib'} & set(sys.modules))"
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert result.stdout.strip() == "set()"
+
+    def test_every_section_has_a_link_in_their_order(self, whole):
+        sections = [attributes["id"] for attributes in whole.all("section")]
+        linked = list(dict.fromkeys(link["href"][1:] for link in whole.all("a")))
+        assert linked == sections
+        assert {section.name for section in SECTIONS} < set(sections)
 
 
 class TestNumbers:
@@ -169,125 +166,6 @@ class TestNumbers:
         assert 'objective = { name = "dpo", beta = 0.1 }' in settings
         assert "torch 2.13.0" in settings
         assert "memory 31.2 GiB" in settings
-
-
-@pytest.fixture(scope="module")
-def measured():
-    """What a stage evaluate_reward wrote."""
-    return fake_runs.reward_evaluation(categories=("chat", "<b>safety</b>"))
-
-
-@pytest.fixture(scope="module")
-def of_reward(tmp_path_factory, measured):
-    folder = tmp_path_factory.mktemp("reward") / "run"
-    with fake_runs.opened(folder) as run:
-        fake_runs.evaluate_reward(run, measured)
-    return built(folder)
-
-
-class TestRewardModel:
-    def test_structure(self, of_reward):
-        assert of_reward.problems == []
-        charts = [number for number, (tag, _) in enumerate(of_reward.tags) if tag == "svg"]
-        assert all(of_reward.tags[number + 1][0] == "title" for number in charts)
-        levels = [int(tag[1]) for tag, _ in of_reward.tags if re.fullmatch("h[1-6]", tag)]
-        assert all(below - above <= 1 for above, below in itertools.pairwise(levels))
-        ids = {attributes["id"] for _, attributes in of_reward.tags if "id" in attributes}
-        assert {link["href"][1:] for link in of_reward.all("a")} <= ids
-        assert "<b>safety</b>" not in of_reward.source
-
-    def test_the_verdict_is_the_accuracy(self, of_reward, measured):
-        rate = measured["accuracy"]
-        verdict = of_reward.section("verdict")
-        assert f"{100 * rate['value']:.0f} % of held-out comparisons ordered as people did" in verdict
-        assert measured["verdict"][1:].replace("  ", " ") in verdict
-        dot = next(circle for circle in of_reward.all("circle"))
-        assert share(dot["cx"]) == pytest.approx(100 * rate["value"], abs=0.01)
-        assert "Add an evaluate stage" not in of_reward.text
-
-    def test_figures(self, of_reward, measured):
-        reward = of_reward.section("reward")
-        for name in ("over_longer", "correlation"):
-            assert str(Interval(*(measured["length"][name][key] for key in ("value", "low", "high", "n")))) in reward
-        assert (
-            Interval(*(measured["length"]["balanced"][key] for key in ("value", "low", "high", "n"))).percent in reward
-        )
-        calibration = measured["calibration"]
-        assert f"off by {100 * calibration['error']:.1f} points, by chance" in reward
-        for name in ("temperature", "log_loss", "log_loss_mended", "brier"):
-            assert str(Interval(*(calibration[name][key] for key in ("value", "low", "high", "n")))) in reward
-        assert "400 comparisons of 400 prompts; left out: 3 rows with one answer." in reward
-        assert "By source forum" in reward
-        assert "By category chat" in reward
-        mean = measured["categories"]["mean"]
-        assert Interval(mean["value"], mean["low"], mean["high"], 0).percent in reward
-
-    def test_every_bin_is_a_point_with_its_interval(self, of_reward, measured):
-        titles = re.findall(r"<title>(observed|accuracy) (?:where|at) [^<]*</title>", of_reward.source)
-        assert titles.count("observed") == len(measured["calibration"]["curve"]) == 10
-        assert titles.count("accuracy") == len(measured["by_strength"]) + len(measured["by_length"])
-        first = measured["calibration"]["curve"][0]
-        rate = Interval(*(first["observed"][key] for key in ("value", "low", "high", "n")))
-        assert f"where it says {number(100 * first['predicted'])} %: {rate.percent}" in of_reward.source
-
-    def test_what_cannot_be_measured_is_a_dash(self, tmp_path):
-        rows = [Scored(f"{n}", (1.0, 0.0), (4, 4), ((0, 1),)) for n in range(8)]
-        found = findings(rows, bins=10, seed=0) | {"reward": "r", "unused": {}, "categories": None}
-        with fake_runs.opened(tmp_path / "run") as run:
-            fake_runs.evaluate_reward(run, found | {"verdict": verdict(found)})
-        page = built(tmp_path / "run")
-        assert page.problems == []
-        assert "Temperature –" in page.section("reward")
-        assert "Where length does not tell –" in page.section("reward")
-        assert "By source" not in page.section("reward")
-        assert "by strength" not in page.section("reward")
-
-    def test_a_run_without_it_says_what_to_add(self, tmp_path):
-        with fake_runs.opened(tmp_path / "run") as run:
-            run.event("rm", "start", settings={}, inputs={}, key="k")
-            with run.new_artifact("k", stage="rm", meta={"reward": "checkpoint-3", "base": "b"}):
-                pass
-            run.event("rm", "end", seconds=1.0, peak_memory_bytes=1)
-        assert "Add an evaluate_reward stage" in built(tmp_path / "run").section("verdict")
-
-
-class TestHonesty:
-    def with_evaluation(self, tmp_path, **changes):
-        with fake_runs.opened(tmp_path / "run") as run:
-            fake_runs.evaluate(run, fake_runs.evaluation() | changes)
-        return built(tmp_path / "run").section("verdict")
-
-    def test_longer_answers_are_a_caveat(self, tmp_path):
-        verdict = self.with_evaluation(tmp_path, length_ratio=fake_runs.interval(1.6, 1.4, 1.8, 60))
-        assert "part of the win may be that" in verdict
-
-    def test_no_caveat_without_cause(self, page):
-        assert "part of the win" not in page.section("verdict")
-        assert "forgotten how to stop" not in page.section("verdict")
-
-    def test_answers_that_do_not_end_are_a_caveat(self, tmp_path):
-        finished = fake_runs.interval(0.4, 0.3, 0.5, 60)
-        verdict = self.with_evaluation(tmp_path, model={"name": "m", "mean_tokens": 128.0, "finished": finished})
-        assert "forgotten how to stop" in verdict
-
-    def test_a_difference_within_the_intervals_is_none(self, tmp_path):
-        finished = fake_runs.interval(0.8, 0.7, 0.87, 60)
-        verdict = self.with_evaluation(tmp_path, model={"name": "m", "mean_tokens": 128.0, "finished": finished})
-        assert "forgotten how to stop" not in verdict
-
-    def test_an_open_verdict_is_not_coloured_as_a_win(self, tmp_path):
-        with fake_runs.opened(tmp_path / "run") as run:
-            fake_runs.evaluate(run, fake_runs.evaluation() | {"win_rate": fake_runs.interval(0.52, 0.4, 0.64, 60)})
-        page = built(tmp_path / "run")
-        assert "headline open" in {attributes.get("class") for attributes in page.all("div")}
-        assert "ot distinguishable from a coin" in page.section("verdict")
-
-    def test_greedy_sampling_has_no_kl(self, tmp_path):
-        assert "not measured: answers drawn greedily" in self.with_evaluation(tmp_path, kl=None)
-
-    def test_a_single_answer_has_no_interval(self, tmp_path):
-        kl = {"value": 3.0, "low": "-Infinity", "high": "Infinity", "n": 1}
-        assert "3 (no interval)" in self.with_evaluation(tmp_path, kl=kl)
 
 
 class TestMissingParts:
@@ -519,26 +397,3 @@ class TestUntrusted:
         page = built(tmp_path / "run")
         assert "a␀b␛[31m\ufffdtxt\ufffd." in page.text
         assert "half \ufffd" in page.text
-
-
-@pytest.fixture(scope="module")
-def curated(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    with fake_runs.opened(path) as run:
-        fake_runs.curation(run, text=PAYLOAD)
-    return built(path)
-
-
-class TestCuration:
-    def test_is_as_well_made_as_the_rest(self, curated):
-        structure = TestStructure()
-        structure.test_balanced(curated)
-        structure.test_ids_are_unique_and_links_lead_somewhere(curated)
-        structure.test_needs_nothing_else(curated)
-        structure.test_headings_do_not_skip_a_level(curated)
-        structure.test_column_headers_are_marked(curated)
-
-    def test_counts(self, curated):
-        for words in ("5 of 8 rows are kept, 3 refused", "duplicate: 3 of 8", "the first 2 rows", "and 1 more in"):
-            assert words in curated.source
-        assert 'class="part" width="37.50%"' in curated.source

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from truing.report.figures import Figure, overlaid_figures
-from truing.report.view import Example, Stage, View
+from truing.report.figures import Figure
+from truing.report.sections.curves import overlaid_figures
+from truing.report.sections.verdict import Example
+from truing.report.stages import Stage
+from truing.report.view import View
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from truing import statistics
 from truing.errors import DataError
-from truing.report.view import Curve, Evaluation, View, view
+from truing.report.sections.verdict import Evaluation
+from truing.report.stages import Curve
+from truing.report.view import View, view
 from truing.statistics import Interval
 
 SURE = 0.05

@@ -18,8 +18,11 @@ from truing.errors import ConfigError
 from truing.report import charts, words
 from truing.report.comparison import base_answers, differing_settings, flat, labels, overlaid_curves, shared_prompts
 from truing.report.contest import entries, recommendation, rivals
-from truing.report.figures import audit_figures, data_figure, reward_figures, selection_figures, stage_figures
-from truing.report.view import Evaluation, View, view
+from truing.report.sections import SECTIONS
+from truing.report.sections.curves import stage_figures
+from truing.report.sections.data import data_figure
+from truing.report.sections.verdict import caveats
+from truing.report.view import View, view
 from truing.statistics import Interval
 from truing.store.files import write_atomic
 from truing.store.run import REPORT
@@ -33,14 +36,16 @@ MAX_PIECES = 800
 """Tokens of one preview that are shown."""
 MAX_RUNS = 6
 """Runs that have a colour of their own in page.css."""
-LONGER = 1.1
-"""Answers that are surely longer than this many times the base's may have won by their length."""
 
 
 def build(run_folder: Path) -> Path:
     """Writes the run's report.html and returns its path."""
     run = view(run_folder)
-    page = _environment().get_template("run.html").render(run=run, shown=SHOWN_EXAMPLES, most=MAX_EXAMPLES)
+    page = (
+        _environment()
+        .get_template("run.html")
+        .render(run=run, sections=SECTIONS, shown=SHOWN_EXAMPLES, most=MAX_EXAMPLES)
+    )
     return _write(run_folder / REPORT, page)
 
 
@@ -80,22 +85,6 @@ def tone(rate: Interval) -> str:
     if rate.n < statistics.FEWEST:
         return "open"
     return "good" if rate.low > 0.5 else "bad" if rate.high < 0.5 else "open"
-
-
-def caveats(evaluation: Evaluation) -> list[str]:
-    """What else could explain the verdict."""
-    found = []
-    ratio = evaluation.length_ratio
-    if ratio is not None and ratio.low > LONGER:
-        found.append(
-            "The answers are clearly longer than the base's, and many judges like length: part of the win may be that."
-        )
-    ours, theirs = evaluation.model.finished, evaluation.base.finished
-    if ours is not None and theirs is not None and ours.high < theirs.low:
-        found.append(
-            "Fewer of the model's answers come to their end than of the base's: it may have forgotten how to stop."
-        )
-    return found
 
 
 def from_where(run: View, source: str) -> str:
@@ -138,9 +127,6 @@ def _environment() -> jinja2.Environment:
         "caveats": caveats,
         "stage_figures": stage_figures,
         "data_figure": data_figure,
-        "audit_figures": audit_figures,
-        "selection_figures": selection_figures,
-        "reward_figures": reward_figures,
         "base_answers": base_answers,
         "from_where": from_where,
         "flat": flat,

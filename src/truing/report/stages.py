@@ -1,0 +1,141 @@
+"""What the events of a run tell of its stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from truing.report.reading import interval, mapping, real
+from truing.report.sections.data import Data, Preview, read_data, read_preview
+from truing.statistics import Interval
+from truing.store import Run
+
+
+@dataclass
+class Curve:
+    """One metric over the steps. Values that are not finite are kept: they are news."""
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    @property
+    def broken(self) -> list[int]:
+        """The steps at which the value was NaN or infinite."""
+        return [step for step, value in zip(self.steps, self.values, strict=True) if not math.isfinite(value)]
+
+    @property
+    def end(self) -> float:
+        """The mean of the last tenth of the values; one of them that is not finite spoils it, and shall."""
+        last = self.values[-max(1, len(self.values) // 10) :]
+        return sum(last) / len(last)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well the policy ranks held-out comparisons, at one step."""
+
+    step: int
+    accuracy: Interval | None
+    loss: float | None
+
+
+@dataclass
+class Stage:
+    """One stage, as its events tell it."""
+
+    name: str
+    key: str = ""
+    inputs: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    data: list[Data] = field(default_factory=list)
+    previews: list[Preview] = field(default_factory=list)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    held_out: list[HeldOut] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    step: int = 0
+    steps: int | None = None
+    seconds: float | None = None
+    memory: float | None = None
+    ended: bool = False
+
+    @property
+    def state(self) -> str:
+        """How it ended, or where it stands."""
+        if self.ended:
+            return "finished"
+        return f"unfinished, at step {self.step:,} of {self.steps:,}" if self.steps else "unfinished"
+
+    @property
+    def scores(self) -> bool:
+        """Whether it trained a reward model, and no policy."""
+        return any(name.startswith("score/") for name in self.curves)
+
+    @property
+    def before_and_after(self) -> list[tuple[str, HeldOut]]:
+        """The first and the last look at the held-out comparisons; after an interruption there may be only one."""
+        if len(self.held_out) > 1:
+            return [("Before", self.held_out[0]), ("After", self.held_out[-1])]
+        return [("Before", held) for held in self.held_out]
+
+    @property
+    def broken(self) -> dict[str, list[int]]:
+        """The steps at which a metric was not finite, by metric."""
+        return {name: curve.broken for name, curve in self.curves.items() if curve.broken}
+
+
+def stages_of(run: Run) -> list[Stage]:
+    """The stages in the order in which they first spoke."""
+    stages: dict[str, Stage] = {}
+    for event in run.events():
+        name = str(event["stage"])
+        _hear(stages.setdefault(name, Stage(name)), event)
+    return list(stages.values())
+
+
+def _hear(stage: Stage, event: Mapping[str, Any]) -> None:
+    """Adds what one event says to the stage."""
+    match event["kind"]:
+        case "start":
+            _start(stage, event)
+        case "data":
+            stage.data.append(read_data(event))
+        case "preview":
+            stage.previews.append(read_preview(event))
+        case "step":
+            _step(stage, event)
+        case "held_out":
+            _watch(stage, _held_out(event))
+        case "warning":
+            stage.warnings.append(str(event.get("message", "")))
+        case "end":
+            stage.seconds, stage.memory = real(event.get("seconds")), real(event.get("peak_memory_bytes"))
+            stage.ended = True
+
+
+def _start(stage: Stage, event: Mapping[str, Any]) -> None:
+    """A stage that was interrupted starts again and says again what it said before its first step."""
+    stage.key = str(event.get("key", ""))
+    stage.settings = mapping(event.get("settings"))
+    stage.inputs = {name: str(value) for name, value in mapping(event.get("inputs")).items()}
+    stage.data, stage.previews, stage.ended = [], [], False
+
+
+def _step(stage: Stage, event: Mapping[str, Any]) -> None:
+    stage.step, stage.steps = int(event["step"]), event.get("steps")
+    for metric, value in mapping(event.get("metrics")).items():
+        number = real(value)
+        if number is not None:
+            curve = stage.curves.setdefault(metric, Curve())
+            curve.steps.append(stage.step)
+            curve.values.append(number)
+
+
+def _watch(stage: Stage, held: HeldOut) -> None:
+    """A stage that goes on after an interruption looks at the same step again."""
+    stage.held_out = [*(other for other in stage.held_out if other.step != held.step), held]
+
+
+def _held_out(event: Mapping[str, Any]) -> HeldOut:
+    return HeldOut(int(event.get("step", 0)), interval(event.get("accuracy")), real(event.get("loss")))
