@@ -33,7 +33,7 @@ def run(settings: Settings, steps: int = STEPS, seeds: int = SEEDS) -> None:
     source, rows = _rows(model)
     usual: dict[str, Any] = {"task": "sft", "model": model, "device": settings.device, "rows": as_json(rows)}
     usual |= {"warm_up": 0, "lora": False, "learning_rate": LEARNING_RATES["sft"], "beta": BETA}
-    usual |= {"reference_pass": False}
+    usual |= {"reference_pass": False, "forest_tokens": settings.forest_tokens}
     curves: dict[str, list[list[float]]] = {name: [] for name in DTYPES}
     for seed in range(seeds):
         for name, found in curves.items():

@@ -23,6 +23,8 @@ SHAPES = {
 }
 LORA_FROM = "8b"
 """This one is trained by LoRA, the smaller ones in full."""
+BATCH, FOREST_TOKENS = 64, 16384
+"""Rows of a step, and tokens that Truing runs at once: a GPU is kept busy by more than a CPU."""
 
 
 def run(settings: Settings, size: str = "0.6b") -> None:
@@ -30,7 +32,14 @@ def run(settings: Settings, size: str = "0.6b") -> None:
     if not torch.cuda.is_available():
         raise NotThereError("bench-gpu needs a CUDA device, and torch sees none here")
     with random_model(size) as folder:
-        on_device = replace(settings, model=str(folder), device="cuda", lora=size == LORA_FROM)
+        on_device = replace(
+            settings,
+            model=str(folder),
+            device="cuda",
+            lora=size == LORA_FROM,
+            batch=BATCH,
+            forest_tokens=FOREST_TOKENS // 2 if size == LORA_FROM else FOREST_TOKENS,
+        )
         say(f"{size} with random weights")
         dpo.run("hh", on_device, size=size)
         sft.run("hh", on_device, size=size)
@@ -53,8 +62,9 @@ def random_model(size: str) -> Iterator[Path]:
         pad_token_id=None,
     )
     torch.manual_seed(0)
-    with TemporaryDirectory() as name, torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with TemporaryDirectory() as name:
+        with torch.device("cuda"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model.save_pretrained(name)
         tokenizer.save_pretrained(name)
         del model

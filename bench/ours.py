@@ -27,7 +27,6 @@ from truing.rendering import Row
 from truing.tensors import Forest, Logprobs, Pair, Values
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-FOREST_TOKENS = 2048
 
 
 @dataclass(slots=True)
@@ -60,8 +59,8 @@ class Method(Protocol):
 class Dpo:
     """DPO against a reference that is cached, or run again in every step."""
 
-    def __init__(self, engine: LocalEngine, beta: float, live: bool) -> None:
-        self._engine, self._live = engine, live
+    def __init__(self, engine: LocalEngine, beta: float, live: bool, budget: int) -> None:
+        self._engine, self._live, self._budget = engine, live, budget
         self._objective = bind({"name": "dpo", "beta": beta})
         self._known: dict[int, Tensor] = {}
 
@@ -71,7 +70,7 @@ class Dpo:
             return
         length = {row.index: scored_tokens(row) for row in rows}
         with torch.no_grad():
-            for forest in pack(rows, FOREST_TOKENS):
+            for forest in pack(rows, self._budget):
                 found = self._engine.logprobs(forest)
                 counts = [length[index] for index in forest.rows]
                 self._known |= dict(zip(forest.rows, torch.split(found.token, counts), strict=True))
@@ -125,7 +124,8 @@ def train(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Steps of a task on given rows. Returns seconds of each step, phases, losses, norms and memory."""
     machine.keep_freed_memory()
     device, rows = torch.device(spec["device"]), from_json(spec["rows"])
-    loaded = load(spec["model"], dtype=torch.float32, device=device, outputs=int(spec["task"] == "reward"))
+    width = DTYPES[spec["precision"]] if spec["lora"] else torch.float32
+    loaded = load(spec["model"], dtype=width, device=device, outputs=int(spec["task"] == "reward"))
     if spec["task"] == "reward":
         draw_head(loaded.model)
     memory = Memory(device)
@@ -142,7 +142,7 @@ def train(spec: Mapping[str, Any]) -> dict[str, Any]:
     norms: list[float] = []
     for step in spec["steps"]:
         began = time.perf_counter()
-        loss, norm = optimize(engine, method, [rows[index] for index in step], spec["learning_rate"], phases)
+        loss, norm = optimize(engine, method, [rows[index] for index in step], spec, phases)
         seconds.append(time.perf_counter() - began)
         losses.append(loss)
         norms.append(norm)
@@ -204,25 +204,25 @@ def timed_sampling(once: Any, spec: Mapping[str, Any], device: torch.device) -> 
 
 
 def optimize(
-    engine: LocalEngine, method: Method, rows: Sequence[Row], learning_rate: float, phases: Phases
+    engine: LocalEngine, method: Method, rows: Sequence[Row], spec: Mapping[str, Any], phases: Phases
 ) -> tuple[float, float]:
     """One optimizer step, packing included: its loss and the gradient norm before clipping."""
     phases.steps.append(defaultdict(float))
     total = 0.0
-    for forest in pack(rows, FOREST_TOKENS):
+    for forest in pack(rows, spec["forest_tokens"]):
         with phases.of("forward"):
             loss = method.loss(forest, rows)
         with phases.of("backward"):
             engine.backward(loss)
         total += float(loss.detach())
     with phases.of("optimizer"):
-        norm = engine.step(learning_rate, 1.0)
+        norm = engine.step(spec["learning_rate"], 1.0)
     return total, norm
 
 
 def _method(spec: Mapping[str, Any], engine: LocalEngine) -> Method:
     if spec["task"] == "dpo":
-        return Dpo(engine, spec["beta"], spec["reference_pass"])
+        return Dpo(engine, spec["beta"], spec["reference_pass"], spec["forest_tokens"])
     return Sft(engine) if spec["task"] == "sft" else RewardModel(engine)
 
 

@@ -93,7 +93,7 @@ def whole_stage(spec: Mapping[str, Any]) -> dict[str, Any]:
         "rendering": (rendered - began) / tokens,
         "packing": (planned - rendered) / tokens,
         "reference": _reference_cost(engine, reference),
-        "steps": _step_cost(engine, rows, steps, spec["batch"], device),
+        "steps": _step_cost(engine, rows, steps, spec["batch"], settings.forest_tokens),
     }
     return {"seconds_per_token": sum(parts.values()), "parts": parts}
 
@@ -110,17 +110,18 @@ def _reference_cost(engine: LocalEngine, forests: Sequence[Any]) -> float:
 
 
 def _step_cost(
-    engine: LocalEngine, rows: Sequence[Row], steps: Sequence[Sequence[Row]], batch: int, device: torch.device
+    engine: LocalEngine, rows: Sequence[Row], steps: Sequence[Sequence[Row]], batch: int, budget: int
 ) -> float:
     """Seconds a token of training takes, after a warm-up step, over steps spread evenly."""
-    method = ours.Dpo(engine, BETA, live=False)
+    method = ours.Dpo(engine, BETA, live=False, budget=budget)
     some = _spread_evenly([step for step in steps if len(step) == batch] or steps, max(1, SAMPLED_ROWS // batch))
     method.prepare([row for step in some for row in step])
-    phases = ours.Phases(device)
-    ours.optimize(engine, method, some[0], LEARNING_RATES["dpo"], phases)
+    phases = ours.Phases(engine.device)
+    given = {"learning_rate": LEARNING_RATES["dpo"], "forest_tokens": budget}
+    ours.optimize(engine, method, some[0], given, phases)
     began = time.perf_counter()
     for step in some:
-        ours.optimize(engine, method, step, LEARNING_RATES["dpo"], phases)
+        ours.optimize(engine, method, step, given, phases)
     return (time.perf_counter() - began) / sum(map(flops.useful_tokens, some))
 
 

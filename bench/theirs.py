@@ -162,7 +162,7 @@ def _config(spec: Mapping[str, Any]) -> DPOConfig | SFTConfig | RewardConfig:
         "bf16": spec["precision"] == "bf16",
         **({"logging_steps": 1} if spec["log_all"] else {}),
     }
-    own = {name: value for name, value in spec["options"].items() if name != "micro_batch"}
+    own = {name: value for name, value in spec["options"].items() if name not in ("micro_batch", "base")}
     if spec["task"] == "sft":
         return SFTConfig(**same_for_all, **own)
     if spec["task"] == "reward":
@@ -196,7 +196,8 @@ def _model(spec: Mapping[str, Any]) -> Any:
 
 
 def _read(kind: Any, spec: Mapping[str, Any], **how: Any) -> Any:
-    return kind.from_pretrained(spec["model"], dtype=torch.float32, **how).to(spec["device"])
+    dtype = DTYPES[spec["options"].get("base", "fp32")]
+    return kind.from_pretrained(spec["model"], dtype=dtype, **how).to(spec["device"])
 
 
 def _generate(model: Any, tokenizer: Any, spec: Mapping[str, Any]) -> Any:

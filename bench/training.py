@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ class Settings:
     """How much is measured, and of what.
 
     model: a name, folder or hub id. device: cpu or cuda. rounds: processes of each system. warm_up, timed: steps in
-    each process. batch: rows of a step. tune: try settings of the tuned peer first and take the fastest. lora: train
-    an adapter. out: the results file.
+    each process. batch: rows of a step. forest_tokens: what Truing runs at once. tune: try settings of the tuned peer
+    first and take the fastest. lora: train an adapter. out: the results file.
     """
 
     model: str = "smollm2"
@@ -34,6 +35,7 @@ class Settings:
     warm_up: int = 1
     timed: int = 2
     batch: int = 8
+    forest_tokens: int = 2048
     tune: bool = True
     lora: bool = False
     out: Path = RESULTS
@@ -57,6 +59,8 @@ class System:
 
 
 OURS, THEIRS = "bench.ours:train", "bench.theirs:train"
+ROWS_OF_TRL = 8
+"""`per_device_train_batch_size` of TRL as it comes."""
 
 
 def measure(task: str, profile: str, settings: Settings, tuned_options: Mapping[str, Any], size: str = "") -> None:
@@ -64,7 +68,7 @@ def measure(task: str, profile: str, settings: Settings, tuned_options: Mapping[
     say(f"{task} {profile}: {settings.rounds} rounds")
     work = _Work.of(task, profile, settings)
     tuned, tried = work.tuned(tuned_options)
-    default = System("trl-default", THEIRS, options={})
+    default = System("trl-default", THEIRS, options=_as_it_comes(settings))
     systems = [System("truing", OURS), default, System("truing-grouped", OURS, grouped=True), tuned]
     if task == "dpo":
         systems.insert(1, System("truing-reference-pass", OURS, reference_pass=True))
@@ -115,6 +119,7 @@ class _Work:
     rows: Sequence[Row]
     shuffled: Sequence[Sequence[int]]
     grouped: Sequence[Sequence[int]]
+    exact: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, task: str, profile: str, settings: Settings) -> _Work:
@@ -159,12 +164,19 @@ class _Work:
         options = dict(peer.options or {})
         if "micro_batch" in options:
             options["micro_batch"] = gate.ROWS if options["micro_batch"] >= self.settings.batch else 1
+        options.pop("base", None)
         exact = System(f"gate of {peer.name}", THEIRS, precision="fp32", options=options)
         mine = System(f"gate of {ours.name}", OURS, precision="fp32", reference_pass=ours.reference_pass)
-        sides = [process.run(one.worker, self._spec(one, steps, 0, log_all=True)) for one in (mine, exact)]
-        verdict = gate.training(*sides)
+        verdict = gate.training(*(self._exactly(one, steps) for one in (mine, exact)))
         say(f"gate of {ours.name} and {peer.name}: {'; '.join(verdict['disagreed']) or verdict['differences']}")
         return verdict
+
+    def _exactly(self, system: System, steps: Sequence[Sequence[int]]) -> Any:
+        """What a side says in fp32, run once for all gates that it stands in with the same settings."""
+        how = json.dumps([system.worker, system.reference_pass, system.options])
+        if how not in self.exact:
+            self.exact[how] = process.run(system.worker, self._spec(system, steps, 0, log_all=True))
+        return self.exact[how]
 
     def tuned(self, options: Mapping[str, Any]) -> tuple[System, list[dict[str, Any]]]:
         """TRL as fast as it gets: micro-batch, dtype, for SFT padding-free collation, threads, one after the other.
@@ -173,15 +185,17 @@ class _Work:
         """
         batch = self.settings.batch
         best = System("trl-tuned", THEIRS, grouped=True, options={**options, "micro_batch": batch})
+        if self.settings.lora:  # the frozen base in half precision, as TRL's own LoRA recipes load it
+            best = replace(best, options={**(best.options or {}), "base": "bf16"})
         if not self.settings.tune:
-            return replace(best, options={**options, "micro_batch": max(1, batch // 4)}), []
+            return replace(best, options={**(best.options or {}), "micro_batch": max(1, batch // 4)}), []
         tried: list[dict[str, Any]] = []
         seconds = self._try(best, tried)
-        for precision, change in _changes(self.task, batch):
+        for precision, change in _changes(self.task, batch, self.settings.device):
             candidate = replace(best, precision=precision or best.precision, options={**(best.options or {}), **change})
             if (took := self._try(candidate, tried)) < seconds:
                 best, seconds = candidate, took
-        if self._try(quiet := replace(best, threads=True), tried) < seconds:
+        if self.settings.device == "cpu" and self._try(quiet := replace(best, threads=True), tried) < seconds:
             best = quiet
         return best, tried
 
@@ -195,7 +209,7 @@ class _Work:
     def utilisation(self, system: System, runs: Sequence[Any], rooflines: Sequence[Any]) -> dict[str, Any]:
         """Needed FLOPs over time, as a share of the matrix rate measured in the same round."""
         shape = self._shape()
-        kind = {"reference_pass": system.reference_pass, "scores": self.task == "reward"}
+        kind = {"reference_pass": system.reference_pass, "scores": self.task == "reward", "lora": self.settings.lora}
         needed = [flops.training(shape, rows, **kind) for rows in self._timed(system)]
         rates = [[f / s for f, s in zip(needed, run["seconds"], strict=True)] for run in runs]
         shares = [rate / roof["bf16"] for own, roof in zip(rates, rooflines, strict=True) for rate in own]
@@ -240,6 +254,7 @@ class _Work:
             "rows": as_json([self.rows[index] for index in used]),
             "steps": [[place[index] for index in step] for step in steps],
             "warm_up": warm_up,
+            "forest_tokens": self.settings.forest_tokens,
             "learning_rate": LEARNING_RATES[self.task],
             "beta": BETA,
             "precision": system.precision,
@@ -250,12 +265,18 @@ class _Work:
         }
 
 
-def _changes(task: str, batch: int) -> list[tuple[str, dict[str, Any]]]:
+def _as_it_comes(settings: Settings) -> dict[str, Any]:
+    """TRL's own micro-batch of eight rows, gathered to a step."""
+    return {"micro_batch": ROWS_OF_TRL} if settings.batch > ROWS_OF_TRL else {}
+
+
+def _changes(task: str, batch: int, device: str) -> list[tuple[str, dict[str, Any]]]:
     """What is tried one after the other: a dtype, or none for the best so far, and changed options."""
     changes: list[tuple[str, dict[str, Any]]] = [
         ("", {"micro_batch": batch // parts}) for parts in (2, 4) if batch % parts == 0
     ]
-    changes.append(("fp32", {}))
+    if device == "cpu":  # on CUDA fp32 is many times slower
+        changes.append(("fp32", {}))
     if task == "sft":
         changes.append(("", {"padding_free": True, "max_length": None, "micro_batch": batch}))
     return changes

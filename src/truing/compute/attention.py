@@ -6,8 +6,10 @@ runs on forests unchanged. What the interface cannot express here (logit soft ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
+from inspect import signature
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -98,11 +100,8 @@ def _by_varlen(
     query: Heads, key: Heads, value: Heads, plan: Sequences, scaling: float | None
 ) -> Float[Tensor, "1 S heads width"]:
     """One variable-length call on CUDA: queries stand once, keys and values of a prompt are gathered per answer."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError as error:
-        raise MissingError("forest attention on CUDA needs torch.nn.attention.varlen: install torch>=2.13") from error
-    out = varlen_attn(
+    kernel = _varlen_kernel()
+    out = kernel(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1)[plan.source],
         value[0].transpose(0, 1)[plan.source],
@@ -112,10 +111,19 @@ def _by_varlen(
         plan.longest_key,
         scale=scaling,
         window_size=(-1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
     )
-    assert isinstance(out, Tensor)
     return out[None]
+
+
+@cache
+def _varlen_kernel() -> Callable[..., Tensor]:
+    """PyTorch's, for keys with fewer heads than queries: newer versions want to be told of them, 2.11 does without."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError as error:
+        raise MissingError("forest attention on CUDA needs torch.nn.attention.varlen: install torch>=2.11") from error
+    told = "enable_gqa" in signature(varlen_attn).parameters
+    return partial(varlen_attn, enable_gqa=True) if told else varlen_attn  # type: ignore[return-value]
 
 
 def sequences_of(trees: Sequence[Tree], device: torch.device) -> Sequences:

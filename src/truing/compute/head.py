@@ -11,7 +11,7 @@ from torch import Tensor
 CHUNK = 256
 """Rows of logits that exist in full width at one time: 256 rows of a vocabulary of 49,152 are 50 MB in fp32."""
 KEPT = 256 * 2**20
-"""Bytes of logits that are held in the dtype of compute. Where all fit, they are kept for the backward pass."""
+"""Bytes of logits made at one time in the dtype of compute. Where these are all, they are kept for the backward pass."""
 
 
 class Head(NamedTuple):
@@ -87,30 +87,32 @@ class _TokenStatistics(torch.autograd.Function):
         other_logprob = torch.empty_like(logprob) if other_hidden is not None else None
         squared = torch.empty_like(logprob) if concentration else None
         parts = _parts(len(target), weight)
-        kept = hidden @ weight.T if len(parts) == 1 and any(ctx.needs_input_grad[:2]) else None
-        for rows in (rows for part in parts for rows in _chunks(part)):
-            narrow = hidden[rows] @ weight.T if kept is None else kept[rows]
-            logits = _scaled(narrow, temperature, wide)
-            top = logits.amax(dim=1, keepdim=True)
-            at_target = logits.gather(1, target[rows, None])[:, 0]
-            if divergence is not None:
-                assert other_hidden is not None
-                assert other_weight is not None
-                assert other_logprob is not None
-                other = _scaled(other_hidden[rows] @ other_weight.T, temperature, wide)
-                # summed up in the same way as the policy's, so that two equal models differ by exactly 0
-                other_top = other.amax(dim=1, keepdim=True)
-                other_normaliser[rows] = (other - other_top).exp_().sum(dim=1).log() + other_top[:, 0]
-                other_logprob[rows] = other.gather(1, target[rows, None])[:, 0] - other_normaliser[rows]
-                likely = (other - other_normaliser[rows, None]).exp_()
-                divergence[rows] = likely.mul_(other.sub_(logits)).sum(dim=1)
-            mass = logits.sub_(top).exp_().sum(dim=1)
-            normaliser[rows] = mass.log() + top[:, 0]
-            logprob[rows] = at_target - normaliser[rows]
-            if divergence is not None:
-                divergence[rows] += normaliser[rows] - other_normaliser[rows]
-            if squared is not None:
-                squared[rows] = logits.square_().sum(dim=1).log() - 2 * mass.log()
+        for part in parts:
+            # whole parts of both, as the size of a product changes its last bits and equal models differ by exactly 0
+            narrow = hidden[part] @ weight.T
+            other_narrow = _logits(other_hidden, other_weight, part)
+            for rows in _chunks(part):
+                here = slice(rows.start - part.start, rows.stop - part.start)
+                logits = _scaled(narrow[here], temperature, wide)
+                top = logits.amax(dim=1, keepdim=True)
+                at_target = logits.gather(1, target[rows, None])[:, 0]
+                if other_narrow is not None:
+                    assert divergence is not None
+                    assert other_logprob is not None
+                    other = _scaled(other_narrow[here], temperature, wide)
+                    other_top = other.amax(dim=1, keepdim=True)
+                    other_normaliser[rows] = (other - other_top).exp_().sum(dim=1).log() + other_top[:, 0]
+                    other_logprob[rows] = other.gather(1, target[rows, None])[:, 0] - other_normaliser[rows]
+                    likely = (other - other_normaliser[rows, None]).exp_()
+                    divergence[rows] = likely.mul_(other.sub_(logits)).sum(dim=1)
+                mass = logits.sub_(top).exp_().sum(dim=1)
+                normaliser[rows] = mass.log() + top[:, 0]
+                logprob[rows] = at_target - normaliser[rows]
+                if divergence is not None:
+                    divergence[rows] += normaliser[rows] - other_normaliser[rows]
+                if squared is not None:
+                    squared[rows] = logits.square_().sum(dim=1).log() - 2 * mass.log()
+        kept = narrow if len(parts) == 1 and any(ctx.needs_input_grad[:2]) else None
         ctx.save_for_backward(hidden, weight, target, normaliser, other_hidden, other_weight, other_normaliser, kept)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(*(extra for extra in (other_logprob, squared) if extra is not None))
@@ -126,14 +128,15 @@ class _TokenStatistics(torch.autograd.Function):
         to_weight: Tensor | None = None
         for part in _parts(len(target), weight):
             logits = hidden[part] @ weight.T if kept is None else kept
+            other_logits = _logits(other_hidden, other_weight, part)
             for rows in _chunks(part):
                 here = slice(rows.start - part.start, rows.stop - part.start)
                 slope = _scaled(logits[here], ctx.temperature, wide)
                 # d logprob = (one at the target - policy), d KL(reference || policy) = (policy - reference)
                 slope.sub_(normaliser[rows, None]).exp_().mul_((pull - gradient)[rows, None])
                 slope.scatter_add_(1, target[rows, None], gradient[rows, None])
-                if other_hidden is not None:
-                    other = _scaled(other_hidden[rows] @ other_weight.T, ctx.temperature, wide)
+                if other_logits is not None:
+                    other = _scaled(other_logits[here], ctx.temperature, wide)
                     slope.sub_(other.sub_(other_normaliser[rows, None]).exp_().mul_(pull[rows, None]))
                 logits[here] = slope  # in the place of the logits, which are needed no more
             to_hidden[part] = logits @ weight
@@ -141,6 +144,10 @@ class _TokenStatistics(torch.autograd.Function):
                 found = logits.T @ hidden[part]
                 to_weight = found if to_weight is None else to_weight.to(wide).add_(found)
         return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), None, None, None, None, None
+
+
+def _logits(hidden: Tensor | None, weight: Tensor | None, part: slice) -> Tensor | None:
+    return None if hidden is None or weight is None else hidden[part] @ weight.T
 
 
 def _scaled(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:

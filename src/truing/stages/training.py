@@ -155,10 +155,11 @@ class Step:
 
 
 def load_trainable(context: Context, model: Model, settings: Training) -> Loaded:
-    """The model in full width, with a fresh adapter where one is asked for."""
+    """The model in full width, or as wide as it computes, with a fresh adapter, where one is asked for."""
     torch.manual_seed(context.seed)  # a head or an adapter may be drawn
     source = in_full(context, model, settings.outputs) if settings.lora else model
-    loaded = context.load(source, full_width=True, outputs=settings.outputs, writes=settings.writes)
+    trained = settings.lora is None  # a frozen base needs no master
+    loaded = context.load(source, full_width=trained, outputs=settings.outputs, writes=settings.writes)
     if not settings.lora:
         return loaded
     lora = settings.lora
