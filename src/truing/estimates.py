@@ -18,13 +18,18 @@ from truing.planning import Planned, read_inputs
 from truing.recipe import Recipe, device_of
 from truing.records import Group
 from truing.rendering import Renderer, Row
+from truing.scoring.grades import request_row
 from truing.scoring.scorers import named_in
+from truing.selection.turns import Turn, quality_request
 from truing.stages.arranging import judged_rows
 from truing.stages.context import Groups
 from truing.stages.curate import Curate
 from truing.stages.evaluate import Evaluate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
+from truing.stages.evolve import Evolve
 from truing.stages.preference import Preference
+from truing.stages.rank import Rank
+from truing.stages.replies import Writing
 from truing.stages.sample import Contrast, Sample, bare
 from truing.stages.score import KEPT, ScoreAnswers
 from truing.stages.select import Select
@@ -33,6 +38,8 @@ from truing.stages.training import Training, largest_forest, render_rows, step_c
 
 REACHED = 0.5
 """Share of the rate of one large matrix product that a whole model reaches, roughly."""
+GRADE = 2
+"""Tokens of a grade and the end of its turn."""
 TRAFFIC = 52
 """Bytes read and written to renew one weight: gathering, norm and clipping of its gradient, AdamW, rounding."""
 
@@ -73,6 +80,11 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
     facts["stage_seconds"] = {p.name: seconds[p.name] for p in planned if p.name in seconds}
     facts["notes"] = [words for fed in facts["fed"] for words in repeats(fed["shares"])]
     facts["notes"] += [note for stage_plan in planned for note in _notes(stage_plan, facts)]
+    for stage_plan in planned:
+        if isinstance(stage_plan.settings, Writing) and stage_plan.settings.endpoint:
+            requests, _ = _asked(stage_plan, planned, sizes[stage_plan.name])
+            where = f"{requests:,} requests at most go to {stage_plan.settings.endpoint.url}"
+            facts["notes"].append(f"{stage_plan.name}: {where}; their time and price are not in the estimate")
     return facts | {"seconds": sum(seconds.values())}
 
 
@@ -120,7 +132,9 @@ def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[
             uncurated[stage_plan.key] = source
             continue
         rows = _lengths(source, settings, renderer, seed) if source.ready else made[source.key]
-        found[stage_plan.name] = rows[: settings.limit] if isinstance(settings, Contrast | Evaluate | Sample) else rows
+        found[stage_plan.name] = (
+            rows[: settings.limit] if isinstance(settings, Contrast | Evaluate | Evolve | Sample) else rows
+        )
         if isinstance(settings, Contrast | Sample):
             count = 2 if isinstance(settings, Contrast) else settings.answers
             answers = (settings.max_new_tokens,) * count
@@ -130,6 +144,11 @@ def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[
         elif isinstance(settings, Select):  # nor which rows: again the longest
             longest = sorted(found[stage_plan.name], key=lambda row: row.tokens, reverse=True)
             made[stage_plan.key] = longest[: settings.budget(len(longest))]
+        elif isinstance(settings, Evolve):
+            made[stage_plan.key] = _variants(settings, found[stage_plan.name])
+        elif isinstance(settings, Rank):
+            words = len(renderer.prompt(request_row(renderer, quality_request(Turn("", ""))).prompt))
+            made[stage_plan.key] = [Lengths(words + row.tokens, (GRADE,), GRADE) for row in found[stage_plan.name]]
         else:
             made[stage_plan.key] = found[stage_plan.name]  # what a stage makes of rows that it only treats
     return found
@@ -197,7 +216,7 @@ def _lengths(source: Groups, settings: object, renderer: Renderer, seed: int) ->
     if isinstance(settings, EvaluateReward):
         read = (comparable(settings, source.read()), *category_rows(settings).values())
         return [Lengths.of(renderer.render(one.group)) for material in read for one in material.judged]
-    whole = isinstance(settings, ScoreAnswers | Select)
+    whole = isinstance(settings, ScoreAnswers | Select | Evolve | Rank)
     rows = enumerate(source.read())
     return [Lengths.of(renderer.render(group if whole else bare(group), index)) for index, group in rows]
 
@@ -206,6 +225,15 @@ def _longest(row: Lengths, count: int | None) -> Lengths:
     """The row with so many of its answers."""
     answers = tuple(sorted(row.answers, reverse=True)[:count])
     return Lengths(row.prompt, answers, sum(answers))
+
+
+def _variants(settings: Evolve, rows: Sequence[Lengths]) -> list[Lengths]:
+    """The variants of these seeds, the seeds among them, if none is dropped and each is as long as it may become."""
+    most = settings.max_new_tokens
+    request = Lengths(most, (), 0)
+    answers = [Lengths(row.prompt, (most,), most) for row in rows]
+    own = [request if kind == "complexity" else answer for answer in answers for kind in settings.of]
+    return [one for one in own for _ in range(settings.rounds + 1)]
 
 
 def _trained(settings: Training, rows: Sequence[Lengths], machine: Machine, seed: int) -> dict[str, Any]:
@@ -254,11 +282,25 @@ def _tokens_run(
             found[stage_plan.name] = 2 * (prompt + len(rows) * settings.max_new_tokens)
         elif isinstance(settings, Sample):
             found[stage_plan.name] = prompt + len(rows) * settings.answers * settings.max_new_tokens
+        elif isinstance(settings, Writing) and settings.endpoint is None:
+            requests, read = _asked(stage_plan, planned, rows)
+            found[stage_plan.name] = read + requests * settings.max_new_tokens
         elif isinstance(settings, ScoreAnswers):
             found[stage_plan.name] = _readings(settings.scorer) * whole
         elif isinstance(settings, Select):
             found[stage_plan.name] = (_readings(settings.by) + (settings.similarity != "none")) * whole
     return found
+
+
+def _asked(stage_plan: Planned, planned: Sequence[Planned], rows: Sequence[Lengths]) -> tuple[int, float]:
+    """How many requests a stage puts to whoever writes, and the tokens in them that come from its rows, at most."""
+    if isinstance(stage_plan.settings, Evolve):
+        variants = _variants(stage_plan.settings, rows)
+        share = stage_plan.settings.rounds / (stage_plan.settings.rounds + 1)  # nothing is made of the last round
+        return round(share * len(variants)), share * sum(row.tokens for row in variants)
+    maker = next((p.settings for p in planned if p.key == stage_plan.inputs["data"].key), None)
+    together = maker.rounds + 1 if isinstance(maker, Evolve) else 2  # of a file nobody knows before it is read
+    return len(rows) // together, sum(row.tokens for row in rows)
 
 
 def _readings(scorer: Mapping[str, Any]) -> int:

@@ -25,6 +25,7 @@ from truing.stages.context import Groups, Judges, Model
 from truing.stages.curate import Curate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
 from truing.stages.preference import Preference
+from truing.stages.replies import Writing
 from truing.stages.select import Select
 from truing.stages.sft import Sft, arranged
 from truing.store import hash_of
@@ -50,6 +51,7 @@ def plan(recipe: Recipe) -> list[Planned]:
     known: dict[str, Any] = {"principle": principle} if principle else {}
     source = models.locate(recipe.model)
     known["model"] = known["base"] = Model(models.content_hash(source), source)
+    known["recipe.model"] = known["model"]  # so that a later stage can name it when others have made models too
     if recipe.data:
         known |= sources.inputs(recipe.data, recipe.seed)
         known["recipe.data"] = known["data"]  # so that a later stage can name it when others have made data too
@@ -61,7 +63,8 @@ def plan(recipe: Recipe) -> list[Planned]:
         function = stage(spec.use)
         settings = validated(settings_type(function), spec.settings, spec.name)
         judges = _judges(spec.name, settings, known)
-        inputs = _inputs(spec, inputs_of(function), {**known, **_encoder(settings, known), "judges": judges}, sources)
+        own_known = {**known, **_encoder(settings, known), **_elsewhere(spec, settings), "judges": judges}
+        inputs = _inputs(spec, inputs_of(function), own_known, sources)
         if spec.name in own:
             if inputs.get("data") is not whole:
                 raise ConfigError(
@@ -212,6 +215,15 @@ def _encoder(settings: Settings, known: Mapping[str, Any]) -> dict[str, Model]:
         return {}
     name = sentence.installed() if settings.embeddings == "auto" else settings.embeddings
     return {"encoder": _writer(name, known)}
+
+
+def _elsewhere(spec: StageSpec, settings: Settings) -> dict[str, None]:
+    """Where an endpoint writes, the stage needs no model, and the run's own is no part of what it makes."""
+    if not isinstance(settings, Writing) or settings.endpoint is None:
+        return {}
+    if "model" in spec.inputs:
+        raise ConfigError(f"{spec.name}: 'model' and 'endpoint' both say who writes: take one of them out")
+    return {"model": None}
 
 
 def _not_yet(name: str) -> list[Group]:

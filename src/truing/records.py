@@ -17,7 +17,8 @@ from truing.errors import DataError
 TEXT_ROLE = "text"
 """Role of a message that is verbatim text: no chat template is applied to it."""
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "refused"]
+"""It came to its end, hit the length limit, or whoever was asked would not answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def changed(place: str, value: Any) -> dict[str, Any]:
         (
             "completions/0/sampled/finish_reason",
             "eos",
-            "completions[0].sampled.finish_reason: expected stop or length;",
+            "completions[0].sampled.finish_reason: expected stop, length or refused;",
         ),
         ("completions/0/sampled/policy", None, "completions[0].sampled.policy: expected text; found null;"),
         ("weight", "x", "weight: expected a number; found 'x';"),

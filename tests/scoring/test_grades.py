@@ -11,8 +11,10 @@ import torch
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError
 from truing.records import Completion, Group, Message, assistant, text, user
+from truing.scoring.grades import _total
 from truing.scoring.score import Score, Tools, no_models
 from truing.scoring.scorers import make, named_in, spelled_out
+from truing.selection.expectation import Grade
 from truing.selection.turns import Turn, complexity_request, quality_request
 
 TALK = Group(
@@ -58,6 +60,13 @@ def test_grades_are_expectations_summed_over_the_turns() -> None:
     products = sum(c * q for c, q in zip(complexities, qualities, strict=True))
     assert scores(of("deita"), TALK)[0][0].value == pytest.approx(products, abs=1e-8)
     assert 1 < complexities[0] < 6
+
+
+def test_the_products_of_the_turns_are_added_and_not_the_grades_multiplied() -> None:
+    turns = [[Grade(2.0, 0.0, 1.0), Grade(5.0, 0.0, 1.0)], [Grade(3.0, 0.0, 1.0), Grade(4.0, 0.0, 1.0)]]
+    assert _total(turns, 0.5).value == 2 * 5 + 3 * 4
+    unsure = Grade(3.0, 0.0, 0.4)
+    assert _total([*turns, [unsure, unsure]], 0.5).value is None, "a turn without a grade leaves the row without one"
 
 
 def test_every_answer_has_its_own_quality_and_the_row_its_complexity() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import get_args
 
 from truing.formats.checks import (
     Json,
@@ -19,7 +20,7 @@ from truing.formats.checks import (
 )
 from truing.formats.format import Format, Notes, Row
 from truing.formats.turns import ROLES
-from truing.records import TEXT_ROLE, Group, Sampled, from_json, to_json
+from truing.records import TEXT_ROLE, FinishReason, Group, Sampled, from_json, to_json
 
 _COLUMNS = ("prompt", "completions", "weight", "strength", "extra")
 _COMPLETION = ("messages", "rank", "score", "label", "source", "sampled")
@@ -94,8 +95,9 @@ def _check_sampled(sampled: Mapping[str, Json], path: str) -> None:
         _expect_count(sampled["tokens"][i], f"{path}.tokens[{i}]")
     for i in (i for i, logprob in enumerate(sampled["logprobs"]) if not is_number(logprob)):
         expect_number(sampled["logprobs"][i], f"{path}.logprobs[{i}]")
-    if sampled.get("finish_reason") not in ("stop", "length"):
-        raise RowError(f"expected stop or length; found {shown(sampled.get('finish_reason'))}", f"{path}.finish_reason")
+    reason = sampled.get("finish_reason")
+    if reason not in get_args(FinishReason):
+        raise RowError(f"expected stop, length or refused; found {shown(reason)}", f"{path}.finish_reason")
     for name in ("tokenizer", "policy"):
         expect_text(sampled.get(name), f"{path}.{name}")
 

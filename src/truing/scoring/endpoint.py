@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
+from truing.compute.generate.endpoint import Endpoint
 from truing.errors import ConfigError
 from truing.records import Completion, Group
 from truing.scoring.score import Score, Scorer
@@ -33,8 +29,6 @@ RATING = """You rate an assistant's answer.
 {criteria} Rate the answer from {low} (worst) to {high} (best). Say in one or two sentences why, then end with the \
 rating in double brackets, for example [[{low}]]."""
 CRITERIA = "Consider whether the answer is correct, helpful, clear and no longer than it needs to be."
-AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
-"""Status codes after which asking again may help."""
 
 
 def rating(
@@ -48,7 +42,7 @@ def rating(
     key: str = "OPENAI_API_KEY",
     max_tokens: Positive = 512,
     retries: Annotated[int, Field(ge=0)] = 3,
-    timeout: float = 60.0,
+    timeout: Annotated[float, Field(gt=0)] = 60.0,
     at_once: Positive = 8,
 ) -> Scorer:
     """A language model behind an OpenAI-compatible endpoint rates every answer. What it does not rate has failed.
@@ -70,18 +64,16 @@ def rating(
     missing = [name for name in ("{prompt}", "{answer}") if name not in template]
     if missing:
         raise ConfigError(f"rating: the template has no {missing[0]}")
-    headers = {"Content-Type": "application/json"}
-    if os.environ.get(key):
-        headers["Authorization"] = f"Bearer {os.environ[key]}"
+    endpoint = Endpoint(url=url, model=model, key=key, retries=retries, timeout=timeout)
 
     def say(asked: tuple[Group, Completion]) -> Score:
         group, answer = asked
         known = {"prompt": _transcript(group), "answer": answer.text, "criteria": criteria, "low": low, "high": high}
         request = re.sub(r"\{(\w+)\}", lambda match: str(known.get(match[1], match[0])), template)
-        body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": request}]}
-        body |= {"temperature": 0, "max_tokens": max_tokens}
+        turns = [{"role": "user", "content": request}]
         try:
-            return rated(_asked(f"{url.rstrip('/')}/chat/completions", body, headers, retries, timeout), low, high)
+            choice = endpoint.ask({"messages": turns, "temperature": 0, "max_tokens": max_tokens})
+            return rated(str(choice["message"]["content"]), low, high)
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             return Score.failed(f"{url}: {type(error).__name__}: {error}")
 
@@ -101,23 +93,6 @@ def rated(reply: str, low: int, high: int) -> Score:
         return Score.failed(f"the judge gave no rating: {reply[:80]!r}")
     value = float(found[-1])
     return Score.of(value) if low <= value <= high else Score.failed(f"the judge rated {value:g}, off {low} to {high}")
-
-
-def _asked(url: str, body: Mapping[str, Any], headers: Mapping[str, str], retries: int, timeout: float) -> str:
-    """The words of the reply. A busy server is asked again, after 1, 2, 4 ... seconds."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), dict(headers))
-    for attempt in range(retries + 1):
-        try:
-            with urllib.request.urlopen(request, timeout=timeout) as reply:
-                return str(json.load(reply)["choices"][0]["message"]["content"])
-        except urllib.error.HTTPError as error:
-            if attempt == retries or error.code not in AGAIN:
-                raise
-        except OSError:
-            if attempt == retries:
-                raise
-        time.sleep(2**attempt)
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _transcript(group: Group) -> str:

@@ -136,7 +136,9 @@ def _grades(
     asked: list[str] = []
     answers = tuple(Answer((token,), (True,)) for token in ids)
     for request in dict.fromkeys(requests):
-        row = rendered(functools.partial(_row, engine.renderer, answers), _group(engine.renderer, request), max_length)
+        row = rendered(
+            functools.partial(_row, engine.renderer, answers), request_row(engine.renderer, request), max_length
+        )
         if isinstance(row, Row):
             rows.append(row)
             asked.append(request)
@@ -150,11 +152,12 @@ def _grades(
 def _grade_ids(renderer: Renderer) -> tuple[int, ...]:
     """The tokens of the grades in the very place where a model answers a request."""
     turn = text if _is_plain(renderer) else assistant
-    asked = replace(_group(renderer, "1?\n"), completions=tuple(Completion((turn(grade),)) for grade in GRADES))
+    asked = replace(request_row(renderer, "1?\n"), completions=tuple(Completion((turn(grade),)) for grade in GRADES))
     return grade_ids([answer.tokens for answer in renderer.render(asked).answers], renderer.stop_ids)
 
 
-def _group(renderer: Renderer, request: str) -> Group:
+def request_row(renderer: Renderer, request: str) -> Group:
+    """The request as a row: a turn, or plain text to a model without turns."""
     return Group((text(request) if _is_plain(renderer) else user(request),))
 
 

@@ -10,9 +10,13 @@ from truing.selection.expectation import GRADES
 
 _LOW, _HIGH = GRADES[0], GRADES[-1]
 
-COMPLEXITY = f"""How demanding is the following request to an assistant? Look at how many things it asks for, how many \
-conditions they must meet, and how much knowledge and thought an answer takes. {_LOW} is a request that anybody could \
-answer at once, {_HIGH} one that needs an expert and several steps.
+DEMAND = f"""Look at how many things it asks for, how many conditions they must meet, and how much knowledge and \
+thought an answer takes. {_LOW} is a request that anybody could answer at once, {_HIGH} one that needs an expert and \
+several steps."""
+WORTH = f"""Look at whether it is correct and to the point, goes as deep as the request deserves, and gives the \
+details that are of use. {_LOW} is an answer of no use, {_HIGH} one that could hardly be better."""
+
+COMPLEXITY = f"""How demanding is the following request to an assistant? {DEMAND}
 
 Request:
 <<<
@@ -22,9 +26,7 @@ Request:
 Reply with one digit from {_LOW} to {_HIGH} and nothing else. Complexity:
 """
 
-QUALITY = f"""How good is the following answer to the request? Look at whether it is correct and to the point, goes as \
-deep as the request deserves, and gives the details that are of use. {_LOW} is an answer of no use, {_HIGH} one that \
-could hardly be better.
+QUALITY = f"""How good is the following answer to the request? {WORTH}
 
 Request:
 <<<

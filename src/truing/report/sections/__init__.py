@@ -5,8 +5,15 @@ For findings of another kind of stage, write the two and put the module's SECTIO
 
 from typing import Any
 
-from truing.report.sections import audit, curation, reward, selection
+from truing.report.sections import audit, curation, evolution, ranking, reward, selection
 from truing.report.sections.section import Section
 
-SECTIONS: tuple[Section[Any], ...] = (curation.SECTION, audit.SECTION, selection.SECTION, reward.SECTION)
+SECTIONS: tuple[Section[Any], ...] = (
+    curation.SECTION,
+    audit.SECTION,
+    evolution.SECTION,
+    ranking.SECTION,
+    selection.SECTION,
+    reward.SECTION,
+)
 """Those on what stages found, in the order of the page; a run without such a stage does not have them."""

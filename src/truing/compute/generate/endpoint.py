@@ -1,0 +1,141 @@
+"""The generator behind an OpenAI-compatible endpoint, such as vLLM's, llama.cpp's or a provider's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from truing.compute import Sampling
+from truing.errors import MissingError
+from truing.records import Completion, FinishReason, Group, Sampled, assistant
+from truing.signatures import Positive, Settings
+
+AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
+"""Status codes after which asking again may help."""
+UNWANTED = (400, 413, 422)
+"""Status codes that speak of one request: it is too long, or filtered. All others are of the endpoint or the key."""
+REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+class Declined(OSError):  # noqa: N818 - it is an answer
+    """The endpoint answered by a status of HTTP that is no success, and said why."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(f"{status}: {words}")
+        self.status = status
+
+
+class Endpoint(Settings):
+    """Where a language model is asked."""
+
+    url: str = Field(description="where `/chat/completions` stands, such as http://localhost:8000/v1")
+    model: str = Field(description="the model's name there")
+    key: str = Field("OPENAI_API_KEY", description="environment variable that holds the key; none is sent without it")
+    retries: Annotated[int, Field(ge=0)] = Field(3, description="how often a request is sent again that failed")
+    timeout: Positive = Field(60.0, description="seconds for one request")
+
+    def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The first choice of the reply. A busy server is asked again, after 1, 2, 4 ... seconds.
+
+        Raises Declined where it says no, and another OSError where it says nothing.
+        """
+        headers = {"Content-Type": "application/json"}
+        if os.environ.get(self.key):
+            headers["Authorization"] = f"Bearer {os.environ[self.key]}"
+        sent = json.dumps({"model": self.model, **body}).encode()
+        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", sent, headers)
+        for attempt in range(self.retries + 1):
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout) as reply:
+                    return dict(json.load(reply)["choices"][0])
+            except urllib.error.HTTPError as error:
+                with error:
+                    words = error.read(500).decode("utf-8", "replace")
+                if attempt == self.retries or error.code not in AGAIN:
+                    raise Declined(error.code, f"{error.reason}: {words}") from None
+            except OSError:
+                if attempt == self.retries:
+                    raise
+            time.sleep(2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+
+class EndpointGenerator:
+    """Answers by a model elsewhere. They have no token ids and no log-probabilities.
+
+    A request that the endpoint refuses has an empty answer whose finish reason is "refused". Where it refuses all, or
+    cannot be reached, MissingError says what it said.
+
+    at_once: requests under way at one time.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, at_once: int) -> None:
+        self.endpoint = endpoint
+        self.at_once = at_once
+
+    def generate(
+        self,
+        prompts: Sequence[Group],
+        sampling: Sampling,
+        *,
+        answers: int = 1,
+        seed: int = 0,
+        on_finished: Callable[[int], None] = lambda _: None,
+    ) -> list[tuple[Completion, ...]]:
+        """`answers` answers to each prompt. The endpoint is sent a seed for each; whether it heeds it, it knows."""
+        bodies = self._bodies(prompts, sampling, answers, seed)
+        pool = ThreadPoolExecutor(self.at_once)
+        said: list[Completion | str] = []
+        try:
+            for answer in pool.map(self._answer, bodies):
+                said.append(answer)
+                on_finished(len(said))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        refusals = [answer for answer in said if isinstance(answer, str)]
+        if said and len(refusals) == len(said):
+            raise MissingError(f"{self.endpoint.url} refuses every request: {refusals[0]}")
+        written = [self._completion("", "refused") if isinstance(answer, str) else answer for answer in said]
+        return [tuple(written[place * answers : (place + 1) * answers]) for place in range(len(prompts))]
+
+    def _bodies(self, prompts: Sequence[Group], sampling: Sampling, answers: int, seed: int) -> list[dict[str, Any]]:
+        """The requests. Equal prompts, and the answers to one, get different seeds."""
+        seen: Counter[str] = Counter()
+        bodies: list[dict[str, Any]] = []
+        for group in prompts:
+            messages = [{**turn.extra, "role": turn.role, "content": turn.content} for turn in group.prompt]
+            for _ in range(answers):
+                name = json.dumps([seed, messages])
+                own = hashlib.sha256(f"{name}:{seen[name]}".encode("utf-8", "surrogatepass")).digest()
+                seen[name] += 1
+                body: dict[str, Any] = {"messages": messages, "temperature": sampling.temperature}
+                body |= {"top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
+                bodies.append(body | {"seed": int.from_bytes(own[:4], "big") >> 1})
+        return bodies
+
+    def _answer(self, body: Mapping[str, Any]) -> Completion | str:
+        """What was answered, or the words of a refusal."""
+        try:
+            choice = self.endpoint.ask(body)
+            words, reason = choice["message"].get("content") or "", str(choice.get("finish_reason") or "stop")
+            return self._completion(str(words), REASONS.get(reason, "refused"))
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            if isinstance(error, Declined) and error.status in UNWANTED:
+                return str(error)
+            raise MissingError(
+                f"{self.endpoint.url}: {type(error).__name__}: {error}: mend it and run the same command again"
+            ) from error
+
+    def _completion(self, words: str, reason: FinishReason) -> Completion:
+        sampled = Sampled((), (), reason, tokenizer="", policy=f"{self.endpoint.url} {self.endpoint.model}")
+        return Completion((assistant(words),), source=self.endpoint.model, sampled=sampled)
