@@ -95,6 +95,7 @@ def test_replies_that_are_no_variants() -> None:
         ("Here is the rewritten request: Why does tea calm?", TALK),
         ("The original question was too easy. Why does tea calm?", TALK),
         ("<<<\nWhy does tea calm?\n>>>", TALK),
+        ("The user could ask why tea calms.", TALK),
         ("Why does tea calm?", ""),
     ):
         assert degenerate(text, chain) == reason, text

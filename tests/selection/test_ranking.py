@@ -41,7 +41,7 @@ def test_the_judge_sees_all_variants_once_under_their_letters(kind: str) -> None
     for letter, text in zip("ABCD", ("text 0", "text 1", "text 2", "text 3"), strict=True):
         assert asked.count(f"{letter}:\n<<<\n{text}\n>>>") == 1
     assert ("Request:\n<<<\ntext 0\n>>>" in asked) == (kind == "quality")
-    assert "from A to D" in asked
+    assert asked.endswith("A: grade\nB: grade\nC: grade\nD: grade\nA grade is one digit: 1, 2, 3, 4, 5 or 6.")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,8 @@ def test_the_judge_sees_all_variants_once_under_their_letters(kind: str) -> None
         ("B asks for more than A.\n\nA: 3\nB: 1\nC: 6\n", [3, 1, 6]),
         ("A: 3 conditions are too many.\nA: 2\nB: 1\nC: 6", [2, 1, 6]),
         ("A: 3\nA: 3\nB: 1\nC: 6", [3, 1, 6]),
+        ("| A: 3 | B: 1 |\nC: 6", UNGRADED),
+        ("A: 1, 2, 3, 4, 5, 6\nB: 1\nC: 6", UNGRADED),
         ("A: 3\nB: 1", UNGRADED),
         ("", UNGRADED),
         ("3\n1\n6", UNGRADED),

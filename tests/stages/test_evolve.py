@@ -20,8 +20,8 @@ from truing.records import Completion, Group, Message, assistant, comparison, te
 from truing.selection.evolution import COPY, EMPTY, TALK, Variant, chains, from_group
 from truing.signatures import validated
 from truing.stages import sample
-from truing.stages.evolve import CUT, LOOPS, NO_ANSWER, NO_REQUEST, TWICE, Evolve, begun, evolve
-from truing.stages.replies import REFUSED, TOO_LONG
+from truing.stages.evolve import LOOPS, NO_ANSWER, NO_REQUEST, TWICE, Evolve, begun, evolve
+from truing.stages.replies import CUT, REFUSED, TOO_LONG
 from truing.store import Artifact, Run
 
 

@@ -25,6 +25,7 @@ from truing.selection.ranking import OFF, UNGRADED
 from truing.selection.turns import Turn, complexity_request, quality_request
 from truing.signatures import validated
 from truing.stages.rank import ALONE, Rank, rank
+from truing.stages.replies import CUT
 from truing.store import Artifact, Run
 
 RECIPE = Path(__file__).parent.parent.parent / "recipes" / "deita.toml"
@@ -87,8 +88,8 @@ def test_every_variant_becomes_a_request_with_its_grade(runs: Callable[[], Run])
 
 
 def test_what_the_judge_says_wrongly_is_counted_and_never_graded(runs: Callable[[], Run]) -> None:
-    data = [chain("complexity", name, 2) for name in ("a", "b", "c")] + [chain("complexity", "d", 1)]
-    wrong = {"a?": Said("both are fine"), "b?": Said("A: 9\nB: 1")}
+    data = [chain("complexity", name, 2) for name in ("a", "b", "c", "e")] + [chain("complexity", "d", 1)]
+    wrong = {"a?": Said("both are fine"), "b?": Said("A: 9\nB: 1"), "e?": Said("A: 2\nB: 1", "length")}
 
     def say(body: dict[str, Any]) -> Said:
         return next((said for name, said in wrong.items() if f"\n{name}" in asked(body)), counting(body))
@@ -96,10 +97,12 @@ def test_what_the_judge_says_wrongly_is_counted_and_never_graded(runs: Callable[
     run = runs()
     lessons = ranked(run, rows(*data), say)
     assert [one.extra["evolution"]["seed"] for one in lessons] == [data[2][0].seed] * 2
-    assert (found(run)["seeds"], found(run)["graded"]) == (4, 1)
-    assert found(run)["dropped"] == {ALONE: 1, UNGRADED: 1, OFF: 1}
+    assert (found(run)["seeds"], found(run)["graded"]) == (5, 1)
+    assert found(run)["dropped"] == {ALONE: 1, UNGRADED: 1, OFF: 1, CUT: 1}
     assert found(run)["unread"] == [
-        {"reason": UNGRADED, "reply": "both are fine"}, {"reason": OFF, "reply": "A: 9\nB: 1"}
+        {"reason": UNGRADED, "reply": "both are fine"},
+        {"reason": OFF, "reply": "A: 9\nB: 1"},
+        {"reason": CUT, "reply": "A: 2\nB: 1"},
     ]  # fmt: skip
 
 
@@ -115,7 +118,7 @@ def test_errors_say_what_to_do(runs: Callable[[], Run]) -> None:
 def test_a_model_here_that_cannot_judge_is_told_by_its_counts(folder: Path, runs: Callable[[], Run]) -> None:
     data = tiny_model.given(rows(chain("quality", "a", 2)))
     settings = validated(Rank, {"max_new_tokens": 8}, "test")
-    with pytest.raises(DataError, match=UNGRADED):
+    with pytest.raises(DataError, match=f"{CUT}|{UNGRADED}"):
         rank(tiny_model.context(runs(), "rank"), settings, data, tiny_model.model_of(folder))
 
 

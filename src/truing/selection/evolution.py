@@ -27,7 +27,7 @@ WAYS: dict[Kind, dict[str, str]] = {
         "steps": "Change it so that nobody can answer at once, and several steps of thought build on one another.",
     },
     "quality": {
-        "help": "Make it more useful: say what the person can do with it, and answer what they will ask next.",
+        "help": "Make it more useful: say what one can do with it, and answer what would be asked next.",
         "focus": "Keep to what was asked: leave out what does not belong, and put what matters most first.",
         "depth": "Go deeper: give reasons, and name the conditions under which it is otherwise.",
         "ideas": "Find a fresher way to put it: an example, a comparison or a view that does not come to mind at once.",
@@ -43,7 +43,7 @@ TALK = "talks about the rewriting"
 
 _TALK = re.compile(
     r"<<<|>>>|\b(?:re-?(?:writ(?:e|es|ing|ten)|phras(?:e|es|ed|ing)|word(?:s|ed|ing)?|vis(?:e|es|ed|ing|ion))"
-    r"|(?:original|given|earlier|previous|improved|modified) "
+    r"|the (?:user|assistant)|(?:original|given|earlier|previous|improved|modified) "
     r"(?:request|prompt|instruction|question|answer|response|version))\b",
     re.IGNORECASE,
 )
@@ -93,26 +93,26 @@ def growth_request(variant: Variant, way: str) -> str:
     """Asks for the variant's text with one step more."""
     step = WAYS[variant.kind][way]
     if variant.kind == "complexity":
-        return f"""A person put this to an assistant:
+        return f"""A user wrote to an assistant:
 <<<
 {variant.turn.instruction}
 >>>
 
-Write what the person could have put instead that is harder to answer well. {step} Stay with the subject, use at most \
-25 words more, and put in everything that an answer needs. Do not answer it. Write nothing but the words of the \
-person: no introduction, no quotation marks, no comment."""
-    return f"""A person put this to an assistant:
+Write what the user could have written instead that is harder to answer well. {step} Stay with the subject, use at \
+most 25 words more, and put in everything that an answer needs. Do not answer it. Write nothing but the user's own \
+words: no introduction, no quotation marks, no comment."""
+    return f"""A user wrote to an assistant:
 <<<
 {variant.turn.instruction}
 >>>
 
-The assistant said:
+The assistant answered:
 <<<
 {variant.turn.answer}
 >>>
 
-Write what the assistant could have said that serves the person better. {step} Keep what is right and leave out what \
-is wrong. Write nothing but the words of the assistant to the person: no introduction, no comment."""
+Write what the assistant could have answered that serves the user better. {step} Keep what is right and leave out \
+what is wrong. Write nothing but the assistant's own words to the user: no introduction, no comment."""
 
 
 def degenerate(text: str, chain: Sequence[Variant]) -> str:

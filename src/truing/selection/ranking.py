@@ -18,8 +18,10 @@ from truing.selection.turns import DEMAND, WORTH, complexity_request, quality_re
 MOST = len(ascii_uppercase)
 """Variants that can be judged together: each has a letter."""
 _GRADE = re.compile(
-    r"(?<!\w)([A-Z])[*_`) ]*[:=][*_` ]*([+-]?\d+(?:\.\d+)?)(?: ?/ ?6)?[*_` .]*(?=[,;|]|$)", re.MULTILINE
+    r"(?<!\w)([A-Z])[*_`) ]*[:=][*_` ]*([+-]?\d+(?:\.\d+)?)(?: ?/ ?6)?[*_` .]*(?=$|[,;|][*_` ]*[A-Z][*_`) ]*[:=])",
+    re.MULTILINE,
 )
+"""A letter and its grade, which ends the line or stands before the next letter: of a list of numbers none is it."""
 
 UNGRADED = "the judge did not grade every variant"
 CONTRADICTORY = "the judge gave a variant two grades"
@@ -38,9 +40,11 @@ def ranking_request(variants: Sequence[Variant]) -> str:
     """Asks for a grade of each variant of one seed, all of them in view."""
     letters = ascii_uppercase[: len(variants)]
     shown = "\n\n".join(f"{letter}:\n<<<\n{one.text}\n>>>" for letter, one in zip(letters, variants, strict=True))
+    form = "\n".join(f"{letter}: grade" for letter in letters)
     ask = f"""Compare all {len(variants)} before you grade any, and let the grades show the differences. Reply with \
-{len(variants)} lines, one for each letter from {letters[0]} to {letters[-1]}, and nothing else: the letter, a colon, \
-and one digit from {GRADES[0]} to {GRADES[-1]}."""
+{len(variants)} lines in this form, and nothing else:
+{form}
+A grade is one digit: {", ".join(GRADES[:-1])} or {GRADES[-1]}."""
     if variants[0].kind == "complexity":
         return f"How demanding is each of these requests to an assistant? {DEMAND}\n\n{shown}\n\n{ask}"
     request = f"Request:\n<<<\n{variants[0].turn.instruction}\n>>>"

@@ -37,7 +37,6 @@ SHOWN = 4
 NO_REQUEST = "no request in the row"
 NO_ANSWER = "no answer to better"
 TWICE = "a seed that an earlier row has too"
-CUT = "cut off at max_new_tokens"
 LOOPS = "goes round in circles"
 
 
@@ -133,8 +132,6 @@ def refusal(reply: Reply, chain: Sequence[Variant]) -> str:
     """Why a reply is no next variant, or ""."""
     if reply.failure:
         return reply.failure
-    if not reply.finished:
-        return CUT
     return LOOPS if is_looping(reply.text) else degenerate(reply.text, chain)
 
 

@@ -20,6 +20,7 @@ from truing.stages.training import Count
 
 TOO_LONG = "the request was longer than max_length"
 REFUSED = "the endpoint would not answer"
+CUT = "cut off at max_new_tokens"
 
 
 class Writing(SamplingSettings):
@@ -40,10 +41,9 @@ class Writing(SamplingSettings):
 
 
 class Reply(NamedTuple):
-    """What a model wrote. failure: why it wrote nothing. finished: whether it came to its end."""
+    """What a model wrote. failure: why it is of no use, whatever it says; "" where it came to its end."""
 
     text: str
-    finished: bool = True
     failure: str = ""
 
 
@@ -75,12 +75,12 @@ def _asking(context: Context, settings: Writing, generator: Generator, renderer:
         fitting = [fits(group) for group in groups]
         put = [group for group, fit in zip(groups, fitting, strict=True) if fit]
         said = iter(draw(context, generator, put, settings, 1, name=name))
-        return [_reply(*next(said)) if fit else Reply("", failure=TOO_LONG) for fit in fitting]
+        return [_reply(*next(said)) if fit else Reply("", TOO_LONG) for fit in fitting]
 
     return write
 
 
 def _reply(answer: Completion) -> Reply:
     if answer.sampled is not None and answer.sampled.finish_reason == "refused":
-        return Reply("", failure=REFUSED)
-    return Reply(answer.text, answer.finished)
+        return Reply("", REFUSED)
+    return Reply(answer.text, "" if answer.finished else CUT)
