@@ -324,10 +324,57 @@ def selection(run: Run, *, rows: int = 500, seed: int = 0, by: str = "deita", ke
     run.event("select", "end", seconds=77.0, peak_memory_bytes=900_000_000)
 
 
+def evolution(run: Run, *, text: str = "Why is the sky blue at noon, and red at dusk?", key: str = "e0") -> None:
+    """Variants of two requests and an answer, some replies dropped."""
+    found = {
+        "kinds": {
+            "complexity": {"seeds": 2, "made": [2, 1], "dropped": {"empty": 1}, "chains": [steps("complexity", text)]},
+            "quality": {"seeds": 1, "made": [0, 1], "dropped": {text: 1}, "chains": [steps("quality", text)]},
+        },
+        "dropped": {"empty": [], text: [{"kind": "quality", "parent": "Air.", "text": f"Here it is: {text}"}]},
+    }
+    _findings(run, key, "evolve", "evolution", found)
+
+
+def ranking(run: Run, *, text: str = "Why is the sky blue at noon, and red at dusk?", key: str = "e1") -> None:
+    """Grades of three variants of a request; a judge who once said nothing of use."""
+    graded = [{**one, "grade": 2 + one["round"]} for one in steps("complexity", text)]
+    kinds = {
+        "complexity": {
+            "grades": {"1": 0, "2": 1, "3": 1, "4": 0, "5": 0, "6": 0},
+            "rounds": [[0, 2.0, 1], [1, 3.0, 1]],
+            "examples": [graded],
+        }
+    }
+    unread = [{"reason": "cut off", "reply": text}, {"reason": "cut off", "reply": ""}]
+    found = {"seeds": 3, "graded": 1, "dropped": {"cut off": 2}, "kinds": kinds, "unread": unread}
+    _findings(run, key, "rank", "ranking", found)
+
+
+def steps(kind: str, text: str) -> list[dict[str, Any]]:
+    """A seed and one variant."""
+    seed, grown = PROMPTS[0][0], {"request": text, "answer": ""}
+    if kind == "quality":
+        grown = {"request": seed, "answer": text}
+    return [
+        {"round": 0, "way": "", "request": seed, "answer": "Air." if kind == "quality" else ""},
+        {"round": 1, "way": "depth", **grown},
+    ]
+
+
+def _findings(run: Run, key: str, stage: str, name: str, found: dict[str, Any]) -> None:
+    run.event(stage, "start", settings={}, inputs={"model": INFO["model"]}, key=key)
+    with run.new_artifact(key, stage=stage, meta={"groups": "groups.jsonl", name: f"{name}.json"}) as folder:
+        (folder / f"{name}.json").write_text(json.dumps(found))
+    run.event(stage, "end", seconds=77.0, peak_memory_bytes=900_000_000)
+
+
 def write_all(path: Path) -> Path:
     """A run with every section that the page of a run can have, and a reward model that is too sure of itself."""
     with opened(path) as run:
         curation(run)
+        evolution(run)
+        ranking(run)
         selection(run)
         audit(run)
         preference(run, steps=240)
