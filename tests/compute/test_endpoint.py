@@ -122,7 +122,7 @@ def test_whoever_stops_it_stops_what_has_not_been_asked() -> None:
 
     def say(body: dict[str, Any]) -> Said:
         asked.append(last(body))
-        if len(asked) > 1:
+        if last(body) != "0":
             gate.wait(5)
         return Said("fine")
 
