@@ -63,9 +63,9 @@ METHOD = """
 - **Scaling and curves.** Scaling runs judging, rendering, packing and the choice of rows for all rows, and of the
   passes through the model a spread sample. Curves train the same rows in the same order in bf16 and in fp32.
 - **On CUDA** the models have the named shapes and random weights, a step has 64 rows, and Truing runs up to 16,384
-  tokens at once (8,192 with 8B), with Liger's kernels where the machine has them. `trl-default` gathers micro-batches of
-  its own eight rows to a step; for `trl-tuned` 64, 32 and 16 are tried. Processes are forks of one that has imported
-  both sides and touched no device.
+  tokens at once (8,192 with 8B), with Liger's kernels where the machine has them. `trl-default` gathers micro-batches
+  of its own eight rows to a step; for `trl-tuned` 64, 32 and 16 are tried. Processes are forks of one that has
+  imported both sides and touched no device.
 - **`generate-default`** is `from_pretrained` and `generate` as they come, left-padded; **`generate-best`** is the
   fastest of bf16 or fp32 and dynamic or static cache. Continuous batching is given a tenth of the free memory for its
   cache, where its own default is nearly all of it. Answers end where they end, so the ratio is of useful new

@@ -11,7 +11,7 @@ from torch import Tensor
 CHUNK = 256
 """Rows of logits that exist in full width at one time: 256 rows of a vocabulary of 49,152 are 50 MB in fp32."""
 KEPT = 256 * 2**20
-"""Bytes of logits made at one time in the dtype of compute. Where these are all, they are kept for the backward pass."""
+"""Bytes of logits made at one time in the dtype of compute. Where they are all, the backward pass finds them kept."""
 
 
 class Head(NamedTuple):
