@@ -165,6 +165,10 @@ def logged_by(bound: Bound) -> list[str]:
             "length_score": Scores(tokens.token, completion, 4),
             "writing": tokens,
             "target": completion,
+            "feature": torch.eye(4),
+            "dropped": torch.ones(4, 2, 4),
+            "head": torch.eye(2, 4),
+            "prototype": torch.ones(bound.settings.get("prototypes", 1), 4),
         }
         if bound.needs("score")
         else {"policy": tokens}

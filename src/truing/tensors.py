@@ -1,4 +1,4 @@
-"""What flows between packing, the engine and the objectives: Forest, Logprobs, Scores, Pair, Ranking, Loss.
+"""What flows between packing, the engine and the objectives: Forest, Logprobs, Scores, Features, Pair, Ranking, Loss.
 
 Letters of the shapes: S tokens of a forest, N scored tokens, C answers, P pairs.
 """
@@ -107,6 +107,11 @@ class PerToken:
         first = lengths.cumsum(0) - lengths
         return torch.arange(self.token.shape[0], device=first.device) - first[self.completion]
 
+    @property
+    def end(self) -> Int[Tensor, " C"]:
+        """Place of the last scored token of each answer among all; of an answer without any, some other place."""
+        return (self._lengths().cumsum(0) - 1).clamp(min=0)
+
     def select(self: Values, which: Int[Tensor, " K"]) -> Values:
         """The answers `which`, in this order and as often as they are named, numbered from 0."""
         lengths = self._lengths()
@@ -144,8 +149,25 @@ class Scores(PerToken):
     def last(self) -> Float[Tensor, " C"]:
         """The reward of each answer: the number at its last scored token, found by position. 0 without any."""
         lengths = self._lengths()
-        ends = self.token[(lengths.cumsum(0) - 1).clamp(min=0)] if len(self.token) else self.token.new_zeros(self.count)
+        ends = self.token[self.end] if len(self.token) else self.token.new_zeros(self.count)
         return torch.where(lengths > 0, ends, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a reward head reads at the end of each answer, and the chances by which two views of it lose some entries.
+
+    vector: hidden states. uniform: numbers from 0 to 1, one for each entry of each view. answer: which answer of the
+        step each of them is: one that is compared several times is here as often.
+    """
+
+    vector: Float[Tensor, "C width"]
+    uniform: Float[Tensor, "C 2 width"]
+    answer: Int[Tensor, " C"]
+
+    def view(self, which: int, dropout: float) -> Float[Tensor, "C width"]:
+        """The vectors as dropout leaves them: each entry is 0 with this chance, and those that stay grow by as much."""
+        return self.vector * (self.uniform[:, which] >= dropout) / (1 - dropout)
 
 
 class RankedScores(Scores):

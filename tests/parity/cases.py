@@ -355,6 +355,8 @@ NO_COUNTERPART = {
     "grm": "no language-model term in reward models",
     "grm_dpo": "no language-model term in reward models",
     "odin": "no second head",
+    "simcse": "no contrastive terms in reward models",
+    "swav": "no contrastive terms in reward models",
     "token_level": "no scores before an answer's end",
     "regression": "no ratings",
 }

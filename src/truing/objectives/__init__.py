@@ -30,6 +30,10 @@ NEEDS: dict[str, str] = {
     "score": "scores of the reward model that is trained, after each token of an answer",
     "writing": "log-probabilities of the answers under the same model, which keeps the head that it writes with",
     "length_score": "scores of a second head, for what is to be kept out of the first; it is not saved with the model",
+    "head": "weights of the reward head's outputs, one row for each",
+    "feature": "hidden states that the reward head reads at the end of each answer, with random numbers from the run's "
+    "seed by which two views of them lose some entries",
+    "prototype": "directions that features are sorted by, trained beside the head; they are not saved with the model",
     "reference": "log-probabilities under the model it must stay near: cached where that model is fixed",
     "label": "a thumb for each answer, up or down; of comparisons the chosen answers are up",
     "reward": "a score for each answer; rankings can do with ranks or thumbs instead",

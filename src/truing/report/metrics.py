@@ -61,6 +61,8 @@ METRICS = {
     "regulariser": Metric("Regulariser", "What the head that writes has to pay; it falls slowly beside the loss."),
     "correlation/quality": Metric("Correlation of score and length", "Of the head that is kept. Stays near 0.", 0.0),
     "correlation/length": Metric("Correlation of the second head", "With length. Rises towards 1.", 0.0),
+    "head/cosine": Metric("Cosine of the two heads' weights", "Stays near 0: they read different things.", 0.0),
+    "contrast": Metric("Contrastive term", "Falls at first, then flattens above 0: some answers are alike."),
     "meta/difference": Metric(
         "Difference between unlabelled answers", "What MetaRM raises. From a half of (K - 1) / K at first up to that."
     ),
