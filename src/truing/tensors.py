@@ -1,6 +1,6 @@
 """What flows between packing, the engine and the objectives: Forest, Logprobs, Scores, Features, Pair, Ranking, Loss.
 
-Letters of the shapes: S tokens of a forest, N scored tokens, C answers, P pairs.
+Letters of the shapes: S tokens of a forest, N scored tokens, C answers, P pairs, T steps.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Forest:
     target: id of each scored token.
     completion: which answer each scored token belongs to, ascending.
     group: which tree each answer belongs to.
+    step: for each step of an answer the scored token that ends it, ascending; empty where answers have no steps.
     rows: which row of the data set each tree is.
     """
 
@@ -48,6 +49,7 @@ class Forest:
     target: Int[Tensor, " N"]
     completion: Int[Tensor, " N"]
     group: Int[Tensor, " C"]
+    step: Int[Tensor, " T"]
     rows: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -64,6 +66,7 @@ class Forest:
             self.target.to(device),
             self.completion.to(device),
             self.group.to(device),
+            self.step.to(device),
             self.rows,
         )
 
@@ -152,6 +155,14 @@ class Scores(PerToken):
         ends = self.token[self.end] if len(self.token) else self.token.new_zeros(self.count)
         return torch.where(lengths > 0, ends, 0.0)
 
+    def at(self, step: Int[Tensor, " T"]) -> StepScores:
+        """What is said at the ends of steps, which are places among the scored tokens."""
+        return StepScores(self.token[step], self.completion[step], self.count)
+
+
+class StepScores(Scores):
+    """Scores of C answers in steps, at the last token of each step alone: T in all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -195,7 +206,9 @@ class Pair(Generic[X]):
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What an objective returns: one value, not reduced, for each pair [P], answer [C] or token [N]; [] for a ranking.
+    """What an objective returns: one value, not reduced, for each pair [P], answer [C], step [T] or token [N].
+
+    Of a ranking it is a scalar.
 
     stats: of the same shape, without gradient, only logged. memory: what the objective is given at the next step.
     Losses add up and can be scaled; the stats of a sum are those of all its terms, the first one's where names agree.

@@ -67,6 +67,7 @@ def judged(seed, answers):
         tuple(place < answers / 2 for place in range(answers)),
         tuple(scores),
         tuple(float(place == 0) for place in range(answers)),
+        tuple((place != 1, source.random() < 0.5) for place in range(answers)),
     )
 
 
@@ -127,9 +128,16 @@ def of_reward_model(score, counts, dtype, scale):
         "writing": writing,
         "feature": torch.cat([drawn(7, row, (count, WIDTH), dtype) - 0.5 for row, count in counts]) * scale,
         "dropped": torch.cat([drawn(8, row, (count, 2, WIDTH), torch.float32) for row, count in counts]),
+        "step": steps(counts),
         "head": drawn(9, 0, (2, WIDTH), dtype) - 0.5,
         "prototype": drawn(10, 0, (50, WIDTH), dtype) - 0.5,
     }
+
+
+def steps(counts):
+    """Two steps of each answer: one ends in its first token, one in its last."""
+    length = logprobs(PerToken, 0, counts, torch.float32).length.long()
+    return torch.stack([length.cumsum(0) - length, length.cumsum(0) - 1], 1).flatten()
 
 
 def drawn(seed, row, shape, dtype):
@@ -152,6 +160,8 @@ def unit_rows(function, case):
         return [rows[answer] for answer in case.learned.completion.tolist()]
     if objectives.kind_of(function) == "ranking":
         return list(range(len(case.judged)))
+    if objectives.kind_of(function) == "step":
+        return [row for row, j in enumerate(case.judged) for steps in j.right for _ in steps]
     per_row = "pairs" if objectives.kind_of(function) == "pair" else "label"
     return [row for row, j in enumerate(case.judged) for _ in getattr(j, per_row)]
 
@@ -295,6 +305,7 @@ def test_everything_that_is_asked_for_counts(function):
         "kl": {"kl": case.kl + 1},
         "memory": {"memory": {"shift": torch.tensor(3.0), "middle": torch.tensor(2.0), "spread": torch.tensor(1.0)}},
         "uniform": {"uniform": [[1e-9 if place == 0 else u for u in row] for place, row in enumerate(case.uniform)]},
+        "right": said(right=lambda each: tuple(not v for v in each)),
         "label": said(label=lambda v: not v),
         "reward": said(reward=lambda v: v**2 - 1),
         "strength": said(strength=lambda v: 2 * v),

@@ -16,7 +16,7 @@ from truing.objectives import OBJECTIVES, bind, stage_of
 from truing.objectives.batchwise import balanced
 from truing.objectives.rewarding import difference
 from truing.signatures import settings_of
-from truing.tensors import Features, Logprobs, Pair, RankedScores, Scores
+from truing.tensors import Features, Logprobs, Pair, RankedScores, Scores, StepScores
 
 CHOSEN = ((0.3, -0.2, 1.4), (2.0, 0.1), (-0.6,), (0.5, 0.5, 0.5, -2.0))
 REJECTED = ((0.3, 0.9), (2.0, -1.3, 0.4, 0.0), (-0.6, 1.1), (3.0,))
@@ -95,6 +95,7 @@ DEFAULTS = {
         "dropout": 0.05,
     },
     "token_level": {},
+    "process": {},
     "regression": {},
     "listwise": {},
 }
@@ -344,6 +345,30 @@ def test_token_level_goes_on_from_where_the_answers_part():
         losses = [-lsig(c[min(t, len(c) - 1)] - r[min(t, len(r) - 1)]) for t in places]
         expected.append(math.fsum(losses) / len(losses))
     assert asked("token_level").value.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_process():
+    """Two answers of three and two steps, which end at these tokens of theirs."""
+    ends, right = ((0, 1, 2), (0, 1)), ((True, True, False), (False, True))
+    step = torch.tensor([0, 1, 2, 3, 4])
+    loss = bind({"name": "process"})(score=scores(CHOSEN[:2]).at(step), right=torch.tensor([*right[0], *right[1]]))
+    said = [(CHOSEN[a][end], ok) for a in (0, 1) for end, ok in zip(ends[a], right[a], strict=True)]
+    assert loss.value.tolist() == pytest.approx([-lsig(r) if ok else -lsig(-r) for r, ok in said], rel=1e-12)
+    assert loss.stats["reward/accuracy"].tolist() == [float((r > 0) == ok) for r, ok in said]
+    assert loss.stats["step/right"].mean() == 3 / 5
+
+
+def test_process_is_a_classifier_of_two_classes_whose_logits_differ_by_the_score():
+    """As other trainers of process rewards have it: cross-entropy of a head with two outputs."""
+    said = torch.tensor([0.3, -1.2, 2.0, 0.1], dtype=torch.float64, requires_grad=True)
+    right = torch.tensor([True, True, False, False])
+    loss = bind({"name": "process"})(score=StepScores(said, torch.tensor([0, 0, 1, 1]), 2), right=right)
+    logits = torch.stack([said - 7.0 - said, said - 7.0], 1).detach().requires_grad_()
+    other = torch.nn.functional.cross_entropy(logits, right.long(), reduction="none")
+    torch.testing.assert_close(loss.value, other)
+    loss.value.sum().backward()
+    other.sum().backward()
+    torch.testing.assert_close(said.grad, logits.grad[:, 1])
 
 
 def test_regression():

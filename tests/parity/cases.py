@@ -359,6 +359,7 @@ NO_COUNTERPART = {
     "swav": "no contrastive terms in reward models",
     "token_level": "no scores before an answer's end",
     "regression": "no ratings",
+    "process": "no trainer of process rewards any more",
 }
 """What TRL does not have of ours, and what it is that is missing."""
 

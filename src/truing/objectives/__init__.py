@@ -17,7 +17,7 @@ from truing.signatures import asks_for, public_functions, settings_of, validated
 from truing.tensors import Loss
 
 Objective = Callable[..., Loss]
-Kind = Literal["pair", "ranking", "answer", "token"]
+Kind = Literal["pair", "ranking", "answer", "step", "token"]
 
 MODULES: tuple[ModuleType, ...] = (pairwise, pointwise, listwise, batchwise, likelihood, rewarding)
 
@@ -36,6 +36,7 @@ NEEDS: dict[str, str] = {
     "prototype": "directions that features are sorted by, trained beside the head; they are not saved with the model",
     "reference": "log-probabilities under the model it must stay near: cached where that model is fixed",
     "label": "a thumb for each answer, up or down; of comparisons the chosen answers are up",
+    "right": "whether each step of an answer is right",
     "reward": "a score for each answer; rankings can do with ranks or thumbs instead",
     "strength": "how much better the chosen answer is: the row's `strength`, or the difference of the scores",
     "margin": "the same number without a bound: below 0 where the label is probably wrong",
@@ -62,7 +63,8 @@ def kind_of(function: Objective) -> Kind:
         return "token"
     asked = asks_for(function)
     main = asked.get("score") or asked["policy"]
-    return "pair" if main.startswith("Pair") else "ranking" if main.startswith("Rank") else "answer"
+    kinds: dict[str, Kind] = {"Pair": "pair", "Rank": "ranking", "Step": "step"}
+    return kinds.get(main[:4], "answer")
 
 
 def stage_of(function: Objective) -> str:

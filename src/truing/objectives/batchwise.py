@@ -246,14 +246,17 @@ class _Elements(NamedTuple):
 
 def _elements(feature: Pair[Features], of: Contrasted, dropout: float) -> _Elements:
     """What is contrasted: both answers of all pairs, or their differences either way."""
-    views = []
-    for which in (0, 1):
+
+    def view(which: int) -> Tensor:
         chosen, rejected = feature.chosen.view(which, dropout), feature.rejected.view(which, dropout)
         if of == "differences":
             chosen, rejected = chosen - rejected, rejected - chosen
-        views.append(normalize(torch.cat([chosen, rejected]), dim=1))
+        return normalize(torch.cat([chosen, rejected]), dim=1)
+
     answer = torch.cat([feature.chosen.answer, feature.rejected.answer])
-    return _Elements(*views, answer if of == "answers" else torch.arange(len(answer), device=answer.device))
+    if of == "differences":  # each is of one pair alone
+        answer = torch.arange(len(answer), device=answer.device)
+    return _Elements(view(0), view(1), answer)
 
 
 def _contrasted(score: Pair[Scores], each: Tensor, weight: float) -> Loss:

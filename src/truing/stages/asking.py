@@ -23,6 +23,7 @@ class Case:
     target: the ids of the scored tokens. kl: a scalar. uniform: for each tree one number for each pair.
     feature: what the reward head reads at the end of each answer, [C, width]. dropped: numbers from 0 to 1 for two
     views of it, [C, 2, width]. head, prototype: weights of the reward model that the objective looks at by themselves.
+    step: the scored tokens that end the steps of answers.
     """
 
     judged: Sequence[Judged]
@@ -41,6 +42,7 @@ class Case:
     dropped: Tensor | None = None
     head: Tensor | None = None
     prototype: Tensor | None = None
+    step: Tensor | None = None
 
     @property
     def learned(self) -> PerToken:
@@ -135,11 +137,16 @@ def join(cases: Sequence[Case]) -> Case:
 
 
 def ask(objective: Bound, case: Case) -> Loss:
-    """The objective on the case: one loss per pair, per answer, or per ranking stacked to one per tree."""
+    """The objective on the case: one loss per pair, per answer, per step, or per ranking stacked to one per tree."""
     if objective.kind == "ranking":
         return _stacked([_ranking(objective, case, tree) for tree in range(len(case.judged))])
     if objective.kind == "pair":
         return _pairs(objective, case)
+    if objective.kind == "step":
+        assert case.score is not None, "steps are judged by a reward model"
+        assert case.step is not None, "and found when rows are packed"
+        right = torch.tensor([v for j in case.judged for answer in j.right for v in answer], device=case.step.device)
+        return objective(score=case.score.at(case.step), right=right)
     return objective(
         policy=case.policy,
         score=case.score,
@@ -155,11 +162,18 @@ def owners(objective: Bound, judged: Sequence[Judged]) -> list[Judged]:
     """The row of each loss that `ask` returns."""
     if objective.kind == "ranking":
         return list(judged)
+    if objective.kind == "step":
+        return [j for j in judged for answer in j.right for _ in answer]
     return [j for j in judged for _ in (j.pairs if objective.kind == "pair" else j.label)]
 
 
 def weights(objective: Bound, judged: Sequence[Judged]) -> list[float]:
-    """The weight of each loss that `ask` returns. The pairs of a row share its weight, so every prompt counts once."""
+    """The weight of each loss that `ask` returns.
+
+    The pairs of a row share its weight, so every prompt counts once, and the steps of an answer do.
+    """
+    if objective.kind == "step":
+        return [j.group.weight / len(answer) for j in judged for answer in j.right for _ in answer]
     rows = owners(objective, judged)
     return [j.group.weight / (len(j.pairs) if objective.kind == "pair" else 1) for j in rows]
 

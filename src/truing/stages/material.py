@@ -141,7 +141,7 @@ def _scored(engine: Engine, objective: Bound, material: Material, forest: Forest
         score, *others = engine.scores(forest)
         head = engine.head() if objective.needs("head") else None
         length_score = others[0] if others else None
-        return Case(judged, score=score, length_score=length_score, target=forest.target, head=head)
+        return Case(judged, score=score, length_score=length_score, target=forest.target, head=head, step=forest.step)
     (score, *_), writing = engine.scores_and_logprobs(forest)
     case = Case(judged, score=score, writing=writing, target=forest.target)
     if not objective.needs("reference"):

@@ -224,8 +224,8 @@ def _add_coupled(
         engine.backward(total)
         return loss.memory
     slopes = torch.autograd.grad(total, [*case.trained, *case.weights])
-    sizes = [[len(values) for values in one.trained] for one in cases]
-    parts = [torch.split(slope, size) for slope, size in zip(slopes, zip(*sizes, strict=True), strict=False)]
+    sizes = zip(*([len(values) for values in one.trained] for one in cases), strict=True)
+    parts = [torch.split(slope, list(size)) for slope, size in zip(slopes, sizes, strict=False)]
     for number, (forest, *slopes_here) in enumerate(zip(step.forests, *parts, strict=True)):
         again = case_of(engine, objective, material, forest)
         pairs = [*zip(again.trained, slopes_here, strict=True)]
