@@ -214,7 +214,8 @@ def swav(
     / T, q the codes by Sinkhorn's iteration over the step, without gradient; averaged over a comparison's elements i
 
     Use: as simcse; with groups instead of neighbours it needs fewer answers in a step, but about as many as groups.
-    Claim: between the plain reward model and simcse in its paper. For differences that takes 20 groups and weight 0.5.
+    Claim: better than the plain reward model in its paper, where simcse of answers is best over all. For differences
+        the paper takes 20 groups and a weight of 0.5.
     Views: as for simcse. The directions c_k are trained beside the head, and go on from a checkpoint; the reward model
         that is saved does not have them.
 

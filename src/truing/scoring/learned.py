@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Annotated, Any, Literal
@@ -23,6 +23,12 @@ from truing.tensors import Forest
 
 Positive = Annotated[int, Field(ge=1)]
 Joining = Literal["minimum", "product", "last"]
+JOINED: dict[Joining, Callable[[Tensor], Tensor]] = {
+    "minimum": torch.min,
+    "product": torch.prod,
+    "last": lambda chances: chances[-1],
+}
+"""One chance made of those of an answer's steps."""
 
 
 def reward_model(
@@ -85,7 +91,7 @@ def process_reward(
     def say(forest: Forest) -> Tensor:
         said = engine.scores(forest)[0].at(forest.step)
         each = torch.split(said.token.sigmoid(), said.length.long().tolist())
-        return torch.stack([{"minimum": one.min, "product": one.prod, "last": one[-1].clone}[by]() for one in each])
+        return torch.stack([JOINED[by](chances) for chances in each])
 
     def score(groups: Sequence[Group]) -> list[tuple[Score, ...]]:
         stepped = [

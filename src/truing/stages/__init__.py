@@ -28,6 +28,7 @@ from truing.stages import (
     score,
     select,
     sft,
+    side_by_side,
 )
 
 Stage = Callable[..., None]
@@ -42,6 +43,7 @@ MAKES: dict[ModuleType, Product] = {
     sample: "data",
     score: "data",
     select: "data",
+    side_by_side: "data",
     evaluate: "verdict",
     evaluate_reward: "verdict",
     merge: "model",
