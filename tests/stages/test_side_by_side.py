@@ -15,9 +15,12 @@ import torch
 
 from truing import models
 from truing.compute.engine.local import LocalEngine
+from truing.costs import Lengths
 from truing.errors import ConfigError, DataError
+from truing.estimates import sizes_of
 from truing.formats import read_groups
 from truing.models import read_renderer
+from truing.pipeline import make_recipe, plan
 from truing.records import Completion, Group, Message, assistant, text, user
 from truing.rendering import Renderer
 from truing.scoring.duels import LETTERS, duel
@@ -135,10 +138,25 @@ def test_the_stage_counts_rows_that_compare_nothing(folder: Path, runs: Callable
     (artifact,) = run.artifacts()
     assert len(read_groups(artifact.path / "groups.jsonl", format="group")) == 6
     (event,) = run.events("s", "data")
-    assert (event["rows"], event["used"], sum(event["refused"].values())) == (5, 6, 2)
+    assert (event["rows"], event["used"], sum(event["refused"].values())) == (5, 3, 2)
     assert len(event["refused"]) == 1, "one reason, whatever the row"
     with pytest.raises(DataError, match="no row compares two answers"):
         side_by_side(tiny_model.context(run, "t", key="t"), *arguments, tiny_model.given(tiny_model.demonstrations(2)))
+
+
+def test_a_plan_counts_the_requests(folder: Path, tmp_path: Path) -> None:
+    """Exactly, of comparisons that are there; and those of answers that are yet to be drawn as if two were compared."""
+    stages = [{"use": "side_by_side"}, {"use": "sft", "max_length": 4096}]
+    path = str(tiny_model.write_pairs(tmp_path / "prefs.jsonl", 6))
+    renderer = read_renderer(str(folder))
+    sizes = sizes_of(plan(make_recipe({"model": str(folder), "data": {"path": path}, "stage": stages})), renderer, 0)
+    rows = [row for group in read_groups(path) for row in duels(renderer, judge(group, "pair"))]
+    assert sizes["sft"] == [Lengths.of(renderer.render(row)) for row in rows]
+    drawn = [{"use": "sample", "answers": 3, "max_new_tokens": 9}, {"use": "score", "scorer": "length"}, *stages]
+    found = sizes_of(plan(make_recipe({"model": str(folder), "data": {"path": path}, "stage": drawn})), renderer, 0)
+    assert len(found["sft"]) == 12
+    assert found["sft"][0].answers == sizes["sft"][0].answers
+    assert abs(found["sft"][0].prompt - sizes["sft"][0].prompt) < 40
 
 
 def test_a_judge_that_is_trained_so_tells_answers_apart_that_it_never_saw(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pydantic import Field
@@ -34,17 +35,25 @@ def side_by_side(context: Context, settings: SideBySide, model: Model, data: Gro
     Trained on these rows, by SFT for one, the model is a judge that the scorer `pairwise` asks.
     """
     renderer = read_renderer(model.source, context.chat_template)
-    groups, refused, made = data.read(), Counter[str](), list[Group]()
+    groups, refused = data.read(), Counter[str]()
+    made = placed(settings, renderer, groups, refused)
+    if not made:
+        raise DataError(f"{context.stage}: no row compares two answers: {dict(refused)}")
+    used = len(groups) - refused.total()
+    context.event("data", source=data.description, rows=len(groups), used=used, refused=dict(refused))
+    with context.output({"groups": FILE, "rows": len(made)}) as folder:
+        formats.write_data(made, folder / FILE, format="group")
+
+
+def placed(settings: SideBySide, renderer: Renderer, groups: Sequence[Group], refused: Counter[str]) -> list[Group]:
+    """The rows made of all comparisons; `refused` counts why rows compare nothing."""
+    made: list[Group] = []
     for group in groups:
         try:
             made += duels(renderer, judge(group, "pair", settings.pairs))
         except DataError as error:
             refused[str(error).removeprefix(f"{group.place}: ")] += 1
-    if not made:
-        raise DataError(f"{context.stage}: no row compares two answers: {dict(refused)}")
-    context.event("data", source=data.description, rows=len(groups), used=len(made), refused=dict(refused))
-    with context.output({"groups": FILE, "rows": len(made)}) as folder:
-        formats.write_data(made, folder / FILE, format="group")
+    return made
 
 
 def duels(renderer: Renderer, judged: Judged) -> list[Group]:
