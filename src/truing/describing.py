@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from truing.objectives import NEEDS, OBJECTIVES, Bound, Kind, bind
 from truing.records import Group
-from truing.report.metrics import METRICS, Metric
+from truing.report.metrics import Metric, metric
 from truing.signatures import asks_for, setting_words, settings_of
 from truing.stages.arranging import Judged
 from truing.stages.asking import Case, ask
@@ -27,6 +27,7 @@ UNIT: dict[Kind, str] = {
     "pair": "comparisons: a chosen and a rejected answer",
     "ranking": "rankings: two or more answers, with ranks or scores",
     "answer": "single answers",
+    "step": "answers in steps, each right or wrong",
     "token": "demonstrations",
 }
 
@@ -68,7 +69,7 @@ def describe(name: str) -> Description:
         data=data_of(bound),
         asks={key: NEEDS[key] for key in asks_for(bound.function)},
         settings=settings,
-        logged={key: METRICS[key] for key in logged_by(bound)},
+        logged={key: metric(key, {"objective": {"name": name}}) for key in logged_by(bound)},
         passes=passes(bound),
         cost=cost(bound),
         source=f"src/{bound.function.__module__.replace('.', '/')}.py",
@@ -158,13 +159,18 @@ def logged_by(bound: Bound) -> list[str]:
     """Names of the numbers that the objective logs, found by calling it on a few made-up answers."""
     completion = torch.arange(4).repeat_interleave(2)
     tokens = Logprobs(torch.linspace(-2.0, -0.5, 8), completion, 4)
-    said = Judged(Group(()), ((0, 1),), (1.0,), (True, False), (1.0, 0.0), (0.0, 1.0))
+    said = Judged(Group(()), ((0, 1),), (1.0,), (True, False), (1.0, 0.0), (0.0, 1.0), ((True,), (False,)))
     learned = (
         {
             "score": Scores(tokens.token, completion, 4),
             "length_score": Scores(tokens.token, completion, 4),
             "writing": tokens,
             "target": completion,
+            "feature": torch.eye(4),
+            "dropped": torch.ones(4, 2, 4),
+            "head": torch.eye(2, 4),
+            "step": torch.arange(4),
+            "prototype": torch.ones(bound.settings.get("prototypes", 1), 4),
         }
         if bound.needs("score")
         else {"policy": tokens}

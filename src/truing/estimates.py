@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from truing.planning import Planned, read_inputs
 from truing.recipe import Recipe, device_of
 from truing.records import Group
 from truing.rendering import Renderer, Row
-from truing.scoring.grades import request_row
+from truing.scoring.choices import asked
+from truing.scoring.duels import LETTERS, duel
 from truing.scoring.scorers import named_in
 from truing.selection.turns import Turn, quality_request
 from truing.stages.arranging import judged_rows
@@ -34,6 +36,7 @@ from truing.stages.sample import Contrast, Sample, bare
 from truing.stages.score import KEPT, ScoreAnswers
 from truing.stages.select import Select
 from truing.stages.sft import Sft, arranged
+from truing.stages.side_by_side import SideBySide, placed
 from truing.stages.training import Training, largest_forest, render_rows, step_count
 
 REACHED = 0.5
@@ -147,8 +150,10 @@ def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[
         elif isinstance(settings, Evolve):
             made[stage_plan.key] = _variants(settings, found[stage_plan.name])
         elif isinstance(settings, Rank):
-            words = len(renderer.prompt(request_row(renderer, quality_request(Turn("", ""))).prompt))
+            words = len(renderer.prompt(asked(renderer, quality_request(Turn("", ""))).prompt))
             made[stage_plan.key] = [Lengths(words + row.tokens, (GRADE,), GRADE) for row in found[stage_plan.name]]
+        elif isinstance(settings, SideBySide):
+            made[stage_plan.key] = _side_by_side(settings, source, found[stage_plan.name], renderer)
         else:
             made[stage_plan.key] = found[stage_plan.name]  # what a stage makes of rows that it only treats
     return found
@@ -219,6 +224,15 @@ def _lengths(source: Groups, settings: object, renderer: Renderer, seed: int) ->
     whole = isinstance(settings, ScoreAnswers | Select | Evolve | Rank)
     rows = enumerate(source.read())
     return [Lengths.of(renderer.render(group if whole else bare(group), index)) for index, group in rows]
+
+
+def _side_by_side(settings: SideBySide, source: Groups, rows: Sequence[Lengths], renderer: Renderer) -> list[Lengths]:
+    """Requests that hold two answers each. Of answers yet to be drawn two count as compared, in both orders."""
+    if source.ready:
+        return [Lengths.of(renderer.render(row)) for row in placed(settings, renderer, source.read(), Counter())]
+    around = Lengths.of(renderer.render(asked(renderer, duel((), "", ""), LETTERS)))
+    return [row._replace(prompt=around.prompt + _longest(row, 2).tokens, answers=around.answers, scored=around.scored)
+            for row in rows for _ in LETTERS]  # fmt: skip
 
 
 def _longest(row: Lengths, count: int | None) -> Lengths:

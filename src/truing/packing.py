@@ -39,6 +39,7 @@ def forest(rows: Sequence[Row]) -> Forest:
     target: list[int] = []
     completion: list[int] = []
     group: list[int] = []
+    step: list[int] = []
     for place, row in enumerate(rows):
         prompt = slice(len(tokens), len(tokens) + len(row.prompt))
         tokens += row.prompt
@@ -46,13 +47,16 @@ def forest(rows: Sequence[Row]) -> Forest:
         answers: list[slice] = []
         for answer in row.answers:
             start = len(tokens)
+            place_of: dict[int, int] = {}
             for offset, (token, scored) in enumerate(zip(answer.tokens, answer.scored, strict=True)):
                 predictor = start + offset - 1 if offset else prompt.stop - 1
                 if scored and (offset or row.prompt):
+                    place_of[offset] = len(target)
                     hidden_row.append(predictor)
                     own_row.append(start + offset)
                     target.append(token)
                     completion.append(len(group))
+            step += [place_of[end] for end in answer.steps]
             tokens += answer.tokens
             positions += range(len(row.prompt), len(row.prompt) + len(answer.tokens))
             answers.append(slice(start, len(tokens)))
@@ -67,5 +71,6 @@ def forest(rows: Sequence[Row]) -> Forest:
         target=torch.tensor(target, dtype=torch.long),
         completion=torch.tensor(completion, dtype=torch.long),
         group=torch.tensor(group, dtype=torch.long),
+        step=torch.tensor(step, dtype=torch.long),
         rows=tuple(row.index for row in rows),
     )

@@ -48,6 +48,17 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerStep:
+    """One step of an answer.
+
+    end: where it ends, in characters of the answer's text. right: whether it is; None where nobody said.
+    """
+
+    end: int
+    right: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """An answer: the messages that follow the prompt. Of several messages, the assistant's turns alone are scored.
 
@@ -55,6 +66,7 @@ class Completion:
     score: a reward or rating, higher is better.
     label: a thumb, up is True.
     source: who or what wrote it.
+    steps: the steps of an answer of one message that people judged step by step, in their order.
     """
 
     messages: tuple[Message, ...]
@@ -63,6 +75,7 @@ class Completion:
     label: bool | None = None
     source: str | None = None
     sampled: Sampled | None = None
+    steps: tuple[AnswerStep, ...] = ()
 
     @property
     def text(self) -> str:
@@ -180,6 +193,10 @@ def _completion_to_json(completion: Completion) -> dict[str, Any]:
         value = getattr(completion, name)
         if value is not None:
             row[name] = value
+    if completion.steps:
+        row["steps"] = [
+            {"end": s.end} if s.right is None else {"end": s.end, "right": s.right} for s in completion.steps
+        ]
     if completion.sampled is not None:
         row["sampled"] = {f.name: getattr(completion.sampled, f.name) for f in fields(Sampled)}
         row["sampled"]["tokens"] = list(completion.sampled.tokens)
@@ -204,4 +221,5 @@ def _completion_from_json(row: Mapping[str, Any]) -> Completion:
         label=row.get("label"),
         source=row.get("source"),
         sampled=sampled,
+        steps=tuple(AnswerStep(step["end"], step.get("right")) for step in row.get("steps", ())),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import jinja2
 
 from truing.errors import ConfigError, DataError
-from truing.records import TEXT_ROLE, Completion, Group, Message
+from truing.records import TEXT_ROLE, AnswerStep, Completion, Group, Message
 
 Tools = Sequence[Mapping[str, Any]]
 """Definitions of the tools a model may call, as chat templates take them; formats read them into `Group.extra`."""
@@ -18,10 +19,14 @@ Tools = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Token ids of one answer and, for each, whether it is scored. The two are of one length."""
+    """Token ids of one answer and, for each, whether it is scored. The two are of one length.
+
+    steps: for each step of the answer the place among its tokens of the one that ends it.
+    """
 
     tokens: tuple[int, ...]
     scored: tuple[bool, ...]
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Renderer:
                 raise DataError(
                     f"{group.place}: answer {number + 1} has no scored token: it needs an assistant turn; drop the row"
                 )
+            _demand_steps_apart(group.completions[number], answer, _first_predictable(prompt), group.place)
         return Row(prompt, answers, index, group.weight, group.place)
 
     def prompt(
@@ -99,7 +105,7 @@ class Renderer:
 
     def _answer(self, group: Group, completion: Completion) -> Answer:
         sampled = completion.sampled
-        if sampled is not None and sampled.tokenizer == self.fingerprint:
+        if sampled is not None and sampled.tokenizer == self.fingerprint and not completion.steps:
             return Answer(sampled.tokens, (True,) * len(sampled.tokens))
         if _is_text((*group.prompt, *completion.messages), group.place):
             answer = self._verbatim(completion)
@@ -108,8 +114,9 @@ class Renderer:
         return answer if completion.finished else _without_stop(answer)
 
     def _verbatim(self, completion: Completion) -> Answer:
-        tokens = (*self._ids(_joined(completion.messages)), self.stop_id)
-        return Answer(tokens, (True,) * len(tokens))
+        words = _joined(completion.messages)
+        tokens = (*self._ids(words), self.stop_id)
+        return Answer(tokens, (True,) * len(tokens), self._step_ends(words, 0, completion.steps))
 
     def _turns(self, group: Group, completion: Completion) -> Answer:
         """The completion's turns, of which the assistant's words and their end-of-turn tokens are scored."""
@@ -117,6 +124,7 @@ class Renderer:
         tools = group.extra.get("tools")
         tokens: list[int] = []
         scored: list[bool] = []
+        steps: tuple[int, ...] = ()
         begun = self._apply(group.prompt, tools, place, answer_next=True)
         if completion.messages and completion.messages[0].role != "assistant":
             raise DataError(
@@ -136,8 +144,33 @@ class Renderer:
                     piece, flags = piece[:kept], flags[:kept]
             tokens += piece
             scored += flags
+            steps = self._steps_of_turn(_continuation(begun, text, place), completion, place)
             begun = text
-        return Answer(tuple(tokens), tuple(scored))
+        return Answer(tuple(tokens), tuple(scored), steps)
+
+    def _steps_of_turn(self, written: str, completion: Completion, place: str) -> tuple[int, ...]:
+        """The tokens that end the steps of an answer, which the chat template wrote as `written`."""
+        if not completion.steps:
+            return ()
+        if len(completion.messages) > 1:
+            raise DataError(f"{place}: an answer in steps must be one turn, this one has {len(completion.messages)}")
+        start = written.find(completion.text)
+        if start < 0:
+            raise DataError(
+                f"{place}: the chat template changes the answer's text, so the ends of its steps are lost: take white "
+                "space off both ends of the answer, or use another template"
+            )
+        return self._step_ends(written, start, completion.steps)
+
+    def _step_ends(self, written: str, start: int, steps: Sequence[AnswerStep]) -> tuple[int, ...]:
+        """For each step the token that holds its last character; the answer's text begins at `start`."""
+        if not steps:
+            return ()
+        if not self.tokenizer.is_fast:
+            raise ConfigError("this tokenizer does not say where its tokens lie in a text, which steps need")
+        read = self.tokenizer(written, add_special_tokens=False, return_offsets_mapping=True)
+        begins = [begin for begin, _ in read["offset_mapping"]]
+        return tuple(bisect_left(begins, start + step.end) - 1 for step in steps)
 
     def _turn_length(self, piece: tuple[int, ...], place: str) -> int:
         """Tokens of an assistant turn up to and including its end-of-turn token; what follows is never generated."""
@@ -221,7 +254,16 @@ def _first_predictable(prompt: tuple[int, ...]) -> int:
 
 def _without_stop(answer: Answer) -> Answer:
     """An answer that was cut at its length limit never ended, so its end-of-turn token is not scored."""
-    return Answer(answer.tokens[:-1], answer.scored[:-1])
+    return Answer(answer.tokens[:-1], answer.scored[:-1], answer.steps)
+
+
+def _demand_steps_apart(completion: Completion, answer: Answer, first: int, place: str) -> None:
+    """Each step ends within the answer, in a scored token of its own."""
+    before, last = first - 1, len(completion.text)
+    for number, (step, end) in enumerate(zip(completion.steps, answer.steps, strict=True), start=1):
+        if step.end > last or end <= before or not answer.scored[end]:
+            raise DataError(f"{place}: step {number} ends outside of the answer, or in the token of another: mend it")
+        before = end
 
 
 def _fingerprint(tokenizer: Any) -> str:

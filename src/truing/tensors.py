@@ -1,6 +1,6 @@
-"""What flows between packing, the engine and the objectives: Forest, Logprobs, Scores, Pair, Ranking, Loss.
+"""What flows between packing, the engine and the objectives: Forest, Logprobs, Scores, Features, Pair, Ranking, Loss.
 
-Letters of the shapes: S tokens of a forest, N scored tokens, C answers, P pairs.
+Letters of the shapes: S tokens of a forest, N scored tokens, C answers, P pairs, T steps.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Forest:
     target: id of each scored token.
     completion: which answer each scored token belongs to, ascending.
     group: which tree each answer belongs to.
+    step: for each step of an answer the scored token that ends it, ascending; empty where answers have no steps.
     rows: which row of the data set each tree is.
     """
 
@@ -48,6 +49,7 @@ class Forest:
     target: Int[Tensor, " N"]
     completion: Int[Tensor, " N"]
     group: Int[Tensor, " C"]
+    step: Int[Tensor, " T"]
     rows: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -64,6 +66,7 @@ class Forest:
             self.target.to(device),
             self.completion.to(device),
             self.group.to(device),
+            self.step.to(device),
             self.rows,
         )
 
@@ -107,6 +110,11 @@ class PerToken:
         first = lengths.cumsum(0) - lengths
         return torch.arange(self.token.shape[0], device=first.device) - first[self.completion]
 
+    @property
+    def end(self) -> Int[Tensor, " C"]:
+        """Place of the last scored token of each answer among all; of an answer without any, some other place."""
+        return (self._lengths().cumsum(0) - 1).clamp(min=0)
+
     def select(self: Values, which: Int[Tensor, " K"]) -> Values:
         """The answers `which`, in this order and as often as they are named, numbered from 0."""
         lengths = self._lengths()
@@ -144,8 +152,33 @@ class Scores(PerToken):
     def last(self) -> Float[Tensor, " C"]:
         """The reward of each answer: the number at its last scored token, found by position. 0 without any."""
         lengths = self._lengths()
-        ends = self.token[(lengths.cumsum(0) - 1).clamp(min=0)] if len(self.token) else self.token.new_zeros(self.count)
+        ends = self.token[self.end] if len(self.token) else self.token.new_zeros(self.count)
         return torch.where(lengths > 0, ends, 0.0)
+
+    def at(self, step: Int[Tensor, " T"]) -> StepScores:
+        """What is said at the ends of steps, which are places among the scored tokens."""
+        return StepScores(self.token[step], self.completion[step], self.count)
+
+
+class StepScores(Scores):
+    """Scores of C answers in steps, at the last token of each step alone: T in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a reward head reads at the end of each answer, and the chances by which two views of it lose some entries.
+
+    vector: hidden states. uniform: numbers from 0 to 1, one for each entry of each view. answer: which answer of the
+        step each of them is: one that is compared several times is here as often.
+    """
+
+    vector: Float[Tensor, "C width"]
+    uniform: Float[Tensor, "C 2 width"]
+    answer: Int[Tensor, " C"]
+
+    def view(self, which: int, dropout: float) -> Float[Tensor, "C width"]:
+        """The vectors as dropout leaves them: each entry is 0 with this chance, and those that stay grow by as much."""
+        return self.vector * (self.uniform[:, which] >= dropout) / (1 - dropout)
 
 
 class RankedScores(Scores):
@@ -173,7 +206,9 @@ class Pair(Generic[X]):
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What an objective returns: one value, not reduced, for each pair [P], answer [C] or token [N]; [] for a ranking.
+    """What an objective returns: one value, not reduced, for each pair [P], answer [C], step [T] or token [N].
+
+    Of a ranking it is a scalar.
 
     stats: of the same shape, without gradient, only logged. memory: what the objective is given at the next step.
     Losses add up and can be scaled; the stats of a sum are those of all its terms, the first one's where names agree.

@@ -244,9 +244,17 @@ sampled = st.fixed_dictionaries(
         "policy": texts,
     }
 )
+answer_steps = st.fixed_dictionaries({"end": st.integers(0, 9)}, optional={"right": st.booleans()})
 completions = st.fixed_dictionaries(
     {"messages": st.lists(messages, min_size=1, max_size=2)},
-    optional={"rank": st.integers(0, 9), "score": numbers, "label": st.booleans(), "source": texts, "sampled": sampled},
+    optional={
+        "rank": st.integers(0, 9),
+        "score": numbers,
+        "label": st.booleans(),
+        "source": texts,
+        "sampled": sampled,
+        "steps": st.lists(answer_steps, min_size=1, max_size=2),
+    },
 )
 group = st.fixed_dictionaries(
     {"prompt": st.lists(messages, max_size=2), "completions": st.lists(completions, max_size=2)},
@@ -256,6 +264,17 @@ group = st.fixed_dictionaries(
         "extra": st.dictionaries(texts, json_values, min_size=1, max_size=2),
     },
 )
+
+# Steps
+
+
+@st.composite
+def stepwise(draw: st.DrawFn) -> Row:
+    steps = draw(st.lists(words, min_size=1, max_size=3))
+    labels = draw(st.lists(st.booleans(), min_size=len(steps), max_size=len(steps)))
+    told = draw(row({"prompt": texts | prompts()}, score=numbers))
+    return {**told, "completions": steps, "labels": labels}
+
 
 ROWS: dict[str, st.SearchStrategy[Row]] = {
     "language_modeling": language_modeling | renamed(row({"messages": conversations}), messages="conversations"),
@@ -281,5 +300,6 @@ ROWS: dict[str, st.SearchStrategy[Row]] = {
     "sharegpt": sharegpt(),
     "hh_rlhf": merged(row({}), scores, transcripts()),
     "ranked": ranked() | renamed(ranked(), completions="responses", ranks="rank", scores="score"),
+    "stepwise": stepwise(),
     "group": group,
 }

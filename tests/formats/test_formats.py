@@ -88,6 +88,11 @@ def write(path: Path, *rows: Any) -> Path:
             "ranked",
             "ranked answers, standard, a list for each prompt",
         ),
+        (
+            {"prompt": "a", "completions": ["b", "c"], "labels": [True, False]},
+            "stepwise",
+            "TRL stepwise supervision, standard",
+        ),
         ({"prompt": [HI], "completions": [{"messages": [HELLO]}]}, "group", "Truing groups, conversational"),
     ],
 )

@@ -8,13 +8,23 @@ import pytest
 
 from truing.formats import AS_READ, FORMATS
 from truing.formats.checks import RowError
-from truing.records import Completion, Group, Sampled, assistant, from_json, to_json, user
+from truing.records import AnswerStep, Completion, Group, Sampled, assistant, from_json, to_json, user
 
 GROUP = FORMATS["group"]
 SAMPLED = Sampled((5, 6), (-0.25, -1.5), "length", "t0", "p0")
 WHOLE = Group(
     (user("Hi"),),
-    (Completion((assistant("a"),), rank=0, score=1.5, label=True, source="me", sampled=SAMPLED),),
+    (
+        Completion(
+            (assistant("a"),),
+            rank=0,
+            score=1.5,
+            label=True,
+            source="me",
+            sampled=SAMPLED,
+            steps=(AnswerStep(1, True), AnswerStep(2)),
+        ),
+    ),
     weight=2.0,
     strength=0.5,
     extra={"id": 3, AS_READ: {"format": "alpaca"}},
@@ -57,6 +67,12 @@ def changed(place: str, value: Any) -> dict[str, Any]:
         ("prompt/0/name", "x", "prompt[0]: unknown field 'name';"),
         ("completions", None, "completions: expected a list; found null;"),
         ("completions/0/messages", [], "completions[0].messages: the list is empty;"),
+        (
+            "completions/0/steps/0/end",
+            "1",
+            "completions[0].steps[0].end: expected a whole number, 0 or more; found '1'",
+        ),
+        ("completions/0/steps/0/right", 1, "completions[0].steps[0].right: expected true or false; found 1;"),
         ("completions/0/rank", -1, "completions[0].rank: expected a whole number, 0 or more; found -1;"),
         ("completions/0/rank", True, "completions[0].rank: expected a whole number, 0 or more; found true;"),
         ("completions/0/score", "x", "completions[0].score: expected a number; found 'x';"),

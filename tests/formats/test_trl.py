@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from truing.errors import DataError
 from truing.formats import AS_READ, FORMATS
 from truing.formats.checks import RowError
 from truing.formats.trl import shared_words
-from truing.records import Completion, Group, Message, assistant, comparison, text, user
+from truing.records import AnswerStep, Completion, Group, Message, assistant, comparison, text, user
 
 HI = {"role": "user", "content": "Hi"}
 HELLO = {"role": "assistant", "content": "Hello"}
@@ -243,6 +245,9 @@ BAD = [
         "messages[2]: the row ends without an assistant turn;",
     ),
     ("unpaired", {"messages": [HELLO], "label": True}, "messages[0]: expected system or user at the beginning;"),
+    ("stepwise", {"prompt": "a", "completions": ["b", "c"], "labels": [True]}, "labels: expected 2 labels, one for"),
+    ("stepwise", {"prompt": "a", "completions": ["b"], "labels": [1]}, "labels[0]: expected true or false; found 1;"),
+    ("stepwise", {"prompt": "a", "completions": ["b", " "], "labels": [True, True]}, "completions[1]: the step is em"),
 ]
 
 
@@ -258,6 +263,28 @@ def test_a_thumb_as_number_is_not_taken_for_a_demonstration() -> None:
     assert [name for name in FORMATS if FORMATS[name].matches(row)] == ["unpaired"]
 
 
-def test_stepwise_rows_are_nobodys() -> None:
-    row = {"prompt": "a", "completions": ["b", "c"], "labels": [True, False]}
-    assert [name for name in FORMATS if FORMATS[name].matches(row)] == []
+STEPWISE = {"prompt": "What is 2 + 3 * 4?", "completions": ["3 * 4 = 12", "2 + 12 = 15"], "labels": [True, False]}
+
+
+def test_steps_become_one_answer_that_remembers_where_they_end() -> None:
+    (answer,) = FORMATS["stepwise"].read(STEPWISE).completions
+    assert answer.text == "3 * 4 = 12\n2 + 12 = 15"
+    assert [(answer.text[: step.end], step.right) for step in answer.steps] == [
+        ("3 * 4 = 12\n", True),
+        (answer.text, False),
+    ]
+    asked = {**STEPWISE, "prompt": [{"role": "user", "content": "What is 2 + 3 * 4?"}]}
+    (told,) = FORMATS["stepwise"].read(asked).completions
+    assert told.messages == (assistant(answer.text),)
+    assert told.steps == answer.steps
+    assert FORMATS["stepwise"].write(FORMATS["stepwise"].read(asked)) == asked
+
+
+def test_an_answer_whose_steps_leave_something_out_is_not_written_as_steps() -> None:
+    group = FORMATS["stepwise"].read(STEPWISE)
+    (answer,) = group.completions
+    for steps in (answer.steps[:1], (AnswerStep(3, True), answer.steps[1]), ()):
+        with pytest.raises(DataError, match="the format 'stepwise' cannot hold this row"):
+            FORMATS["stepwise"].write(replace(group, completions=(replace(answer, steps=steps),)))
+    with pytest.raises(DataError, match="the format 'prompt_completion' cannot hold this row"):
+        FORMATS["prompt_completion"].write(group)

@@ -18,6 +18,7 @@ from truing.stages.asking import Case, ask, weights
 from truing.tensors import Logprobs, PerToken, Scores
 
 ROWS = 5
+WIDTH = 16
 OTHER_VALUES = {
     "alpha": 0.3,
     "beta": 0.37,
@@ -26,21 +27,28 @@ OTHER_VALUES = {
     "delta": 40.0,
     "desirable_weight": 1.3,
     "divergence": "forward_kl",
+    "dropout": 0.4,
+    "epsilon": 0.3,
     "eta": 30.0,
     "gamma": 0.2,
+    "iterations": 1,
     "keep": 0.4,
     "label_smoothing": 0.3,
     "length_exponent": 0.5,
     "length_weight": 0.2,
     "max_weight": 1.1,
     "nll_weight": 0.3,
+    "of": "differences",
+    "orthogonality_weight": 0.3,
     "penalty": 3.0,
     "preference_weight": 0.3,
+    "prototypes": 20,
     "quality_weight": 0.7,
     "rejected": True,
     "scale": 0.4,
     "tail_weight": 0.9,
     "tau": 0.4,
+    "temperature": 0.3,
     "undesirable_weight": 1.3,
     "weight": 0.3,
 }
@@ -59,6 +67,7 @@ def judged(seed, answers):
         tuple(place < answers / 2 for place in range(answers)),
         tuple(scores),
         tuple(float(place == 0) for place in range(answers)),
+        tuple((place != 1, source.random() < 0.5) for place in range(answers)),
     )
 
 
@@ -112,11 +121,35 @@ def of_reward_model(score, counts, dtype, scale):
     """What a reward model says beside its score."""
     length_score = logprobs(Scores, 5, counts, dtype, scale)
     writing = logprobs(Logprobs, 6, counts, dtype, scale)
-    return {"score": score, "target": targets(counts), "length_score": length_score, "writing": writing}
+    return {
+        "score": score,
+        "target": targets(counts),
+        "length_score": length_score,
+        "writing": writing,
+        "feature": torch.cat([drawn(7, row, (count, WIDTH), dtype) - 0.5 for row, count in counts]) * scale,
+        "dropped": torch.cat([drawn(8, row, (count, 2, WIDTH), torch.float32) for row, count in counts]),
+        "step": steps(counts),
+        "head": drawn(9, 0, (2, WIDTH), dtype) - 0.5,
+        "prototype": drawn(10, 0, (50, WIDTH), dtype) - 0.5,
+    }
+
+
+def steps(counts):
+    """Two steps of each answer: one ends in its first token, one in its last."""
+    length = logprobs(PerToken, 0, counts, torch.float32).length.long()
+    return torch.stack([length.cumsum(0) - length, length.cumsum(0) - 1], 1).flatten()
+
+
+def drawn(seed, row, shape, dtype):
+    """Numbers from 0 to 1 that depend on the row alone."""
+    generator = torch.Generator().manual_seed(1000 * seed + row)
+    return torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def loss_of(function, case, **settings):
     bound = bind({"name": function.__name__, **settings})
+    if bound.needs("prototype"):
+        case = replace(case, prototype=case.prototype[: bound.settings["prototypes"]])
     return bound(policy=case.policy) if bound.kind == "token" else ask(bound, case)
 
 
@@ -127,6 +160,8 @@ def unit_rows(function, case):
         return [rows[answer] for answer in case.learned.completion.tolist()]
     if objectives.kind_of(function) == "ranking":
         return list(range(len(case.judged)))
+    if objectives.kind_of(function) == "step":
+        return [row for row, j in enumerate(case.judged) for steps in j.right for _ in steps]
     per_row = "pairs" if objectives.kind_of(function) == "pair" else "label"
     return [row for row, j in enumerate(case.judged) for _ in getattr(j, per_row)]
 
@@ -257,6 +292,9 @@ def test_everything_that_is_asked_for_counts(function):
         "score": {"score": case.learned.with_token(2 * case.learned.token)},
         "writing": {"writing": case.writing and case.writing.with_token(2 * case.writing.token)},
         "length_score": {"length_score": case.length_score and case.length_score.with_token(2 * case.writing.token)},
+        "feature": {"feature": case.feature if case.feature is None else case.feature.roll(1, 1)},
+        "head": {"head": case.head if case.head is None else case.head * torch.linspace(0, 1, WIDTH)},
+        "prototype": {"prototype": case.prototype if case.prototype is None else case.prototype.roll(1, 1)},
         "reference": {
             "reference": case.reference.with_token(
                 case.reference.token + torch.linspace(0, 1, len(case.reference.token))
@@ -267,6 +305,7 @@ def test_everything_that_is_asked_for_counts(function):
         "kl": {"kl": case.kl + 1},
         "memory": {"memory": {"shift": torch.tensor(3.0), "middle": torch.tensor(2.0), "spread": torch.tensor(1.0)}},
         "uniform": {"uniform": [[1e-9 if place == 0 else u for u in row] for place, row in enumerate(case.uniform)]},
+        "right": said(right=lambda each: tuple(not v for v in each)),
         "label": said(label=lambda v: not v),
         "reward": said(reward=lambda v: v**2 - 1),
         "strength": said(strength=lambda v: 2 * v),

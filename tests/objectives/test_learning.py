@@ -18,7 +18,7 @@ from truing.models import load
 from truing.objectives import OBJECTIVES, bind, kind_of, stage_of
 from truing.objectives.shared import better
 from truing.packing import forest
-from truing.records import Completion, Group, assistant, user
+from truing.records import AnswerStep, Completion, Group, assistant, user
 from truing.signatures import validated
 from truing.stages.preference import Preference, preference
 from truing.stages.reward_model import RewardModel, reward_model
@@ -239,7 +239,10 @@ def rows(name: str, start: int, count: int) -> list[Group]:
     for i in range(start, start + count):
         for kind, good, bad in (("up", "yes", "nope"), ("down", "nope", "yes")):
             words = [(good, 1.0), ("hmm", 0.5), (bad, 0.0)] if ranked else [(good, 1.0), (bad, 0.0)]
-            given = tuple(Completion((assistant(w),), score=s, source="reference") for w, s in words)
+            given = tuple(
+                Completion((assistant(w),), score=s, source="reference", steps=(AnswerStep(len(w), s > 0.5),))
+                for w, s in words
+            )
             found.append(Group((user(f"{kind} {i}"),), given))
     return found
 
@@ -260,12 +263,13 @@ def accuracy(folder: Path, model: Path, groups: list[Group], asked: str) -> floa
     return better(gained[:, 0] - gained[:, -1]).mean().item()
 
 
-def right(model: Path, groups: list[Group]) -> float:
-    """How often a reward model scores the best answer above the worst one."""
+def right(name: str, model: Path, groups: list[Group]) -> float:
+    """How often a reward model scores the best answer above the worst one; process rewards by their only step."""
     engine = LocalEngine(load(str(model), dtype=torch.float32, device=torch.device("cpu"), outputs=1), trainable=False)
     made = forest([engine.loaded.renderer.render(group, index=place) for place, group in enumerate(groups)])
     with torch.no_grad():
-        score = engine.scores(made)[0].last.reshape(len(groups), -1)
+        said = engine.scores(made)[0]
+        score = (said.at(made.step).token if name == "process" else said.last).reshape(len(groups), -1)
     return better(score[:, 0] - score[:, -1]).mean().item()
 
 
@@ -299,7 +303,7 @@ def test_every_objective_prefers_the_better_answer_on_prompts_it_never_saw(
     made = run.checkpoints()[-1].path
     run.close()
     if use == "reward_model":
-        assert right(made, held_out) >= 0.9
+        assert right(name, made, held_out) >= 0.9
         return
     assert accuracy(folder, folder, held_out, "") == 0.5
     reached = accuracy(folder, made, held_out, "good" if asked else "")

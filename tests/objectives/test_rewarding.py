@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
+from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 import torch
 from by_hand import lsig, smoothed
 
 from truing.objectives import OBJECTIVES, bind, stage_of
+from truing.objectives.batchwise import balanced
 from truing.objectives.rewarding import difference
 from truing.signatures import settings_of
-from truing.tensors import Logprobs, Pair, RankedScores, Scores
+from truing.tensors import Features, Logprobs, Pair, RankedScores, Scores, StepScores
 
 CHOSEN = ((0.3, -0.2, 1.4), (2.0, 0.1), (-0.6,), (0.5, 0.5, 0.5, -2.0))
 REJECTED = ((0.3, 0.9), (2.0, -1.3, 0.4, 0.0), (-0.6, 1.1), (3.0,))
@@ -30,14 +34,30 @@ MARGIN = (0.7, -1.2, 0.0, -0.1)
 SHARE = ((0.9, 0.1), (0.5, 0.5), (0.3, 0.1), (1.0, 0.0))
 
 
+WIDTH = 6
+_CHANCES = torch.Generator().manual_seed(0)
+VECTORS_CHOSEN, VECTORS_REJECTED = torch.randn(2, 4, WIDTH, generator=_CHANCES, dtype=torch.float64)
+UNIFORM_CHOSEN, UNIFORM_REJECTED = torch.rand(2, 4, 2, WIDTH, generator=_CHANCES, dtype=torch.float64)
+HEAD = torch.randn(2, WIDTH, generator=_CHANCES, dtype=torch.float64)
+PROTOTYPES = torch.randn(3, WIDTH, generator=_CHANCES, dtype=torch.float64)
+
+
+def features(answers=((0, 1, 2, 3), (4, 5, 6, 7))):
+    """What the head reads of the four comparisons, and which answers of the step they are of."""
+    return Pair(
+        Features(VECTORS_CHOSEN.clone().requires_grad_(), UNIFORM_CHOSEN, torch.tensor(answers[0])),
+        Features(VECTORS_REJECTED.clone().requires_grad_(), UNIFORM_REJECTED, torch.tensor(answers[1])),
+    )
+
+
 def scores(rows, kind=Scores):
     lengths = torch.tensor([len(row) for row in rows])
     token = torch.tensor([value for row in rows for value in row], dtype=torch.float64)
     return kind(token.requires_grad_(), torch.arange(len(rows)).repeat_interleave(lengths), len(rows))
 
 
-def asked(name, **settings):
-    """The objective on the four comparisons."""
+def asked(name, other=MappingProxyType({}), **settings):
+    """The objective on the four comparisons. other: what is offered in place of the usual."""
     every = {
         "score": Pair(scores(CHOSEN), scores(REJECTED)),
         "length_score": Pair(scores(LENGTH_CHOSEN), scores(LENGTH_REJECTED)),
@@ -45,9 +65,12 @@ def asked(name, **settings):
         "reference": Pair(scores(FIRST_CHOSEN, Logprobs), scores(FIRST_REJECTED, Logprobs)),
         "margin": torch.tensor(MARGIN, dtype=torch.float64),
         "parted": torch.tensor(PARTED),
+        "feature": features(),
+        "head": HEAD,
+        "prototype": PROTOTYPES,
         "reward": Pair(*(torch.tensor([share[side] for share in SHARE], dtype=torch.float64) for side in (0, 1))),
     }
-    return bind({"name": name, **settings})(**every)
+    return bind({"name": name, **settings})(**{**every, **other})
 
 
 GAPS = [c[-1] - r[-1] for c, r in zip(CHOSEN, REJECTED, strict=True)]
@@ -60,8 +83,19 @@ DEFAULTS = {
     "bradley_terry_nll": {"nll_weight": 0.1},
     "grm": {"weight": 0.01, "beta": 0.1, "rejected": False},
     "grm_dpo": {"weight": 0.01, "beta": 0.1},
-    "odin": {"length_weight": 1.0},
+    "odin": {"length_weight": 1.0, "orthogonality_weight": 1.0},
+    "simcse": {"weight": 1.0, "of": "answers", "temperature": 0.05, "dropout": 0.05},
+    "swav": {
+        "weight": 0.1,
+        "of": "answers",
+        "prototypes": 50,
+        "temperature": 0.1,
+        "epsilon": 0.05,
+        "iterations": 3,
+        "dropout": 0.05,
+    },
     "token_level": {},
+    "process": {},
     "regression": {},
     "listwise": {},
 }
@@ -121,11 +155,151 @@ def test_odin():
     quality = statistics.correlation([row[-1] for row in CHOSEN + REJECTED], lengths)
     length = statistics.correlation([row[-1] for row in LENGTH_CHOSEN + LENGTH_REJECTED], lengths)
     others = [c[-1] - r[-1] for c, r in zip(LENGTH_CHOSEN, LENGTH_REJECTED, strict=True)]
-    expected = [-lsig(gap + other) + 0.4 * (abs(quality) - length) for gap, other in zip(GAPS, others, strict=True)]
-    loss = asked("odin", length_weight=0.4)
+    heads = 0.7 * abs(cosine(*HEAD.tolist()))
+    expected = [
+        -lsig(gap + other) + 0.4 * (abs(quality) - length) + heads for gap, other in zip(GAPS, others, strict=True)
+    ]
+    loss = asked("odin", length_weight=0.4, orthogonality_weight=0.7)
     assert loss.value.tolist() == pytest.approx(expected, rel=1e-12)
+    assert loss.stats["head/cosine"].tolist() == pytest.approx([cosine(*HEAD.tolist())] * 4)
     assert loss.stats["correlation/quality"].tolist() == pytest.approx([quality] * 4)
     assert loss.stats["reward/margin"].tolist() == pytest.approx(GAPS), "of the head that is kept"
+
+
+def test_heads_that_read_the_same_are_pushed_apart():
+    """One step down the penalty's slope, from two heads at an angle of 60 degrees; at right angles nothing is left."""
+    head = torch.tensor([[1.0, 0.0], [0.5, math.sqrt(0.75)]], dtype=torch.float64, requires_grad=True)
+    loss = asked("odin", {"head": head}, length_weight=0.0)
+    assert loss.stats["head/cosine"][0].item() == pytest.approx(0.5)
+    loss.value.mean().backward()
+    nearer = cosine(*(head - 0.1 * head.grad).tolist())
+    assert abs(nearer) < 0.5
+    right = asked("odin", {"head": torch.eye(2, dtype=torch.float64)}, length_weight=0.0)
+    without = asked("odin", {"head": head.detach()}, length_weight=0.0, orthogonality_weight=0.0)
+    assert torch.equal(right.value, without.value)
+
+
+def cosine(one, other):
+    return math.fsum(a * b for a, b in zip(one, other, strict=True)) / math.hypot(*one) / math.hypot(*other)
+
+
+def viewed(which, of, dropout):
+    """A view of all elements: of all chosen answers and all rejected ones, or of their differences either way."""
+
+    def dropped(vectors, uniform):
+        return [
+            [x / (1 - dropout) if u >= dropout else 0.0 for x, u in zip(vector, chances[which], strict=True)]
+            for vector, chances in zip(vectors.tolist(), uniform.tolist(), strict=True)
+        ]
+
+    chosen, rejected = dropped(VECTORS_CHOSEN, UNIFORM_CHOSEN), dropped(VECTORS_REJECTED, UNIFORM_REJECTED)
+    if of == "answers":
+        return chosen + rejected
+    ahead = [[a - b for a, b in zip(c, r, strict=True)] for c, r in zip(chosen, rejected, strict=True)]
+    return ahead + [[-x for x in one] for one in ahead]
+
+
+def with_term(terms, weight):
+    """Of each pair the logistic loss and the mean of its two elements' terms."""
+    return [-lsig(gap) + weight * (terms[i] + terms[i + 4]) / 2 for i, gap in enumerate(GAPS)]
+
+
+@pytest.mark.parametrize("of", ["answers", "differences"])
+@pytest.mark.parametrize(("temperature", "dropout"), [(0.05, 0.05), (0.7, 0.4), (0.3, 0.0)])
+def test_simcse(of, temperature, dropout):
+    first, second = (viewed(which, of, dropout) for which in (0, 1))
+    terms = []
+    for i in range(8):
+        weights = [math.exp(cosine(first[i], second[j]) / temperature) for j in range(8)]
+        terms.append(-math.log(weights[i] / math.fsum(weights)))
+    loss = asked("simcse", weight=0.3, of=of, temperature=temperature, dropout=dropout)
+    assert loss.value.tolist() == pytest.approx(with_term(terms, 0.3), rel=1e-9)
+    assert loss.stats["contrast"].tolist() == pytest.approx([(terms[i] + terms[i + 4]) / 2 for i in range(4)])
+    assert loss.stats["reward/margin"].tolist() == pytest.approx(GAPS)
+
+
+def test_an_answer_that_is_compared_twice_is_no_rival_of_itself():
+    """The chosen answers of the first two pairs are one: neither is pushed away from the other."""
+    first, second = (viewed(which, "answers", 0.05) for which in (0, 1))
+    terms = []
+    for i in range(8):
+        rivals = [j for j in range(8) if j == i or {i, j} != {0, 1}]
+        weights = {j: math.exp(cosine(first[i], second[j]) / 0.5) for j in rivals}
+        terms.append(-math.log(weights[i] / math.fsum(weights.values())))
+    twice = {"feature": features(((0, 0, 2, 3), (4, 5, 6, 7)))}
+    loss = asked("simcse", twice, temperature=0.5)
+    assert loss.value.tolist() == pytest.approx(with_term(terms, 1.0), rel=1e-9)
+    assert loss.value[0] < asked("simcse", temperature=0.5).value[0]
+    of_differences = asked("simcse", twice, temperature=0.5, of="differences")
+    assert torch.equal(of_differences.value, asked("simcse", temperature=0.5, of="differences").value)
+
+
+def codes(alike, epsilon, iterations):
+    """Sinkhorn's iteration in plain numbers."""
+    count, groups = len(alike), len(alike[0])
+    code = [[math.exp(x / epsilon) for x in row] for row in alike]
+    for _ in range(iterations):
+        filled = [math.fsum(row[k] for row in code) for k in range(groups)]
+        code = [[x / total * count / groups for x, total in zip(row, filled, strict=True)] for row in code]
+        code = [[x / math.fsum(row) for x in row] for row in code]
+    return code
+
+
+def softmax(row):
+    return [math.exp(x) / math.fsum(map(math.exp, row)) for x in row]
+
+
+@pytest.mark.parametrize("of", ["answers", "differences"])
+@pytest.mark.parametrize(("temperature", "epsilon", "iterations"), [(0.1, 0.05, 3), (0.7, 0.4, 1)])
+def test_swav(of, temperature, epsilon, iterations):
+    alike = [[[cosine(x, c) for c in PROTOTYPES.tolist()] for x in viewed(which, of, 0.05)] for which in (0, 1)]
+    code = [codes(one, epsilon, iterations) for one in alike]
+    chance = [[softmax([x / temperature for x in row]) for row in one] for one in alike]
+    terms = []
+    for i in range(8):
+        across = [(code[0][i], chance[1][i]), (code[1][i], chance[0][i])]
+        terms.append(-math.fsum(q * math.log(p) for q_s, p_s in across for q, p in zip(q_s, p_s, strict=True)))
+    settings = {"of": of, "temperature": temperature, "epsilon": epsilon, "iterations": iterations}
+    loss = asked("swav", weight=0.3, prototypes=3, **settings)
+    assert loss.value.tolist() == pytest.approx(with_term(terms, 0.3), rel=1e-9)
+
+
+def test_codes_fill_all_groups_alike():
+    """At the end of many rounds, however unevenly the elements lie; and every element's add up to 1 after any."""
+    alike = torch.cat([torch.rand(20, 4, dtype=torch.float64), torch.ones(20, 1, dtype=torch.float64)], 1)
+    for iterations in (1, 3, 200):
+        code = balanced(alike, 0.05, iterations)
+        torch.testing.assert_close(code.sum(1), torch.ones(20, dtype=torch.float64))
+    torch.testing.assert_close(code.sum(0), torch.full((5,), 4.0, dtype=torch.float64))
+    assert balanced(alike, 0.05, 1).sum(0).std() > 0.01, "one round does not do, or this test proves nothing"
+    assert torch.isfinite(balanced(alike, 1e-4, 3)).all(), "no exponential is taken of large numbers"
+
+
+@pytest.mark.parametrize("name", ["simcse", "swav"])
+def test_only_directions_are_contrasted(name):
+    """The length of a feature, or of a prototype, does not count; codes are given and not learned."""
+    prototype = PROTOTYPES.clone().requires_grad_()
+    settings = {"prototypes": 3} if name == "swav" else {}
+    given = features()
+    loss = asked(name, {"feature": given, "prototype": prototype}, **settings)
+    longer = Pair(*(replace(one, vector=7 * one.vector.detach()) for one in (given.chosen, given.rejected)))
+    again = asked(name, {"feature": longer, "prototype": 3 * prototype.detach()}, **settings)
+    torch.testing.assert_close(again.value, loss.value)
+    loss.value.sum().backward()
+    for one in (given.chosen, given.rejected):
+        assert (one.vector.grad * one.vector).sum(1).abs().max() < 1e-12, "the slope is across the vector"
+        assert one.vector.grad.abs().max() > 1e-3
+    assert name == "simcse" or (prototype.grad.abs().max() > 1e-3)
+
+
+def test_nothing_dropped_is_the_vector_itself():
+    one = features().chosen
+    assert torch.equal(one.view(0, 0.0), one.vector)
+    for which, dropout in itertools.product((0, 1), (0.3, 0.9)):
+        view = one.view(which, dropout)
+        gone = UNIFORM_CHOSEN[:, which] < dropout
+        assert (view[gone] == 0).all()
+        torch.testing.assert_close(view[~gone], one.vector[~gone] / (1 - dropout))
 
 
 def test_difference_of_unlabelled_answers():
@@ -139,7 +313,7 @@ def test_difference_of_unlabelled_answers():
 
 def test_answers_of_one_length_have_no_correlation():
     same = Pair(scores(((0.1, 1.0), (0.2, 0.4))), scores(((0.3, 0.6), (0.2, 0.9))))
-    loss = bind({"name": "odin"})(score=same, length_score=same)
+    loss = bind({"name": "odin"})(score=same, length_score=same, head=HEAD)
     loss.value.sum().backward()
     assert loss.stats["correlation/quality"].tolist() == [0.0, 0.0]
     assert torch.isfinite(same.chosen.token.grad).all()
@@ -171,6 +345,30 @@ def test_token_level_goes_on_from_where_the_answers_part():
         losses = [-lsig(c[min(t, len(c) - 1)] - r[min(t, len(r) - 1)]) for t in places]
         expected.append(math.fsum(losses) / len(losses))
     assert asked("token_level").value.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_process():
+    """Two answers of three and two steps, which end at these tokens of theirs."""
+    ends, right = ((0, 1, 2), (0, 1)), ((True, True, False), (False, True))
+    step = torch.tensor([0, 1, 2, 3, 4])
+    loss = bind({"name": "process"})(score=scores(CHOSEN[:2]).at(step), right=torch.tensor([*right[0], *right[1]]))
+    said = [(CHOSEN[a][end], ok) for a in (0, 1) for end, ok in zip(ends[a], right[a], strict=True)]
+    assert loss.value.tolist() == pytest.approx([-lsig(r) if ok else -lsig(-r) for r, ok in said], rel=1e-12)
+    assert loss.stats["reward/accuracy"].tolist() == [float((r > 0) == ok) for r, ok in said]
+    assert loss.stats["step/right"].mean() == 3 / 5
+
+
+def test_process_is_a_classifier_of_two_classes_whose_logits_differ_by_the_score():
+    """As other trainers of process rewards have it: cross-entropy of a head with two outputs."""
+    said = torch.tensor([0.3, -1.2, 2.0, 0.1], dtype=torch.float64, requires_grad=True)
+    right = torch.tensor([True, True, False, False])
+    loss = bind({"name": "process"})(score=StepScores(said, torch.tensor([0, 0, 1, 1]), 2), right=right)
+    logits = torch.stack([said - 7.0 - said, said - 7.0], 1).detach().requires_grad_()
+    other = torch.nn.functional.cross_entropy(logits, right.long(), reduction="none")
+    torch.testing.assert_close(loss.value, other)
+    loss.value.sum().backward()
+    other.sum().backward()
+    torch.testing.assert_close(said.grad, logits.grad[:, 1])
 
 
 def test_regression():

@@ -355,8 +355,11 @@ NO_COUNTERPART = {
     "grm": "no language-model term in reward models",
     "grm_dpo": "no language-model term in reward models",
     "odin": "no second head",
+    "simcse": "no contrastive terms in reward models",
+    "swav": "no contrastive terms in reward models",
     "token_level": "no scores before an answer's end",
     "regression": "no ratings",
+    "process": "no trainer of process rewards any more",
 }
 """What TRL does not have of ours, and what it is that is missing."""
 

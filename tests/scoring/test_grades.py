@@ -101,7 +101,7 @@ def test_what_cannot_be_graded_has_failed() -> None:
 
 def test_a_tokenizer_that_joins_digits_to_what_ends_a_turn_is_refused() -> None:
     two = tiny.tokenizer(tiny.PLAIN_TEMPLATE.replace("m['content']", "'.' + m['content']"))
-    with pytest.raises(ConfigError, match="the grade 1 as 2 tokens"):
+    with pytest.raises(ConfigError, match="writes '1' as 2 tokens"):
         make(spelled_out("deita"), tools(tokenizer=two))
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from truing.errors import ConfigError
-from truing.selection.expectation import GRADES, expected, grade_ids
+from truing.selection.expectation import GRADES, expected, sole_ids
 
 
 def test_an_expectation_by_hand() -> None:
@@ -26,11 +26,11 @@ def test_only_the_shares_among_the_grades_count() -> None:
 
 
 def test_ids_are_those_of_the_tokenizer() -> None:
-    assert grade_ids([(40 + int(grade), 7) for grade in GRADES], {7}) == (41, 42, 43, 44, 45, 46)
+    assert sole_ids(GRADES, [(40 + int(grade), 7) for grade in GRADES], {7}) == (41, 42, 43, 44, 45, 46)
 
 
 def test_tokenizers_without_a_token_for_each_digit_are_refused() -> None:
-    with pytest.raises(ConfigError, match="the grade 1 as 2 tokens"):
-        grade_ids([(9, 40 + int(grade), 7) for grade in GRADES], {7})
+    with pytest.raises(ConfigError, match="writes '1' as 2 tokens"):
+        sole_ids(GRADES, [(9, 40 + int(grade), 7) for grade in GRADES], {7})
     with pytest.raises(ConfigError, match="one token for several"):
-        grade_ids([(3, 7) for _ in GRADES], {7})
+        sole_ids(GRADES, [(3, 7) for _ in GRADES], {7})

@@ -18,7 +18,8 @@ from torch import Tensor
 from truing import models
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, DataError, Interrupted
-from truing.objectives import OBJECTIVES, Bound, bind, kind_of
+from truing.models.reward import add_prototypes
+from truing.objectives import OBJECTIVES, Bound, bind, kind_of, stage_of
 from truing.packing import forest, pack
 from truing.records import Completion, Group, assistant, text, user
 from truing.rendering import Answer, Row
@@ -29,6 +30,7 @@ from truing.stages.context import Model
 from truing.stages.material import Material
 from truing.stages.preference import Preference, _add, preference
 from truing.stages.reference import Live, Nothing, Reference
+from truing.stages.reward_model import RewardModel
 from truing.stages.training import Step
 from truing.store import Run
 from truing.tensors import Pair, Scores
@@ -61,10 +63,14 @@ def engine_of() -> LocalEngine:
     return engine
 
 
-def rewarding_engine(folder: Path) -> LocalEngine:
-    """A reward model with two heads."""
+def rewarding_engine(folder: Path, name: str) -> LocalEngine:
+    """A reward model with the outputs and prototypes that the objective asks for."""
+    objective = RewardModel(objective={"name": name})
     torch.manual_seed(0)
-    engine = LocalEngine(models.load(str(folder), dtype=torch.float64, device=torch.device("cpu"), outputs=2))
+    loaded = models.load(str(folder), dtype=torch.float64, device=torch.device("cpu"), outputs=objective.outputs)
+    if objective.prototypes:
+        add_prototypes(loaded.model, objective.prototypes)
+    engine = LocalEngine(loaded)
     tiny.widen_norms(engine.model)
     return engine
 
@@ -175,7 +181,8 @@ class TestCuts:
     @pytest.mark.parametrize("name", COUPLED)
     def test_of_a_coupled_step_change_nothing(self, folder: Path, name: str, budget: int) -> None:
         """Nor does the memory, which is the same whatever the cut."""
-        engine, other = rewarding_engine(folder) if name == "odin" else engine_of(), tiny.OtherReference()
+        rewards = stage_of(OBJECTIVES[name]) == "reward_model"
+        engine, other = rewarding_engine(folder, name) if rewards else engine_of(), tiny.OtherReference()
         judged = [said(row, kind_of(OBJECTIVES[name])) for row in ROWS]
         memory: Mapping[str, Tensor] = {}
         for _ in range(2):
@@ -184,6 +191,7 @@ class TestCuts:
             assert len(pack(ROWS, budget)) > 1
             assert largest(whole) > 1e-4
             assert_same(whole, parts)
+            assert all(float(slope.abs().max()) > 1e-6 for slope in whole.values()), "all weights learn"
             assert parts_means == pytest.approx(whole_means, rel=1e-6)
             assert {k: v.item() for k, v in parts_memory.items()} == pytest.approx(
                 {k: v.item() for k, v in whole_memory.items()}
@@ -405,7 +413,8 @@ def test_a_pair_is_asked_with_its_own_rows_numbers(name: str) -> None:
     )
     score = Scores(found.logprobs.token, found.logprobs.completion, 6)
     if objective.needs("score"):
-        own = {"length_score": score, "writing": found.logprobs}
+        own = {"length_score": score, "writing": found.logprobs, "head": torch.eye(2, 4), "prototype": torch.eye(50, 4)}
+        own |= {"feature": torch.rand(6, 4), "dropped": torch.rand(6, 2, 4)}
         case = replace(case, policy=None, score=score, target=made.target, **own)
     every = ask(objective, case)
     scores, writer = (0.9, 0.6, 0.1), (0.0, 1.0, 1.0)

@@ -11,20 +11,25 @@ import pytest
 import tiny
 import tiny_model
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForCausalLM
 
 from truing import models
 from truing.compute.engine.local import LocalEngine
-from truing.errors import ConfigError, DataError
+from truing.errors import ConfigError, DataError, Interrupted
 from truing.models.quiet import quiet_libraries
 from truing.packing import forest
 from truing.records import Completion, Group, assistant
 from truing.rendering import Row
 from truing.signatures import validated
+from truing.stages.arranging import judge
+from truing.stages.asking import Case
 from truing.stages.context import Model
+from truing.stages.preference import _dropped
 from truing.stages.reward_model import RewardModel, reward_model
 from truing.stages.sft import Sft, sft
+from truing.stages.training import Step
 from truing.store import Run
 
 CPU = torch.device("cpu")
@@ -216,6 +221,88 @@ def test_a_second_head_does_not_depend_on_how_the_step_is_cut(folder: Path, runs
     whole, cut = (trained(runs(), folder, objective="odin", forest_tokens=tokens) for tokens in (2048, 8))
     rows = some_rows(whole)
     torch.testing.assert_close(rewards(whole, rows), rewards(cut, rows), rtol=1e-3, atol=1e-4)
+
+
+CONTRASTED = [
+    {"name": "simcse"},
+    {"name": "simcse", "of": "differences"},
+    {"name": "swav", "prototypes": 5},
+    {"name": "swav", "prototypes": 5, "of": "differences"},
+]
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+@pytest.mark.parametrize("objective", CONTRASTED, ids=lambda table: "-".join([table["name"], table.get("of", "")]))
+def test_trains_with_a_contrastive_term(
+    folder: Path, runs: Callable[[], Run], objective: dict[str, Any], lora: dict[str, Any] | None
+) -> None:
+    """It is right on answers it never saw, and the saved model is an ordinary one, without the prototypes."""
+    run = runs()
+    made = trained(run, folder, objective=objective, lora=lora)
+    _, after = run.events("rm", "held_out")
+    assert after["accuracy"]["value"] == 1.0
+    terms = [event["metrics"]["contrast"] for event in run.events("rm", "step")]
+    assert terms[-1] < terms[0]
+    names = {name for file in made.glob("*.safetensors") for name in load_file(file)}
+    assert names
+    assert not [name for name in names if "prototype" in name]
+    assert rewards(made, some_rows(made)).shape == (6,)
+
+
+@pytest.mark.parametrize("name", ["simcse", "swav"])
+def test_views_do_not_depend_on_how_the_step_is_cut(folder: Path, runs: Callable[[], Run], name: str) -> None:
+    """But on the seed."""
+    whole, cut = (trained(runs(), folder, objective=name, forest_tokens=tokens) for tokens in (2048, 8))
+    rows = some_rows(whole)
+    torch.testing.assert_close(rewards(whole, rows), rewards(cut, rows), rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_dropped_is_drawn_anew_each_step_for_each_row(folder: Path) -> None:
+    judged = [judge(group, "pair") for group in tiny_model.pairs(3)]
+    case = Case(judged, feature=torch.zeros(6, 8))
+
+    def drawn(rows: list[int], step: int = 1, seed: int = 0) -> Tensor:
+        found = _dropped(case, rows, Step("s", step, [], [], LocalEngine(tiny.loaded_model())), seed)
+        assert found is not None
+        return found
+
+    usual = drawn([0, 1, 2])
+    assert usual.shape == (6, 2, 8)
+    assert torch.equal(drawn([2, 1, 0]), usual.reshape(3, 2, 2, 8).flip(0).reshape(6, 2, 8)), "a row takes it along"
+    assert len(set(usual.flatten().tolist())) == usual.numel(), "no two entries share theirs"
+    for other in (drawn([0, 1, 2], step=2), drawn([0, 1, 2], seed=1), drawn([3, 4, 5])):
+        assert not (other == usual).any()
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_prototypes_are_part_of_the_checkpoint(
+    folder: Path, runs: Callable[[], Run], lora: dict[str, Any] | None
+) -> None:
+    """Stopped and gone on with, the result is the same to the bit; the prototypes were trained on the way."""
+    settings = {"objective": {"name": "swav", "prototypes": 5}, "lora": lora, "epochs": 2, "save_every": 1}
+    whole = trained(runs(), folder, **settings)
+    run = runs()
+    context = tiny_model.context(run, "rm")
+    inputs = (
+        context,
+        validated(RewardModel, {"batch_size": 4, "learning_rate": 5e-3, "warmup": 0.0} | settings, "test"),
+        tiny_model.model_of(folder),
+        tiny_model.given(tiny_model.pairs()),
+        tiny_model.given(tiny_model.pairs(8, start=30)),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "prune", lambda *_: context.stop.__setattr__("requested", True))
+        with pytest.raises(Interrupted):
+            reward_model(*inputs)
+    (kept,) = run.checkpoints()
+    state = load_file(kept.path / "trainer" / "state.safetensors")
+    (name,) = [name for name in state if name.startswith("master.") and name.endswith("prototypes")]
+    assert state[name].shape == (5, 32)
+    assert state[name.replace("master", "optimizer.exp_avg")].abs().max() > 0, "it has learned"
+    context.stop.requested = False
+    reward_model(*inputs)
+    (made,) = run.artifacts()
+    assert tiny_model.weights_hash(run.path / str(made.meta["reward"])) == tiny_model.weights_hash(whole)
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 2}])

@@ -51,6 +51,15 @@ class Engine(Protocol):
     def scores_and_logprobs(self, forest: Forest) -> tuple[tuple[Scores, ...], Logprobs]:
         """The scores with the log-probabilities of a reward model that keeps the head it wrote with, in one pass."""
 
+    def scores_and_features(self, forest: Forest) -> tuple[tuple[Scores, ...], Tensor]:
+        """The scores with what a reward model's head reads at the end of each answer, [C, width], in one pass."""
+
+    def head(self) -> Tensor:
+        """The weights of a reward model's head, [outputs, width], with gradient."""
+
+    def prototypes(self) -> Tensor:
+        """The directions that are trained beside the head, [K, width], with gradient; no model is saved with them."""
+
     def hidden(self, forest: Forest) -> Tensor:
         """The last layer's hidden state of each token, [S, width], without gradient."""
 

@@ -23,7 +23,7 @@ from truing.formats.turns import ROLES
 from truing.records import TEXT_ROLE, FinishReason, Group, Sampled, from_json, to_json
 
 _COLUMNS = ("prompt", "completions", "weight", "strength", "extra")
-_COMPLETION = ("messages", "rank", "score", "label", "source", "sampled")
+_COMPLETION = ("messages", "rank", "score", "label", "source", "sampled", "steps")
 _SAMPLED = tuple(field.name for field in fields(Sampled))
 
 
@@ -81,8 +81,18 @@ def _check_completion(value: Json, path: str) -> None:
         expect_bool(answer["label"], f"{path}.label")
     if "source" in answer:
         expect_text(answer["source"], f"{path}.source")
+    if "steps" in answer:
+        for i, step in enumerate(expect_list(answer["steps"], f"{path}.steps")):
+            _check_step(expect_object(step, f"{path}.steps[{i}]"), f"{path}.steps[{i}]")
     if "sampled" in answer:
         _check_sampled(expect_object(answer["sampled"], f"{path}.sampled"), f"{path}.sampled")
+
+
+def _check_step(step: Mapping[str, Json], path: str) -> None:
+    _refuse_unknown(step, ("end", "right"), path)
+    _expect_count(step.get("end"), f"{path}.end")
+    if "right" in step:
+        expect_bool(step["right"], f"{path}.right")
 
 
 def _check_sampled(sampled: Mapping[str, Json], path: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
 
-from truing.formats.checks import Json, RowError, expect_bool, expect_text, holds
+from truing.formats.checks import Json, RowError, expect_bool, expect_list, expect_text, holds
 from truing.formats.format import Format, Notes, Row, canonical
 from truing.formats.hh import is_transcript_row
 from truing.formats.turns import (
@@ -14,6 +16,7 @@ from truing.formats.turns import (
     expect_turns,
     first_answer,
     is_verbatim,
+    only_content,
     paths,
     read_answer,
     read_comparison,
@@ -27,7 +30,7 @@ from truing.formats.turns import (
     write_single,
     write_turns,
 )
-from truing.records import Group, text
+from truing.records import AnswerStep, Group, text
 
 _MESSAGES = {"messages": ("conversations", "conversation")}
 _COMPLETION = {"completion": ("response", "output")}
@@ -40,6 +43,8 @@ _ANSWERS = {
 }
 _QUESTIONS = ("instruction", "question", "input")
 _SCORES = ("score_chosen", "score_rejected")
+_STEP_END = "\n"
+"""What stands between two steps of an answer."""
 
 
 def _matches_language_modeling(row: Mapping[str, Json]) -> bool:
@@ -242,6 +247,46 @@ def write_unpaired(group: Group, notes: Notes) -> dict[str, Json]:
     return {"prompt": prompt, "completion": completion, **columns}
 
 
+def _matches_stepwise(row: Mapping[str, Json]) -> bool:
+    steps = row.get("completions")
+    return {"prompt", "labels"} <= row.keys() and isinstance(steps, list) and all(isinstance(s, str) for s in steps)
+
+
+def read_stepwise(row: Row) -> Group:
+    """`{prompt, completions, labels}`: the steps of one answer, and whether each is right.
+
+    They become one text, with a line break after each but the last.
+    """
+    steps = expect_list(row.take("completions"), "completions")
+    words = [expect_text(step, f"completions[{i}]") for i, step in enumerate(steps)]
+    labels = expect_list(row.take("labels"), "labels")
+    if len(labels) != len(words):
+        raise RowError(f"expected {len(words)} labels, one for each step; found {len(labels)}; fix the list", "labels")
+    blank = next((i for i, step in enumerate(words) if not step.strip()), None)
+    if blank is not None:
+        raise RowError("the step is empty; take it and its label out", f"completions[{blank}]")
+    ends = accumulate(len(step) for step in _in_lines(words))
+    judged = [expect_bool(label, f"labels[{i}]") for i, label in enumerate(labels)]
+    prompt, [answer] = read_exchange(row, row.take("prompt"), {"completions": "".join(_in_lines(words))})
+    return Group(prompt, (replace(read_single(row, answer), steps=tuple(map(AnswerStep, ends, judged))),))
+
+
+def write_stepwise(group: Group, notes: Notes) -> dict[str, Json]:
+    """The inverse of `read_stepwise`."""
+    answer, columns = write_single(group)
+    if not answer.steps:
+        raise RowError("it holds an answer in steps; this one has none", "completions")
+    content, ends = only_content(answer.messages, "completions"), [0, *(step.end for step in answer.steps)]
+    steps = [content[start:end] for start, end in pairwise(ends)]
+    words = [step.removesuffix(_STEP_END) for step in steps[:-1]] + steps[-1:]
+    prompt, _ = write_exchange(group, {}, notes)
+    return {"prompt": prompt, "completions": words, "labels": [step.right for step in answer.steps], **columns}
+
+
+def _in_lines(steps: Sequence[str]) -> list[str]:
+    return [*(step + _STEP_END for step in steps[:-1]), steps[-1]]
+
+
 FORMATS = (
     Format(
         name="language_modeling",
@@ -291,5 +336,12 @@ FORMATS = (
         reader=read_unpaired,
         writer=write_unpaired,
         aliases=_UNPAIRED,
+    ),
+    Format(
+        name="stepwise",
+        describe="TRL stepwise supervision",
+        matches=_matches_stepwise,
+        reader=read_stepwise,
+        writer=write_stepwise,
     ),
 )

@@ -22,7 +22,9 @@ from truing.rendering import Renderer
 HEAD = "score"
 """What transformers calls the head of every decoder."""
 LANGUAGE_HEAD = "language_head"
-"""Our name for the head that a reward model wrote with; it is never saved."""
+"""Our name for the head that a reward model wrote with; it is never saved with the model."""
+PROTOTYPES = "prototypes"
+"""Our name for directions that are trained beside the head, by which features are sorted; not saved with it either."""
 
 
 def is_reward(config: Any) -> bool:
@@ -70,9 +72,15 @@ def language_head(model: Any) -> Tensor | None:
     return getattr(model, LANGUAGE_HEAD, None)
 
 
+def add_prototypes(model: Any, count: int) -> None:
+    """Puts `count` directions beside the head, drawn from N(0, 1) by torch's generator; only their direction counts."""
+    head: Tensor = getattr(model, HEAD).weight
+    model.register_parameter(PROTOTYPES, torch.nn.Parameter(torch.randn(count, head.shape[1]).to(head)))
+
+
 def first_output(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What is saved of a reward model's weights: of the head its first output, and nothing that it wrote with."""
-    kept = {name: weight for name, weight in state.items() if not name.endswith(LANGUAGE_HEAD)}
+    """What is saved of a reward model's weights: of the head its first output, and nothing that stands beside it."""
+    kept = {name: weight for name, weight in state.items() if not name.endswith((LANGUAGE_HEAD, PROTOTYPES))}
     for name in kept:
         if f".{name}".endswith(f".{HEAD}.weight") or f".{HEAD}.modules_to_save." in f".{name}":
             kept[name] = kept[name][:1]
@@ -81,9 +89,17 @@ def first_output(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def readout(model: Any, hidden: Float[Tensor, "N width"]) -> Float[Tensor, "N outputs"]:
     """What the head says of hidden states, computed in fp32 at least: differences of rewards are small."""
-    weight: Tensor = getattr(model, HEAD).weight
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    return torch.nn.functional.linear(hidden.to(wide), weight.to(wide))
+    return torch.nn.functional.linear(wide(hidden), beside(model, HEAD))
+
+
+def beside(model: Any, name: str) -> Tensor:
+    """The weights of the head, [outputs, width], or the PROTOTYPES, [K, width], in fp32 at least."""
+    return wide(getattr(model, HEAD).weight if name == HEAD else getattr(model, PROTOTYPES))
+
+
+def wide(values: Tensor) -> Tensor:
+    """The same in fp32; as they are where they are wider."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def set_padding(model: Any, renderer: Renderer) -> None:

@@ -17,7 +17,7 @@ from truing.signatures import asks_for, public_functions, settings_of, validated
 from truing.tensors import Loss
 
 Objective = Callable[..., Loss]
-Kind = Literal["pair", "ranking", "answer", "token"]
+Kind = Literal["pair", "ranking", "answer", "step", "token"]
 
 MODULES: tuple[ModuleType, ...] = (pairwise, pointwise, listwise, batchwise, likelihood, rewarding)
 
@@ -30,8 +30,13 @@ NEEDS: dict[str, str] = {
     "score": "scores of the reward model that is trained, after each token of an answer",
     "writing": "log-probabilities of the answers under the same model, which keeps the head that it writes with",
     "length_score": "scores of a second head, for what is to be kept out of the first; it is not saved with the model",
+    "head": "weights of the reward head's outputs, one row for each",
+    "feature": "hidden states that the reward head reads at the end of each answer, with random numbers from the run's "
+    "seed by which two views of them lose some entries",
+    "prototype": "directions that features are sorted by, trained beside the head; they are not saved with the model",
     "reference": "log-probabilities under the model it must stay near: cached where that model is fixed",
     "label": "a thumb for each answer, up or down; of comparisons the chosen answers are up",
+    "right": "whether each step of an answer is right",
     "reward": "a score for each answer; rankings can do with ranks or thumbs instead",
     "strength": "how much better the chosen answer is: the row's `strength`, or the difference of the scores",
     "margin": "the same number without a bound: below 0 where the label is probably wrong",
@@ -58,7 +63,8 @@ def kind_of(function: Objective) -> Kind:
         return "token"
     asked = asks_for(function)
     main = asked.get("score") or asked["policy"]
-    return "pair" if main.startswith("Pair") else "ranking" if main.startswith("Rank") else "answer"
+    kinds: dict[str, Kind] = {"Pair": "pair", "Rank": "ranking", "Step": "step"}
+    return kinds.get(main[:4], "answer")
 
 
 def stage_of(function: Objective) -> str:

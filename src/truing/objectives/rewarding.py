@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from truing.objectives.shared import better, log_likelihood, log_ratios, logistic, ranked
 from truing.signatures import Fraction, NonNegative, Positive
-from truing.tensors import Logprobs, Loss, Pair, RankedScores, Scores
+from truing.tensors import Logprobs, Loss, Pair, RankedScores, Scores, StepScores
 
 
 def bradley_terry(score: Pair[Scores], *, label_smoothing: Fraction = 0.0, centering: NonNegative = 0.0) -> Loss:
@@ -149,6 +149,24 @@ def token_level(score: Pair[Scores], parted: Tensor) -> Loss:
     sides = zip(_each(score.chosen), _each(score.rejected), parted.tolist(), strict=True)
     value = torch.stack([_along(chosen, rejected, place) for chosen, rejected, place in sides])
     return ranked(value, score.chosen.last, score.rejected.last)
+
+
+def process(score: StepScores, right: Tensor) -> Loss:
+    """Process reward model: a judgement of each step of an answer, arXiv:2305.20050 and arXiv:2312.08935.
+
+    -log sigmoid(r) of a right step, -log sigmoid(-r) of a wrong one, r the score at the step's last token
+
+    Use: for reasoning whose steps people or roll-outs have judged; scorer `process_reward` makes one number of them.
+    Claim: picks better answers out of many than a model that judges the outcome alone.
+    The steps of an answer share its weight, so that long answers do not count more.
+    """
+    signed = torch.where(right, score.token, -score.token)
+    stats = {
+        "reward/accuracy": better(signed),
+        "step/right": right.to(signed.dtype),
+        "step/score": score.token.detach(),
+    }
+    return Loss(-logsigmoid(signed), stats)
 
 
 def regression(score: Scores, reward: Tensor) -> Loss:

@@ -24,6 +24,11 @@ LOGISTIC_LOSS = Metric(
     "Starts at ln 2 = 0.693 (dashed), falls, then flattens. Close to nothing, it has learned by heart.",
     math.log(2),
 )
+STEPS_RIGHT = Metric(
+    "Steps judged right",
+    "Steps of which the model says what people said. Compare it with the share of right steps, which a model would "
+    "reach that calls every step right.",
+)
 METRICS = {
     "loss": LOSS,
     "reward/margin": Metric(
@@ -58,9 +63,13 @@ METRICS = {
     "score/rejected": Metric("Score of the rejected", "Falls below that of the chosen."),
     "score/answer": Metric("Score of the answers", "What the reward model says; it nears the ratings of the data."),
     "score/spread": Metric("Best less worst", "Rises from about 0.", 0.0),
+    "step/right": Metric("Right steps", "The data's own share of them; training does not change it."),
+    "step/score": Metric("Score of the steps", "Its mean nears the log odds of a right step."),
     "regulariser": Metric("Regulariser", "What the head that writes has to pay; it falls slowly beside the loss."),
     "correlation/quality": Metric("Correlation of score and length", "Of the head that is kept. Stays near 0.", 0.0),
     "correlation/length": Metric("Correlation of the second head", "With length. Rises towards 1.", 0.0),
+    "head/cosine": Metric("Cosine of the two heads' weights", "Stays near 0: they read different things.", 0.0),
+    "contrast": Metric("Contrastive term", "Falls at first, then flattens above 0: some answers are alike."),
     "meta/difference": Metric(
         "Difference between unlabelled answers", "What MetaRM raises. From a half of (K - 1) / K at first up to that."
     ),
@@ -87,6 +96,8 @@ def metric(name: str, settings: Mapping[str, Any]) -> Metric:
     objective = settings.get("objective")
     if name == "loss" and isinstance(objective, Mapping) and objective.get("name") == "dpo":
         return LOGISTIC_LOSS
+    if name == "reward/accuracy" and isinstance(objective, Mapping) and objective.get("name") == "process":
+        return STEPS_RIGHT
     return METRICS.get(name, Metric(name, ""))
 
 

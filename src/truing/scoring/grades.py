@@ -5,7 +5,6 @@ Nothing is written: a grade is the mean over the digits that the model may say n
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated
@@ -13,12 +12,13 @@ from typing import Annotated
 from pydantic import Field
 
 from truing.compute import Engine
-from truing.records import Completion, Group, assistant, text, user
-from truing.rendering import Answer, Renderer, Row
+from truing.records import Group, text
+from truing.rendering import Renderer, Row
 from truing.scoring.answers import of_answers, rendered
+from truing.scoring.choices import choice_ids, choice_logprobs
 from truing.scoring.score import LanguageModelName, Score, Scorer, Tools
 from truing.selection.difficulty import MISALIGNED, difficulty
-from truing.selection.expectation import GRADES, Grade, expected, grade_ids
+from truing.selection.expectation import GRADES, Grade, expected
 from truing.selection.turns import Turn, complexity_request, quality_request, turns_of
 from truing.signatures import Fraction
 
@@ -95,7 +95,7 @@ Request = Callable[[Turn], str]
 def _graded(tools: Tools, model: str, max_length: int, mass: float, requests: Sequence[Request]) -> Scorer:
     """The product of the grades that a model gives on some requests, added up over the turns."""
     engine = tools.language(model)
-    ids = _grade_ids(engine.renderer)
+    ids = choice_ids(engine.renderer, GRADES)
 
     def score(groups: Sequence[Group]) -> list[tuple[Score, ...]]:
         asked = [(group, answer) for group in groups for answer in group.completions]
@@ -130,44 +130,9 @@ def _total(turns: Sequence[Sequence[Grade | Score]], mass: float) -> Score:
 def _grades(
     engine: Engine, ids: Sequence[int], requests: Sequence[str], max_length: int, budget: int
 ) -> list[Grade | Score]:
-    """The grade that answers each request, or why there is none. Requests that are alike are read once."""
-    found: dict[str, Grade | Score] = {}
-    rows: list[Row] = []
-    asked: list[str] = []
-    answers = tuple(Answer((token,), (True,)) for token in ids)
-    for request in dict.fromkeys(requests):
-        row = rendered(
-            functools.partial(_row, engine.renderer, answers), request_row(engine.renderer, request), max_length
-        )
-        if isinstance(row, Row):
-            rows.append(row)
-            asked.append(request)
-        else:
-            found[request] = row
-    said = of_answers(rows, lambda forest: engine.logprobs(forest).sum, budget=budget)
-    found |= {request: expected(logprobs) for request, logprobs in zip(asked, said, strict=True)}
-    return [found[request] for request in requests]
-
-
-def _grade_ids(renderer: Renderer) -> tuple[int, ...]:
-    """The tokens of the grades in the very place where a model answers a request."""
-    turn = text if _is_plain(renderer) else assistant
-    asked = replace(request_row(renderer, "1?\n"), completions=tuple(Completion((turn(grade),)) for grade in GRADES))
-    return grade_ids([answer.tokens for answer in renderer.render(asked).answers], renderer.stop_ids)
-
-
-def request_row(renderer: Renderer, request: str) -> Group:
-    """The request as a row: a turn, or plain text to a model without turns."""
-    return Group((text(request) if _is_plain(renderer) else user(request),))
-
-
-def _row(renderer: Renderer, answers: tuple[Answer, ...], group: Group) -> Row:
-    return Row(renderer.prompt(group.prompt), answers, 0)
-
-
-def _is_plain(renderer: Renderer) -> bool:
-    """Whether the model takes text as it is, and no turns."""
-    return renderer.tokenizer.chat_template is None
+    """The grade that answers each request, or why there is none."""
+    said = choice_logprobs(engine, ids, requests, max_length, budget)
+    return [one if isinstance(one, Score) else expected(one) for one in said]
 
 
 def _alone(renderer: Renderer, row: Row) -> Row:

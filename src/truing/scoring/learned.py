@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from truing import formats
 from truing.errors import ConfigError, DataError, MissingError
 from truing.models.quiet import quiet_libraries
-from truing.records import Completion, Group
+from truing.records import AnswerStep, Completion, Group
 from truing.rendering import Row
-from truing.scoring.answers import rendered, rewards
+from truing.scoring.answers import of_answers, rendered, rewards
 from truing.scoring.score import FileName, ModelName, Pooling, Score, Scorer, Tools, each, pooled
+from truing.tensors import Forest
 
 Positive = Annotated[int, Field(ge=1)]
+Joining = Literal["minimum", "product", "last"]
+JOINED: dict[Joining, Callable[[Tensor], Tensor]] = {
+    "minimum": torch.min,
+    "product": torch.prod,
+    "last": lambda chances: chances[-1],
+}
+"""One chance made of those of an answer's steps."""
 
 
 def reward_model(
@@ -59,6 +71,60 @@ def reward_model(
     return score
 
 
+def process_reward(
+    tools: Tools,
+    *,
+    model: ModelName = "",
+    by: Joining = "minimum",
+    separator: Annotated[str, Field(min_length=1)] = "\n",
+    max_length: Positive = 4096,
+) -> Scorer:
+    """What a process reward model makes of an answer: its chances that each step is right, as one number from 0 to 1.
+
+    model: a reward model that was trained by objective `process`, as the scorer `reward_model` names it.
+    by: minimum, the chance of the most doubtful step; product, that all are right if each errs by itself; or last.
+    separator: what ends a step, in answers that do not say where their steps end.
+    max_length: longer rows, in tokens, fail.
+    """
+    (engine,) = tools.engines(model, False)
+
+    def say(forest: Forest) -> Tensor:
+        said = engine.scores(forest)[0].at(forest.step)
+        each = torch.split(said.token.sigmoid(), said.length.long().tolist())
+        return torch.stack([JOINED[by](chances) for chances in each])
+
+    def score(groups: Sequence[Group]) -> list[tuple[Score, ...]]:
+        stepped = [
+            replace(group, completions=tuple(in_steps(answer, separator) for answer in group.completions))
+            for group in groups
+        ]
+        lacking = Score.failed("an answer without a step")
+        read: list[Row | Score] = [
+            rendered(engine.renderer.render, group, max_length)
+            if group.completions and all(answer.steps for answer in group.completions)
+            else lacking
+            for group in stepped
+        ]
+        said = iter(of_answers([row for row in read if isinstance(row, Row)], say, budget=tools.budget))
+        return [
+            tuple(map(Score.of, next(said))) if isinstance(row, Row) else (row,) * len(group.completions)
+            for row, group in zip(read, groups, strict=True)
+        ]
+
+    return score
+
+
+def in_steps(answer: Completion, separator: str) -> Completion:
+    """The answer with the ends of its steps; those that it has stay. A step that is blank is none."""
+    if answer.steps:
+        return answer
+    parts = answer.text.split(separator)
+    ends = accumulate(len(part) + len(separator) for part in parts)
+    last = len(answer.text)
+    found = [AnswerStep(min(end, last)) for part, end in zip(parts, ends, strict=True) if part.strip()]
+    return replace(answer, steps=tuple(found))
+
+
 def classifier(
     *,
     model: ModelName,
@@ -75,7 +141,6 @@ def classifier(
     scale: probability, from 0 to 1, or its logarithmic odds.
     max_length: longer texts, in tokens, fail.
     """
-    import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     with quiet_libraries():

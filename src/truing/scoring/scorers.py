@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 
 from truing.errors import ConfigError, did_you_mean
 from truing.records import Group
-from truing.scoring import endpoint, grades, learned, rules
+from truing.scoring import duels, endpoint, grades, learned, rules
 from truing.scoring.score import NO_TOOLS, Pooling, Score, Scorer, Tools, pooled
 from truing.signatures import asks_for, public_functions, settings_of, validated
 
@@ -114,7 +114,7 @@ def _value(score: Score) -> float:
     return score.value
 
 
-MODULES: tuple[ModuleType, ...] = (rules, learned, grades, endpoint, sys.modules[__name__])
+MODULES: tuple[ModuleType, ...] = (rules, learned, grades, duels, endpoint, sys.modules[__name__])
 SCORERS: dict[str, Callable[..., Scorer]] = {
     name: function for module in MODULES for name, function in public_functions(module, "Scorer").items()
 }

@@ -35,20 +35,20 @@ def expected(logprobs: Sequence[float]) -> Grade:
     return Grade(mean, variance**0.5, float(np.exp(values).sum()))
 
 
-def grade_ids(written: Sequence[Sequence[int]], stop_ids: Collection[int]) -> tuple[int, ...]:
-    """The id of each grade, from the token ids of answers that consist of that grade and perhaps a token that ends it.
+def sole_ids(choices: Sequence[str], written: Sequence[Sequence[int]], stop_ids: Collection[int]) -> tuple[int, ...]:
+    """The id of each choice, from the token ids of answers that consist of it and perhaps a token that ends them.
 
-    Raises ConfigError where a grade is more than one token, or two grades begin alike: then no single token says it.
+    Raises ConfigError where a choice is more than one token, or two begin alike: then no single token says it.
     """
     found: list[int] = []
-    for grade, tokens in zip(GRADES, written, strict=True):
+    for choice, tokens in zip(choices, written, strict=True):
         own = [token for token in tokens if token not in stop_ids]
         if len(own) != 1:
             raise ConfigError(
-                f"the tokenizer writes the grade {grade} as {len(own)} tokens, so its probability is not that of one "
-                "next token: score by a model whose tokenizer has a token for each digit"
+                f"the tokenizer writes '{choice}' as {len(own)} tokens, so its probability is not that of one next "
+                "token: take a model whose tokenizer has one for it"
             )
         found += own
     if len(set(found)) < len(found):
-        raise ConfigError("the tokenizer has one token for several digits: score by another model")
+        raise ConfigError(f"the tokenizer has one token for several of {', '.join(choices)}: take another model")
     return tuple(found)

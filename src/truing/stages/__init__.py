@@ -30,6 +30,7 @@ from truing.stages import (
     score,
     select,
     sft,
+    side_by_side,
 )
 
 Stage = Callable[..., None]
@@ -46,6 +47,7 @@ MAKES: dict[ModuleType, Product] = {
     sample: "data",
     score: "data",
     select: "data",
+    side_by_side: "data",
     evaluate: "verdict",
     evaluate_reward: "verdict",
     merge: "model",

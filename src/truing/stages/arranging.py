@@ -26,7 +26,7 @@ class Judged:
     """A row whose answers stand best first, with all that objectives may ask of them.
 
     pairs: (chosen, rejected) as places among the answers. strength: one for each pair. label, reward, by_reference:
-    one for each answer.
+    one for each answer. right: for each answer whether each of its steps is right, where the objective asks for steps.
     """
 
     group: Group
@@ -35,6 +35,7 @@ class Judged:
     label: tuple[bool, ...]
     reward: tuple[float, ...]
     by_reference: tuple[float, ...]
+    right: tuple[tuple[bool, ...], ...] = ()
 
 
 def judge(group: Group, kind: Kind, which: Pairs = "all", *, scored: bool = False) -> Judged:
@@ -44,7 +45,9 @@ def judge(group: Group, kind: Kind, which: Pairs = "all", *, scored: bool = Fals
     """
     if scored and kind != "ranking" and any(answer.score is None for answer in group.completions):
         raise DataError(f"{group.place}: this objective needs a score of each answer: put scores into the data")
-    if kind == "answer":  # every scored answer counts for itself; thumbs need both kinds
+    if kind == "step":
+        ordered = _with_steps(group)
+    elif kind == "answer":  # every scored answer counts for itself; thumbs need both kinds
         ordered = group if scored and group.completions else _with_labels(group)
     else:
         ordered = _best_first(group)
@@ -57,6 +60,7 @@ def judge(group: Group, kind: Kind, which: Pairs = "all", *, scored: bool = Fals
         tuple(bool(answer.label) for answer in answers),
         tuple(_reward(answer) for answer in answers),
         tuple(float(answer.source == FROM_REFERENCE) for answer in answers),
+        tuple(tuple(bool(step.right) for step in answer.steps) for answer in answers) if kind == "step" else (),
     )
 
 
@@ -217,6 +221,16 @@ def _reward(answer: Completion) -> float:
     if answer.score is not None:
         return answer.score
     return float(bool(answer.label)) if answer.rank is None else -float(answer.rank)
+
+
+def _with_steps(group: Group) -> Group:
+    """The answers, of which each has steps that are right or wrong."""
+    for answer in group.completions:
+        if not answer.steps or any(step.right is None for step in answer.steps):
+            raise DataError(f"{group.place}: an answer without judged steps: put `completions` and `labels` of them in")
+    if not group.completions:
+        raise DataError(f"{group.place}: this row has no answer to train on: use it as a prompt, or drop it")
+    return group
 
 
 def _with_labels(group: Group) -> Group:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from truing.objectives import Bound
 from truing.stages.arranging import Judged
-from truing.tensors import Forest, Logprobs, Loss, Pair, PerToken, RankedScores, Ranking, Scores, Values
+from truing.tensors import Features, Forest, Logprobs, Loss, Pair, PerToken, RankedScores, Ranking, Scores, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,9 @@ class Case:
     judged: what people said, one for each tree. policy, or score with writing and length_score: what is trained, as far
     as it is asked for.
     target: the ids of the scored tokens. kl: a scalar. uniform: for each tree one number for each pair.
+    feature: what the reward head reads at the end of each answer, [C, width]. dropped: numbers from 0 to 1 for two
+    views of it, [C, 2, width]. head, prototype: weights of the reward model that the objective looks at by themselves.
+    step: the scored tokens that end the steps of answers.
     """
 
     judged: Sequence[Judged]
@@ -35,6 +38,11 @@ class Case:
     writing: Logprobs | None = None
     length_score: Scores | None = None
     target: Tensor | None = None
+    feature: Tensor | None = None
+    dropped: Tensor | None = None
+    head: Tensor | None = None
+    prototype: Tensor | None = None
+    step: Tensor | None = None
 
     @property
     def learned(self) -> PerToken:
@@ -44,9 +52,36 @@ class Case:
         return learned
 
     @property
-    def trained(self) -> list[PerToken]:
-        """All that a gradient goes to."""
-        return [one for one in (self.policy, self.score, self.writing, self.length_score) if one is not None]
+    def trained(self) -> list[Tensor]:
+        """All that a gradient goes to and that belongs to tokens or answers, which stand one after the other."""
+        values = (self.policy, self.score, self.writing, self.length_score)
+        tokens = [one.token for one in values if one is not None]
+        return tokens if self.feature is None else [*tokens, self.feature]
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The weights that a gradient goes to directly, the same for all forests of a step."""
+        return [one for one in (self.head, self.prototype) if one is not None]
+
+    def apart(self) -> Case:
+        """The same numbers without their history, ready to be differentiated by."""
+
+        def leaf(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.detach().requires_grad_()
+
+        def leaves(values: Values | None) -> Values | None:
+            return None if values is None else values.with_token(values.token.detach().requires_grad_())
+
+        return replace(
+            self,
+            policy=leaves(self.policy),
+            score=leaves(self.score),
+            writing=leaves(self.writing),
+            length_score=leaves(self.length_score),
+            feature=leaf(self.feature),
+            head=leaf(self.head),
+            prototype=leaf(self.prototype),
+        )
 
     def tensor(self, values: Sequence[float]) -> Tensor:
         """Plain numbers in the dtype and on the device of what is trained."""
@@ -85,7 +120,7 @@ def rows_of(forest: Forest, judged: Sequence[Judged]) -> list[Judged]:
 
 
 def join(cases: Sequence[Case]) -> Case:
-    """Several cases as one. Their scalars and memory are the first one's."""
+    """Several cases as one. Their scalars, memory and weights are the first one's."""
     first = cases[0]
     return replace(
         first,
@@ -95,16 +130,23 @@ def join(cases: Sequence[Case]) -> Case:
         score=_joined([case.score for case in cases if case.score is not None]),
         length_score=_joined([case.length_score for case in cases if case.length_score is not None]),
         uniform=[row for case in cases for row in case.uniform],
-        target=None if first.target is None else torch.cat([case.target for case in cases if case.target is not None]),
+        target=_together([case.target for case in cases]),
+        feature=_together([case.feature for case in cases]),
+        dropped=_together([case.dropped for case in cases]),
     )
 
 
 def ask(objective: Bound, case: Case) -> Loss:
-    """The objective on the case: one loss per pair, per answer, or per ranking stacked to one per tree."""
+    """The objective on the case: one loss per pair, per answer, per step, or per ranking stacked to one per tree."""
     if objective.kind == "ranking":
         return _stacked([_ranking(objective, case, tree) for tree in range(len(case.judged))])
     if objective.kind == "pair":
         return _pairs(objective, case)
+    if objective.kind == "step":
+        assert case.score is not None, "steps are judged by a reward model"
+        assert case.step is not None, "and found when rows are packed"
+        right = torch.tensor([v for j in case.judged for answer in j.right for v in answer], device=case.step.device)
+        return objective(score=case.score.at(case.step), right=right)
     return objective(
         policy=case.policy,
         score=case.score,
@@ -120,11 +162,18 @@ def owners(objective: Bound, judged: Sequence[Judged]) -> list[Judged]:
     """The row of each loss that `ask` returns."""
     if objective.kind == "ranking":
         return list(judged)
+    if objective.kind == "step":
+        return [j for j in judged for answer in j.right for _ in answer]
     return [j for j in judged for _ in (j.pairs if objective.kind == "pair" else j.label)]
 
 
 def weights(objective: Bound, judged: Sequence[Judged]) -> list[float]:
-    """The weight of each loss that `ask` returns. The pairs of a row share its weight, so every prompt counts once."""
+    """The weight of each loss that `ask` returns.
+
+    The pairs of a row share its weight, so every prompt counts once, and the steps of an answer do.
+    """
+    if objective.kind == "step":
+        return [j.group.weight / len(answer) for j in judged for answer in j.right for _ in answer]
     rows = owners(objective, judged)
     return [j.group.weight / (len(j.pairs) if objective.kind == "pair" else 1) for j in rows]
 
@@ -146,6 +195,9 @@ def _pairs(objective: Bound, case: Case) -> Loss:
         score=both(case.score),
         writing=both(case.writing),
         length_score=both(case.length_score),
+        feature=_features(case),
+        head=case.head,
+        prototype=case.prototype,
         reference=both(case.reference),
         divergence=both(case.divergence),
         concentration=both(case.concentration),
@@ -157,6 +209,14 @@ def _pairs(objective: Bound, case: Case) -> Loss:
         reward=of_answers([v for j in case.judged for v in j.reward]),
         from_reference=of_answers([v for j in case.judged for v in j.by_reference]),
     )
+
+
+def _features(case: Case) -> Pair[Features] | None:
+    if case.feature is None or case.dropped is None:
+        return None
+    sides = case.sides()
+    chosen, rejected = (Features(case.feature[w], case.dropped[w], w) for w in (sides.chosen, sides.rejected))
+    return Pair(chosen, rejected)
 
 
 def _ranking(objective: Bound, case: Case, tree: int) -> Loss:
@@ -192,6 +252,11 @@ def _joined(parts: Sequence[Values]) -> Values | None:
     shifts = [sum(counts[:place]) for place in range(len(parts))]
     completion = torch.cat([part.completion + shift for part, shift in zip(parts, shifts, strict=True)])
     return type(parts[0])(torch.cat([part.token for part in parts]), completion, sum(counts))
+
+
+def _together(parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None
 
 
 def _stacked(losses: Sequence[Loss]) -> Loss:

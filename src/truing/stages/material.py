@@ -133,9 +133,15 @@ def _before(rows: Sequence[Row], place: int) -> Row:
 def _scored(engine: Engine, objective: Bound, material: Material, forest: Forest) -> Case:
     """What a reward model says of a forest."""
     judged = rows_of(forest, material.judged)
+    if objective.needs("feature"):
+        (score, *_), feature = engine.scores_and_features(forest)
+        prototype = engine.prototypes() if objective.needs("prototype") else None
+        return Case(judged, score=score, feature=feature, prototype=prototype)
     if not objective.needs("writing"):
-        scores = engine.scores(forest)
-        return Case(judged, score=scores[0], length_score=scores[1] if len(scores) > 1 else None, target=forest.target)
+        score, *others = engine.scores(forest)
+        head = engine.head() if objective.needs("head") else None
+        length_score = others[0] if others else None
+        return Case(judged, score=score, length_score=length_score, target=forest.target, head=head, step=forest.step)
     (score, *_), writing = engine.scores_and_logprobs(forest)
     case = Case(judged, score=score, writing=writing, target=forest.target)
     if not objective.needs("reference"):

@@ -18,7 +18,7 @@ from truing.models import Loaded, read_renderer
 from truing.objectives import Bound, bind
 from truing.rendering import Row
 from truing.stages.arranging import Judged, Pairs, judged_rows
-from truing.stages.asking import ask, join, weights
+from truing.stages.asking import Case, ask, join, weights
 from truing.stages.context import Context, Groups, Model
 from truing.stages.material import Material, Sources, case_of, mismatched_kl
 from truing.stages.reference import Moving, ReferenceKind
@@ -186,7 +186,7 @@ def _add(
     uniform = _uniform(material.judged, step, seed)
     divisor = sum(weights(objective, [material.judged[row.index] for row in step.rows]))
     if objective.is_coupled:
-        return _add_coupled(step, engine, objective, material, memory, uniform, divisor)
+        return _add_coupled(step, engine, objective, material, memory, uniform, divisor, seed)
     for forest in step.forests:
         case = replace(case_of(engine, objective, material, forest), kl=kl)
         step.add(ask(objective, case), torch.tensor(weights(objective, case.judged)), divisor)
@@ -201,11 +201,13 @@ def _add_coupled(
     memory: Mapping[str, Tensor],
     uniform: Mapping[int, Sequence[float]],
     divisor: float,
+    seed: int,
 ) -> Mapping[str, Tensor]:
     """The gradient where all rows of the step meet in one loss.
 
     With several forests, log-probabilities are first taken without history, the loss is taken on all of them, and its
-    slope at each token is then sent back through each forest in a second pass. So no cut changes the gradient.
+    slope at each token is then sent back through each forest in a second pass; what the objective asks for of answers
+    or weights goes the same way. So no cut changes the gradient.
     """
     whole = len(step.forests) == 1
     with torch.set_grad_enabled(whole):
@@ -214,19 +216,22 @@ def _add_coupled(
             for forest in step.forests
         ]
     case = replace(join(cases), memory=memory)
-    if not whole:
-        for trained in case.trained:
-            trained.token.requires_grad_()
+    case = replace(case, dropped=_dropped(case, [row for forest in step.forests for row in forest.rows], step, seed))
+    case = case if whole else case.apart()
     loss = ask(objective, case)
     total = step.total(loss, torch.tensor(weights(objective, case.judged)), divisor)
     if whole:
         engine.backward(total)
         return loss.memory
-    slopes = torch.autograd.grad(total, [trained.token for trained in case.trained])
-    sizes = [len(forest.target) for forest in step.forests]
-    for forest, *parts in zip(step.forests, *(torch.split(slope, sizes) for slope in slopes), strict=True):
-        again = case_of(engine, objective, material, forest).trained
-        engine.backward(sum((trained.token * part).sum() for trained, part in zip(again, parts, strict=True)))
+    slopes = torch.autograd.grad(total, [*case.trained, *case.weights])
+    sizes = zip(*([len(values) for values in one.trained] for one in cases), strict=True)
+    parts = [torch.split(slope, list(size)) for slope, size in zip(slopes, sizes, strict=False)]
+    for number, (forest, *slopes_here) in enumerate(zip(step.forests, *parts, strict=True)):
+        again = case_of(engine, objective, material, forest)
+        pairs = [*zip(again.trained, slopes_here, strict=True)]
+        if number == 0:  # weights are the same in each forest, and so count once
+            pairs += zip(again.weights, slopes[len(case.trained) :], strict=True)
+        engine.backward(sum((values * slope).sum() for values, slope in pairs))
     return loss.memory
 
 
@@ -237,3 +242,14 @@ def _uniform(judged: Sequence[Judged], step: Step, seed: int) -> dict[int, list[
         source = random.Random(f"{seed}:{step.number}:{row.index}")
         drawn[row.index] = [source.random() for _ in judged[row.index].pairs]
     return drawn
+
+
+def _dropped(case: Case, rows: Sequence[int], step: Step, seed: int) -> Tensor | None:
+    """Random numbers for two views of each answer's feature, which depend on seed, step and row alone."""
+    if case.feature is None:
+        return None
+    width, drawn = case.feature.shape[1], []
+    for row, judged in zip(rows, case.judged, strict=True):
+        generator = torch.Generator().manual_seed(random.Random(f"{seed}:{step.number}:{row}:views").getrandbits(63))
+        drawn.append(torch.rand(len(judged.label), 2, width, generator=generator))
+    return torch.cat(drawn).to(case.feature.device)

@@ -13,7 +13,7 @@ from truing.compute.generate.native import NativeGenerator
 from truing.errors import ConfigError
 from truing.records import Completion, Group, user
 from truing.rendering import Renderer
-from truing.scoring.grades import request_row
+from truing.scoring.choices import asked
 from truing.stages.context import Context, Model
 from truing.stages.sample import SamplingSettings, draw
 from truing.stages.training import Count
@@ -65,7 +65,7 @@ def _asking(context: Context, settings: Writing, generator: Generator, renderer:
     """renderer: of a model that runs here."""
 
     def group_of(request: str) -> Group:
-        return request_row(renderer, request) if renderer else Group((user(request),))
+        return asked(renderer, request) if renderer else Group((user(request),))
 
     def fits(group: Group) -> bool:
         return renderer is None or len(renderer.prompt(group.prompt)) <= settings.max_length

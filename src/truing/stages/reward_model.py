@@ -65,6 +65,12 @@ class RewardModel(Preference):
         return self.bound().needs("writing")
 
     @property
+    def prototypes(self) -> int:
+        """As many as the objective says, where it sorts features by them."""
+        bound = self.bound()
+        return int(bound.settings["prototypes"]) if bound.needs("prototype") else 0
+
+    @property
     def trainings(self) -> tuple[float, int]:
         """One for each member."""
         return self.members, 0

@@ -23,6 +23,7 @@ from truing.costs import USABLE, Lengths, Load, Shape, Weights, free_memory, mem
 from truing.errors import DataError, GuardError, StorageError
 from truing.models import Loaded, add_lora
 from truing.models.precision import compute_dtype
+from truing.models.reward import add_prototypes
 from truing.packing import pack
 from truing.records import TEXT_ROLE, Group
 from truing.rendering import Renderer, Row, shorten
@@ -61,6 +62,11 @@ class Training(Settings):
     def writes(self) -> bool:
         """Whether a reward model keeps the head that it wrote with."""
         return False
+
+    @property
+    def prototypes(self) -> int:
+        """How many directions are trained beside a reward model's head."""
+        return 0
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -158,13 +164,16 @@ def load_trainable(context: Context, model: Model, settings: Training) -> Loaded
     """The model in full width, or as wide as it computes, with a fresh adapter, where one is asked for."""
     torch.manual_seed(context.seed)  # a head or an adapter may be drawn
     source = in_full(context, model, settings.outputs) if settings.lora else model
-    trained = settings.lora is None  # a frozen base needs no master
-    loaded = context.load(source, full_width=trained, outputs=settings.outputs, writes=settings.writes)
-    if not settings.lora:
-        return loaded
     lora = settings.lora
-    adapted = add_lora(loaded.model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
-    return Loaded(adapted, loaded.renderer, loaded.source)
+    trained = lora is None  # a frozen base needs no master
+    loaded = context.load(source, full_width=trained, outputs=settings.outputs, writes=settings.writes)
+    whole = loaded.model
+    if lora:
+        adapted = add_lora(whole, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
+        loaded = Loaded(adapted, loaded.renderer, loaded.source)
+    if settings.prototypes:
+        add_prototypes(whole, settings.prototypes)  # after the adapter, which freezes all that is there
+    return loaded
 
 
 def make_engine(context: Context, loaded: Loaded, settings: Training, rows: Sequence[Row]) -> Engine:

@@ -73,7 +73,7 @@ class Watch:
                 )
                 for forest in pack(material.rows, material.budget)
             ]
-            whole = [join(cases)] if objective.is_coupled else cases
+            whole = [_undropped(join(cases))] if objective.is_coupled else cases
             return [(case, ask(objective, case)) for case in whole]
 
     def _accuracy(self, measured: Sequence[tuple[Case, Loss]]) -> Interval | None:
@@ -85,3 +85,11 @@ class Watch:
         if self.objective.kind == "ranking":  # the share of a ranking's comparisons that are right
             return statistics.mean(right)
         return statistics.win_rate(right, prompts=rows)
+
+
+def _undropped(case: Case) -> Case:
+    """Two views in which nothing is dropped: what is measured does not hang on chance."""
+    if case.feature is None:
+        return case
+    count, width = case.feature.shape
+    return replace(case, dropped=case.feature.new_ones(count, 2, width))

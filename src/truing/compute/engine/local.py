@@ -22,7 +22,7 @@ from truing.models import Loaded, is_adapted
 from truing.models.output import output_weight
 from truing.models.parity import demand_parity, longest_exact, too_long
 from truing.models.quiet import quiet_libraries
-from truing.models.reward import first_output, is_reward, language_head, readout
+from truing.models.reward import HEAD, PROTOTYPES, beside, first_output, is_reward, language_head, readout, wide
 from truing.rendering import Renderer
 from truing.tensors import Forest, Logprobs, PerToken, Scores
 
@@ -103,6 +103,21 @@ class LocalEngine:
         hidden = self._hidden_of(forest)
         token = token_logprobs(hidden.index_select(0, forest.hidden_row), self._output_weight(), forest.target, 1.0)
         return self._scores(forest, hidden), Logprobs(token, forest.completion, forest.group.shape[0])
+
+    def scores_and_features(self, forest: Forest) -> tuple[tuple[Scores, ...], Tensor]:
+        """The scores, and what the head reads at the end of each answer, [C, width], fp32 (fp64), in one pass."""
+        forest = forest.to(self.device)
+        hidden = self._hidden_of(forest)
+        scores = self._scores(forest, hidden)
+        return scores, wide(hidden.index_select(0, forest.own_row[scores[0].end]))
+
+    def head(self) -> Tensor:
+        """The weights of the reward head, [outputs, width], fp32 (fp64), with gradient."""
+        return beside(self._whole(), HEAD)
+
+    def prototypes(self) -> Tensor:
+        """The directions that are trained beside the reward head, [K, width], fp32 (fp64), with gradient."""
+        return beside(self._whole(), PROTOTYPES)
 
     def hidden(self, forest: Forest) -> Tensor:
         """The last layer's hidden state of each token, [S, width], fp32 (fp64 for an fp64 model), without gradient."""
