@@ -1,23 +1,33 @@
-"""`python -m evidence reward` tries what is claimed of reward models, and writes docs/evidence/reward.md."""
+"""`python -m evidence reward` tries what is claimed of reward models where the truth is known.
+
+`python -m evidence people` measures them and selected data on what people said; `python -m evidence page` writes the
+page of that again.
+"""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from cyclopts import App, Parameter
 
-from evidence import page, reward
+from evidence import page, people, people_page, reward
+from evidence.found import Found, OutOfTimeError
 from evidence.reward import Size, Trial
+from truing.models.precision import best_device
 
 ROOT = Path(__file__).parent.parent
+OUT = ROOT / "docs" / "evidence"
 app = App(name="evidence", help=__doc__, version_flags=[])
 
 
 @app.command(name="reward")
 def try_reward(
     folder: Path = ROOT / "runs" / "evidence-reward",
-    out: Path = ROOT / "docs" / "evidence",
+    out: Path = OUT,
     size: Annotated[Size | None, Parameter(name="*")] = None,
 ) -> None:
     """Noisy labels, strengths, treatments and MetaRM. folder: of data and runs, which are gone on with."""
@@ -32,6 +42,47 @@ def try_reward(
         reward.treatments(trial, groups),
         reward.meta(trial, (1e-12, 1e-3, 1e-2, 1e-1)),
     )
+
+
+@app.command(name="people")
+def measure_people(
+    data: Path,
+    out: Path = OUT,
+    folder: Path = ROOT / "runs" / "evidence-people",
+    parts: tuple[str, ...] = tuple(people.PARTS),
+    quick: bool = False,
+    seeds: int | None = None,
+    seconds: float = float("inf"),
+    model: str = "smollm2",
+) -> None:
+    """Reward models, audits and selected data on what people said. What people.json in `out` holds is not done again.
+
+    data: the folder of the sets. folder: of runs, most of which are removed once they are read. parts: what to measure.
+    quick: so little that the numbers mean nothing. seeds: reward models of each fold. seconds: after which nothing
+    further is begun. model: the one that everything begins with.
+    """
+    size = people.QUICK if quick else people.Size()
+    found = Found(out / people_page.KEPT, _machine(), seconds)
+    trial = people.Trial(data, folder, found, size if seeds is None else replace(size, seeds=seeds), model)
+    people.begin(trial)
+    try:
+        for part in parts:
+            people.PARTS[part](trial)
+    except OutOfTimeError as next_one:
+        print(f"time is up before {next_one}: run the same command again to go on", file=sys.stderr)
+    people_page.write(out)
+
+
+@app.command(name="page")
+def write_page(out: Path = OUT) -> None:
+    """Writes people.md and its pictures from people.json alone."""
+    people_page.write(out)
+
+
+def _machine() -> str:
+    device = best_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return f"{name}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Every training is a recipe of recipes/evidence, run as anybody would run it; her
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,17 +12,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
-from evidence import synthetic
+from evidence import running, synthetic
 from truing import formats
-from truing.pipeline import read_recipe, run_recipe
-from truing.progress import Reporter
 from truing.records import Group
 from truing.statistics import Interval, proportion
 from truing.store import Run
 
-RECIPES = Path(__file__).parent.parent / "recipes" / "evidence"
 TURNED = 0.25
 """Share of the labels that are wrong."""
 TENTHS = 10
@@ -86,16 +80,14 @@ class Trial:
 
     def run(self, recipe: str, name: str, **overrides: Any) -> Run:
         """The finished run of a recipe under a name of its own; what is done already is not done again."""
-        given = [f"model={self.model}", *(f"{key}={_toml(value)}" for key, value in overrides.items())]
-        whole = read_recipe(RECIPES / f"{recipe}.toml", given)
         print(name, file=sys.stderr, flush=True)
-        return Run.read(run_recipe(whole, out=self.folder / "runs" / name, reporter=Reporter(Console(quiet=True))))
+        return running.run(recipe, self.folder / "runs" / name, {"model": self.model, **overrides})
 
     def accuracies(self, name: str, data: str, **settings: Any) -> list[Interval]:
         """Accuracy on clean comparisons, before training and at each look, of a reward model trained on the data."""
         path = {"data.path": data, "data.held_out": self.clean}
         run = self.run("reward-train", name, **path, **settings)
-        return [_interval(event["accuracy"]) for event in run.events("reward_model", "held_out")]
+        return [running.interval(event["accuracy"]) for event in run.events("reward_model", "held_out")]
 
 
 def audited(trial: Trial) -> list[Group]:
@@ -180,7 +172,7 @@ def turned(group: Group) -> Group:
     """The comparison the other way round."""
     chosen, rejected = group.comparison()
     sides = (replace(rejected, rank=0), replace(chosen, rank=1))
-    return replace(group, completions=sides, strength=-_strength(group))
+    return replace(group, completions=sides, strength=None if group.strength is None else -group.strength)
 
 
 def _alone(trial: Trial, name: str, some: Sequence[Group]) -> Interval:
@@ -196,14 +188,3 @@ def _cut(groups: Sequence[Group]) -> list[Sequence[Group]]:
 def _strength(group: Group) -> float:
     assert group.strength is not None, "an audit gives every comparison a strength"
     return group.strength
-
-
-def _interval(found: Mapping[str, Any]) -> Interval:
-    return Interval(found["value"], found["low"], found["high"], found["n"])
-
-
-def _toml(value: Any) -> str:
-    """A value as an override has it; JSON is TOML but for tables."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
-    return json.dumps(value)

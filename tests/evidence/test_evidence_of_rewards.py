@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from evidence import page, synthetic
-from evidence.reward import RECIPES, MetaTrial, Size, Tenth, turned
+from evidence.reward import MetaTrial, Size, Tenth, turned
+from evidence.running import RECIPES
 from truing.recipe import read_recipe
 from truing.statistics import proportion
 

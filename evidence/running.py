@@ -1,0 +1,60 @@
+"""Recipes of recipes/evidence, run as anybody would run them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from truing import formats
+from truing.pipeline import read_recipe, run_recipe
+from truing.progress import Reporter
+from truing.records import Group
+from truing.statistics import Interval
+from truing.store import Run
+
+RECIPES = Path(__file__).parent.parent / "recipes" / "evidence"
+
+
+def run(recipe: str, folder: Path, settings: Mapping[str, Any]) -> Run:
+    """The finished run of a recipe with some settings. What the folder holds already is not made again."""
+    given = [f"{key}={_toml(value)}" for key, value in settings.items()]
+    whole = read_recipe(RECIPES / f"{recipe}.toml", given)
+    return Run.read(run_recipe(whole, out=folder, reporter=Reporter(Console(quiet=True))))
+
+
+@contextmanager
+def passing_run(recipe: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[Run]:
+    """A run that is read and then removed: its checkpoints would fill the disk."""
+    yield run(recipe, folder, settings)
+    shutil.rmtree(folder)
+
+
+def made_groups(finished: Run, stage: str) -> list[Group]:
+    """The rows that a stage made."""
+    made = next(one for one in finished.artifacts() if one.stage == stage and "groups" in one.meta)
+    return formats.read_groups(made.path / str(made.meta["groups"]), format="group")
+
+
+def write(groups: list[Group], path: Path) -> str:
+    """The rows as a file; returns its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    formats.write_data(groups, path, format="group")
+    return str(path)
+
+
+def interval(found: Mapping[str, Any]) -> Interval:
+    """An interval as files have it."""
+    return Interval(found["value"], found["low"], found["high"], found["n"])
+
+
+def _toml(value: Any) -> str:
+    """A value as an override has it; JSON is TOML but for tables."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+    return json.dumps(value)

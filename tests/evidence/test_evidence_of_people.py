@@ -1,0 +1,245 @@
+"""What is measured on people: files as rows, folds, the baseline of words, AUROC, and the page, on a tiny model."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_model
+
+from evidence import human, people, people_page, words
+from evidence.detection import auroc, auroc_interval
+from evidence.found import Found, OutOfTimeError
+from evidence.people import Arm, Trial
+from evidence.running import RECIPES
+from truing.errors import ConfigError
+from truing.recipe import read_recipe
+from truing.records import Completion, Group, assistant, comparison, user
+from truing.scoring.scorers import make
+
+SMALL = people.Size(
+    rows=18, rates=(1e-3, 1e-2), epochs=2, batch=4, seeds=1, shares=(0.2,), members=1, pool=12, budget=4, draws=2,
+    references=4, prompts=3, tokens=4,
+)  # fmt: skip
+
+
+def put(folder: Path, name: str, rows: Iterable[dict[str, Any]]) -> None:
+    file = folder / f"{name}.jsonl.gz"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(file, "wt", encoding="utf-8") as out:
+        out.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files laid out as the real ones are; the better answer says yes."""
+    folder = tmp_path_factory.mktemp("people")
+    good, bad = "yes it is", "no no"
+    pairs = [
+        {"chosen": f"{good} {n}", "rejected": bad if n % 3 else f"{bad} at all, and never was {n}"} for n in range(24)
+    ]
+    asked = [f"\n\nHuman: Is it {n}?\n\nAssistant: Ask.\n\nHuman: So?\n\nAssistant:" for n in range(24)]
+    put(folder, "hh_harmless/pairs", ({"prompt": p, **pair} for p, pair in zip(asked, pairs, strict=True)))
+    talks = [
+        f"Human: Is it {n // 2}?\n" + (f"Assistant: yes it is {n - 1}\nHuman: And now?\n" if n % 2 else "")
+        for n in range(24)
+    ]
+    put(folder, "oasst1_en/pairs", ({"prompt": p, **pair} for p, pair in zip(talks, pairs, strict=True)))
+    put(folder, "finegrained_qa_feedback/pairs", ({"question": f"Is {n}?", **pair} for n, pair in enumerate(pairs)))
+    votes = [{"annotator1": 1, "annotator2": 1, "annotator3": n % 2 + 1} for n in range(9)]
+    votes += [{"annotator1": 0, "annotator2": 0, "annotator3": 1}, {"annotator1": 0, "annotator2": 1, "annotator3": 2}]
+    about = {"instruction": "Say it.", "response1": good, "response2": bad}
+    put(folder, "pandalm_testset/testset", ({**about, "input": f"{n}", **vote} for n, vote in enumerate(votes)))
+    for name in ("roleplay", "codegen"):
+        put(
+            folder,
+            f"gpteacher/{name}",
+            ({"instruction": f"{name} {n}", "input": "", "response": "x " * (n + 1)} for n in range(8)),
+        )
+    for name in ("user_oriented", "seed_tasks"):
+        tasks = ({"instruction": f"{name} {n}", "instances": [{"input": "in", "output": f"out {n}"}]} for n in range(3))
+        put(folder, f"self_instruct_human/{name}", tasks)
+    return folder
+
+
+def test_files_become_rows(data: Path) -> None:
+    harmless = human.harmless(data)[3]
+    assert [turn.content for turn in harmless.prompt] == ["Is it 3?", "Ask.", "So?"]
+    replies = human.assistant_replies(data)[5]
+    assert [(turn.role, turn.content) for turn in replies.prompt] == [
+        ("user", "Is it 2?"), ("assistant", "yes it is 4"), ("user", "And now?"),
+    ]  # fmt: skip
+    assert [answer.text for answer in replies.comparison()] == ["yes it is 5", "no no"]
+    judged = human.judged_by_three(data)
+    assert len(judged) == 9  # not where most see a tie, nor where all disagree
+    assert {group.completions[0].text for group in judged} == {"yes it is"}
+    assert human.pool(data)[-1].extra == {"set": "codegen"}
+    assert [group.prompt[0].content for group in human.references(data)[:1]] == ["user_oriented 0\n\nin"]
+
+
+def test_a_dialogue_and_what_goes_on_from_its_answer_are_in_one_fold(data: Path) -> None:
+    groups = human.assistant_replies(data)
+    for first, second in zip(groups[::2], groups[1::2], strict=True):
+        assert first.prompt != second.prompt
+        assert human.fold_of(first, 3, "measured") == human.fold_of(second, 3, "measured")
+    assert {human.fold_of(group, 3, "measured") for group in groups} == {0, 1, 2}
+    assert any(human.fold_of(group, 3, "measured") != human.fold_of(group, 3, "words") for group in groups)
+
+
+def said(count: int, seed: int = 0) -> list[Group]:
+    """Comparisons of random words, of which `better` is in most chosen answers."""
+    draw = random.Random(seed)
+
+    def answer(good: bool) -> Completion:
+        some = draw.choices(["abc", "def", "ghi", "jkl", "mno", "pqr", "stu"], k=6)
+        return Completion((assistant(" ".join([*some, "better" if good else "worse"])),))
+
+    return [comparison((user(f"{seed} {n}"),), answer(n % 5 > 0), answer(n % 5 == 0)) for n in range(count)]
+
+
+def test_words_are_the_scorer_bag_of_words_where_the_strength_is_the_same(tmp_path: Path) -> None:
+    train, held_out = said(60), said(20, seed=1)
+    strength, gaps = words.gaps(train, held_out)
+    tiny_model.write_rows(tmp_path / "train.jsonl", ({
+        "prompt": [{"role": "user", "content": group.prompt[0].content}],
+        "chosen": [{"role": "assistant", "content": group.completions[0].text}],
+        "rejected": [{"role": "assistant", "content": group.completions[1].text}],
+    } for group in train))  # fmt: skip
+    scorer = make(
+        {"name": "bag_of_words", "file": str(tmp_path / "train.jsonl"), "ngrams": 2, "regularisation": strength}
+    )
+    scores = [(chosen.value or 0.0, rejected.value or 0.0) for chosen, rejected in scorer(held_out)]
+    assert gaps == pytest.approx([chosen - rejected for chosen, rejected in scores], abs=2e-2)
+    assert sum(gap > 0 for gap in gaps) == 16
+
+
+def test_the_strength_is_the_one_that_is_right_most_often() -> None:
+    train = said(60)
+    features = words.Words(train).differences(train)
+    folds = np.arange(60) % 3
+    right = {}
+    for strength in words.STRENGTHS:
+        right[strength] = 0
+        for fold in range(3):
+            model = words.fitted(features[folds != fold], strength)
+            right[strength] += sum(model.decision_function(features[folds == fold]) > 0)
+    assert right[words.best_strength(features, folds)] == max(right.values())
+
+
+def test_auroc_counts_pairs_and_its_interval_clusters() -> None:
+    draw = np.random.default_rng(3)
+    wanted = draw.random(40) < 0.3
+    scores = np.round(draw.normal(size=40) + wanted, 1)
+    pairs = [(a > b) + (a == b) / 2 for a in scores[wanted] for b in scores[~wanted]]
+    assert auroc(scores, wanted) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    alone = auroc_interval(scores.tolist(), wanted.tolist(), clusters=list(range(40)))
+    assert alone.low < alone.value < alone.high
+    # the same rows four times over know no more than they did once
+    often = auroc_interval(scores.tolist() * 4, wanted.tolist() * 4, clusters=list(range(40)) * 4)
+    assert often.high - often.low == pytest.approx(alone.high - alone.low, rel=0.1)
+
+
+def test_so_many_labels_are_turned_round_and_say_so() -> None:
+    groups = said(40)
+    found = people.with_turned(groups, 0.2)
+    assert sum(group.extra["turned"] for group in found) == 8
+    for before, after in zip(groups, found, strict=True):
+        chosen, rejected = (answer.text for answer in before.comparison())
+        assert [answer.text for answer in after.comparison()] == (
+            [rejected, chosen] if after.extra["turned"] else [chosen, rejected]
+        )
+
+
+def test_pieces_are_found_once_and_none_after_the_time(tmp_path: Path) -> None:
+    found = Found(tmp_path / "a.json", "here")
+    assert found.piece("a/b/0", lambda: [1.5]) == [1.5]
+    assert Found(tmp_path / "a.json").piece("a/b/0", lambda: pytest.fail("found before")) == [1.5]
+    late = Found(tmp_path / "a.json", seconds=-1.0)
+    assert late.piece("a/b/0", lambda: None) == [1.5]
+    with pytest.raises(OutOfTimeError, match="a/c"):
+        late.piece("a/c", lambda: None)
+    assert list(late.under("a")) == [(["b", "0"], [1.5])]
+    assert late.pieces["machines"] == {"here": ["a"]}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
+def test_every_recipe_is_sound(name: str) -> None:
+    assert read_recipe(RECIPES / f"{name}.toml").stage
+
+
+def test_gains_and_wins_are_those_of_the_same_answers() -> None:
+    base = {"0": {"losses": [2.0, 4.0], "scores": [1.0, None]}, "1": {"losses": [4.0, 4.0], "scores": [0.0, 3.0]}}
+    ours = {"0": {"losses": [1.0, 5.0], "scores": [2.0, None]}, "1": {"losses": [3.0, 4.0], "scores": [None, 4.0]}}
+    lead = people_page.gain(base.values(), [run["losses"] for run in ours.values()])
+    assert lead.value == pytest.approx(((3.0 - 2.0) + (4.0 - 4.5)) / 2)
+    won = people_page.wins(ours, base)
+    assert won.value == pytest.approx((1 + 0.5 + 0 + 1) / 4)
+    assert won.n == 4
+    assert people_page.wins({"1": ours["1"]}, base).value == 0.5, "a seed meets its own"
+
+
+def test_the_page_says_which_way_it_falls(tmp_path: Path) -> None:
+    """Of 60 comparisons the reward model is right in all, the words in every other one; then the other way round."""
+    every = list(range(60))
+
+    def told(model: list[float], words: list[float]) -> str:
+        found = Found(tmp_path / people_page.KEPT)
+        found.pieces = {"rows/hh_harmless": {"conversation": every, "longer": [(-1) ** (row // 2) for row in every]}}
+        for fold in range(3):
+            rows = every[fold::3]
+            some = {"rows": rows, "gaps": [words[row] for row in rows], "strength": 1.0}
+            found.pieces[f"words/hh_harmless/{fold}"] = some
+            for seed in range(2):
+                gaps = [model[row] for row in rows]
+                found.pieces[f"judged/hh_harmless/{fold}/bradley_terry/{seed}"] = {"rows": rows, "gaps": gaps}
+        found.save()
+        people_page.write(tmp_path)
+        return (tmp_path / "people.md").read_text()
+
+    right, half = [1.0] * 60, [(-1.0) ** row for row in every]
+    good, bad = told(right, half), told(half, right)
+    assert "| hh_harmless: 60 of 60 conversations | 100.0 % [94.0, 100.0] | 50.0 % [37.7, 62.3] | 50.0 %" in good
+    assert "| hh_harmless | +50.0 [+37.0, +63.0] | +50.0" in good
+    assert "the reward model is better than words, and better than the longer one." in good
+    assert "the reward model is worse than words, and not to be told from the longer one; a coin" in bad
+    assert "2 models, with heads and orders of their own, are trained" in good
+
+
+@pytest.mark.slow
+def test_all_parts_run_and_the_page_is_made_of_what_is_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = (people.RANDOM, Arm("score first", "length"), Arm("score and diversity", "length", diverse=True))
+    monkeypatch.setattr(people, "ARMS", arms)  # a model without sense grades nothing
+    monkeypatch.setattr(human, "SETS", {"oasst1_en": human.assistant_replies})
+    model = str(tiny_model.save(tmp_path / "tiny"))
+    out = tmp_path / "out"
+
+    def trial(size: people.Size = SMALL) -> Trial:
+        return Trial(data, tmp_path / "runs", Found(out / people_page.KEPT, "here"), size, model, "fp32")
+
+    for part in people.PARTS.values():
+        people.begin(trial())
+        part(trial())
+        people_page.write(out)  # whatever is there yet
+    page = (out / "people.md").read_text()
+    for heading in ("Does a reward model beat words", "Does the audit find", "loving length", "Do selected rows teach"):
+        assert heading in page
+    for picture in ("rates", "audit", "length", "selection"):
+        assert (out / f"people-{picture}.svg").stat().st_size > 1000
+    kept = (out / people_page.KEPT).read_text()
+    assert "yes it is" not in kept + page, "texts of people are not kept"
+    assert not list((tmp_path / "runs").glob("trained*")), "runs that were read are removed"
+    people_page.write(out)
+    assert (out / "people.md").read_text() == page
+    for part in people.PARTS.values():
+        part(trial())
+    assert (out / people_page.KEPT).read_text() == kept
+    with pytest.raises(ConfigError, match="choose another --out"):
+        people.begin(trial(people.Size()))
