@@ -3,13 +3,14 @@
 # make check        format, lint, types, tests
 # make parity       measures all objectives against TRL and writes docs/parity.md
 # make evidence     tries the treatments of noisy labels where the truth is known, half an hour
+# make people       reward models, audits and selected data on what people said: DATA=FOLDER, best on a GPU
 # make bench        measures time and memory against TRL and transformers, hours; bench-gpu: on CUDA
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test check parity evidence bench bench-gpu format docs clean
+.PHONY: quickstart test check parity evidence people bench bench-gpu format docs clean
 .DELETE_ON_ERROR:
 
 quickstart: $(STAMP)
@@ -29,6 +30,9 @@ parity: $(STAMP)
 
 evidence: $(STAMP)
 	$(BIN)/python -m evidence reward
+
+people: $(STAMP)
+	$(BIN)/python -m evidence people --data $(DATA)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench all

@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -33,6 +33,8 @@ from truing.statistics import Interval
 from truing.store import Run
 
 FOLDS = 3
+AUDITED = ("hh_harmless", "oasst1_en")
+"""Sets whose labels are turned round."""
 ODIN = "odin"
 PLAIN = "bradley_terry"
 
@@ -130,23 +132,15 @@ def begin(trial: Trial) -> None:
 
 def rows(trial: Trial) -> None:
     """Which comparisons are of one conversation, and by how many tokens the chosen answer is longer."""
-    for name in trial.sets:
-        trial.found.piece(f"rows/{name}", lambda name=name: _described(trial, trial.sets[name]))
+    for name, groups in trial.sets.items():
+        trial.found.piece(f"rows/{name}", partial(_described, trial, groups))
 
 
 def words(trial: Trial) -> None:
     """The baseline of words, by fold."""
-    from evidence.words import gaps
-
     for name in trial.sets:
         for fold in range(FOLDS):
-            train, held_out = _parted(trial.folds(name), fold)
-
-            def find(train: list[Group] = train, held_out: list[Group] = held_out) -> dict[str, Any]:
-                strength, found = gaps(train, held_out)
-                return {"strength": strength, **_gaps(held_out, found)}
-
-            trial.found.piece(f"words/{name}/{fold}", find)
+            trial.found.piece(f"words/{name}/{fold}", partial(_by_words, *_parted(trial.folds(name), fold)))
 
 
 def reward(trial: Trial) -> None:
@@ -197,7 +191,7 @@ def judged(trial: Trial, name: str, fold: int, objective: str, seed: int) -> Non
 
 def audit(trial: Trial) -> None:
     """Labels turned round on purpose, and how well the vote finds them. The settings are those of the first fold."""
-    for name in reversed(trial.sets):
+    for name in AUDITED:
         for share in trial.size.shares:
             audited(trial, name, share)
 
@@ -386,6 +380,13 @@ def _agreement(groups: Sequence[Group]) -> Interval:
     right = [float(((group.strength or 0.0) > 0) != group.extra["turned"]) for group in groups]
     asked = [human.conversation(group) for group in groups]
     return statistics.win_rate(right, prompts=asked, weights=[1.0] * len(right))
+
+
+def _by_words(train: list[Group], held_out: list[Group]) -> dict[str, Any]:
+    from evidence.words import gaps  # scikit-learn is an extra
+
+    strength, found = gaps(train, held_out)
+    return {"strength": strength, **_gaps(held_out, found)}
 
 
 def _described(trial: Trial, groups: list[Group]) -> dict[str, Any]:

@@ -81,10 +81,14 @@ same seed.
 
 
 class Set(NamedTuple):
-    """One set of comparisons as several scorers see it, all on the same ones."""
+    """One set of comparisons as several scorers see it, all on the same ones.
+
+    model: the reward models of all seeds, one after the other. mean: the mean of their scores.
+    """
 
     name: str
     model: Comparisons
+    mean: Comparisons
     words: Comparisons
 
 
@@ -125,17 +129,26 @@ def _reward_section(found: Found, sets: Sequence[Set]) -> str:
     seeds = len(sets[0].model) // len(sets[0].words)
     models = "a model is" if seeds == 1 else f"{seeds} models, with heads and orders of their own, are"
     lines = [REWARD.format(folds=FOLDS, models=models)]
-    lines += ["| comparisons | reward model | words | the longer one |", "| --- | --- | --- | --- |"]
+    columns = [
+        "comparisons",
+        "reward model",
+        *(["mean of their scores"] if seeds > 1 else []),
+        "words",
+        "the longer one",
+    ]
+    lines += [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for one in sets:
         longer = _rate(one.model, one.model.of_longer)
         many = f"{len(one.words):,} of {len(set(one.words.prompt)):,} conversations"
-        model, baseline = (_percent(agreement.accuracy(some)) for some in (one.model, one.words))
-        lines.append(f"| {one.name}: {many} | {model} | {baseline} | {_percent(longer)} |")
+        scorers = (one.model, *((one.mean,) if seeds > 1 else ()), one.words)
+        rates = [*(agreement.accuracy(some) for some in scorers), longer]
+        lines.append(f"| {one.name}: {many} | {' | '.join(map(_percent, rates))} |")
     lines += ["", "Points that the reward model is ahead on the same comparisons:", ""]
     lines += ["| comparisons | of words | of the longer one |", "| --- | --- | --- |"]
     for one in sets:
-        longer_ahead = agreement.over_longer(one.model)
-        lines.append(f"| {one.name} | {_points(over_words(one))} | {_points(longer_ahead)} |")
+        for said, some in (("", one.model), (", mean of their scores", one.mean))[: min(seeds, 2)]:
+            ahead = over_words(some, one.words), agreement.over_longer(some)
+            lines.append(f"| {one.name}{said} | {' | '.join(map(_points, ahead))} |")
     lines += ["", *(f"- {_said(one)}" for one in sets), EXPECTED]
     lines += ["What was chosen for each fold:", "", "| comparisons | learning rate, epochs | C of the words |"]
     lines += ["| --- | --- | --- |"]
@@ -146,19 +159,16 @@ def _reward_section(found: Found, sets: Sequence[Set]) -> str:
     return "\n".join([*lines, "", "![rates](people-rates.svg)", ""])
 
 
-def over_words(one: Set) -> Interval:
-    """Accuracy of the reward model less that of the words, on the same comparisons."""
-    times = len(one.model) // len(one.words)
+def over_words(model: Comparisons, words: Comparisons) -> Interval:
+    """Accuracy of reward models, of one or more seeds, less that of the words, on the same comparisons."""
+    baseline = np.tile(words.outcomes, len(model) // len(words))
     return statistics.paired_difference(
-        one.model.outcomes.tolist(),
-        np.tile(one.words.outcomes, times).tolist(),
-        prompts=one.model.prompt,
-        weights=one.model.weight.tolist(),
+        model.outcomes.tolist(), baseline.tolist(), prompts=model.prompt, weights=model.weight.tolist()
     )
 
 
 def _said(one: Set) -> str:
-    ahead = (over_words(one), agreement.over_longer(one.model))
+    ahead = (over_words(one.model, one.words), agreement.over_longer(one.model))
     words, longer = (_beside(lead) for lead in ahead)
     coin = agreement.accuracy(one.model)
     chance = "" if coin.low > 0.5 else "; a coin may do as well"
@@ -286,7 +296,8 @@ def _set(found: Found, name: str) -> Set | None:
         return None
     words = _by_row(pieces)
     about, rows = found.pieces[f"rows/{name}"], _common([*models, words])
-    return Set(name, _comparisons(about, models, rows), _comparisons(about, [words], rows))
+    mean = {row: fmean(model[row] for model in models) for row in rows}
+    return Set(name, *(_comparisons(about, some, rows) for some in (models, [mean], [words])))
 
 
 def _debiased(found: Found) -> Pair | None:
@@ -350,7 +361,8 @@ def _change(pair: Pair, weights: agreement.Array) -> Interval:
 def _even_weights(some: Comparisons) -> agreement.Array:
     """Weights by which longer and shorter chosen answers count alike in all, and equally long ones nothing."""
     sides = [(some.longer > 0) * some.weight, (some.longer < 0) * some.weight]
-    return sides[0] / sides[0].sum() + sides[1] / sides[1].sum()
+    weights: agreement.Array = sides[0] / sides[0].sum() + sides[1] / sides[1].sum()
+    return weights
 
 
 def _rows_of(some: Comparisons) -> list[Scored]:

@@ -202,9 +202,10 @@ def test_the_page_says_which_way_it_falls(tmp_path: Path) -> None:
         people_page.write(tmp_path)
         return (tmp_path / "people.md").read_text()
 
-    right, half = [1.0] * 60, [(-1.0) ** row for row in every]
-    good, bad = told(right, half), told(half, right)
-    assert "| hh_harmless: 60 of 60 conversations | 100.0 % [94.0, 100.0] | 50.0 % [37.7, 62.3] | 50.0 %" in good
+    always, every_other = [1.0] * 60, [(-1.0) ** row for row in every]
+    good, bad = told(always, every_other), told(every_other, always)
+    right, half = "100.0 % [94.0, 100.0]", "50.0 % [37.7, 62.3]"
+    assert f"| hh_harmless: 60 of 60 conversations | {right} | {right} | {half} | {half} |" in good
     assert "| hh_harmless | +50.0 [+37.0, +63.0] | +50.0" in good
     assert "the reward model is better than words, and better than the longer one." in good
     assert "the reward model is worse than words, and not to be told from the longer one; a coin" in bad
@@ -218,6 +219,7 @@ def test_all_parts_run_and_the_page_is_made_of_what_is_kept(
     arms = (people.RANDOM, Arm("score first", "length"), Arm("score and diversity", "length", diverse=True))
     monkeypatch.setattr(people, "ARMS", arms)  # a model without sense grades nothing
     monkeypatch.setattr(human, "SETS", {"oasst1_en": human.assistant_replies})
+    monkeypatch.setattr(people, "AUDITED", ("oasst1_en",))
     model = str(tiny_model.save(tmp_path / "tiny"))
     out = tmp_path / "out"
 
