@@ -29,6 +29,7 @@ from truing.models import load, locate, read_renderer
 from truing.models.precision import Precision, best_device, compute_dtype
 from truing.records import Group
 from truing.scoring.principle import answer_logprobs, says_nothing
+from truing.stages.select import ALIKE
 from truing.statistics import Interval
 from truing.store import Run
 
@@ -226,10 +227,11 @@ class Arm(NamedTuple):
 
 
 RANDOM = Arm("random", "random")
+DIVERSE = Arm("score and diversity", "deita", diverse=True)
 ARMS = (
     RANDOM,
     Arm("score first", "deita"),
-    Arm("score and diversity", "deita", diverse=True),
+    DIVERSE,
     Arm("longest answers", "length"),
     Arm("hardest to foresee (IFD)", "ifd"),
 )
@@ -295,6 +297,7 @@ def selected(trial: Trial, arm: Arm, draw: int) -> Path:
     if not arm.diverse:
         settings["select.similarity"] = "none"
     finished = run("select-pool", trial.folder / f"selected-{ARMS.index(arm)}-{draw}", settings)
+    made = next(one for one in finished.artifacts() if one.stage == "select" and "groups" in one.meta)
     taken = made_groups(finished, "select")
 
     def find() -> dict[str, Any]:
@@ -303,12 +306,12 @@ def selected(trial: Trial, arm: Arm, draw: int) -> Path:
         return {
             "of": of,
             "rows": len(taken),
+            "alike": json.loads((made.path / str(made.meta["selection"])).read_text())["refused"].get(ALIKE, 0),
             "words": long,
             "code": fmean(group.extra["set"] == "codegen" for group in taken),
         }
 
     trial.found.piece(f"selected/{arm.name}/{draw}", find)
-    made = next(one for one in finished.artifacts() if one.stage == "select" and "groups" in one.meta)
     return made.path / str(made.meta["groups"])
 
 

@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 
 from evidence.found import Found
-from evidence.people import ARMS, FOLDS, ODIN, PLAIN, RANDOM
+from evidence.people import ARMS, DIVERSE, FOLDS, ODIN, PLAIN, RANDOM
 from evidence.running import interval
 from truing import statistics
 from truing.scoring import agreement
@@ -233,13 +233,14 @@ def _selection_section(found: Found) -> str:
         won = "" if own else wins(runs, base).percent
         lines.append(f"| {name} | {len(runs)} | {whole} | {min(means):.3f} to {max(means):.3f} | {lead} | {won} |")
     lines += ["", "What was selected, and what was answered:", ""]
-    lines += ["| order | words of an answer selected | of the code set | words of an answer given | finished |"]
-    lines += ["| --- | --- | --- | --- | --- |"]
+    lines += ["| order | left out as alike | words of a selected answer | code | words of an answer given | finished |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
     for name, runs in arms.items():
         taken = [piece for _, piece in found.under("selected", name)]
         words, code = (fmean(one[what] for one in taken) for what in ("words", "code"))
         given, finished = (fmean(run[what] for run in runs.values()) for what in ("words", "finished"))
-        lines.append(f"| {name} | {words:.0f} | {100 * code:.0f} % | {given:.0f} | {100 * finished:.0f} % |")
+        alike = taken[0]["alike"] if name == DIVERSE.name else ""
+        lines.append(f"| {name} | {alike} | {words:.0f} | {100 * code:.0f} % | {given:.0f} | {100 * finished:.0f} % |")
     lines += ["", _order(arms), _judge(found, len(some["scores"]))]
     return "\n".join([*lines, "![gains](people-selection.svg)", ""])
 
@@ -413,8 +414,9 @@ def _audit_picture(found: Found, path: Path) -> None:
     names = list(dict.fromkeys(name for (name, _), _ in found.under("audit")))
     for number, name in enumerate(names):
         pieces = [(float(share), interval(one["auroc"])) for (share,), one in found.under("audit", name)]
-        places = [100 * share + 0.4 * (number - 1) for share, _ in pieces]
+        places = [100 * share + 0.4 * number for share, _ in pieces]
         _bars(axes, places, [rate for _, rate in pieces], name)
+        axes.set_xticks([100 * share for share, _ in pieces])
     axes.axhline(0.5, color="#888888", linestyle="--", linewidth=0.8)
     axes.set_xlabel("labels turned round, %")
     axes.set_ylabel("AUROC")
@@ -433,7 +435,7 @@ def _length_picture(pair: Pair, path: Path) -> None:
 
 
 def _selection_picture(found: Found, path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(6, 3))
+    figure, axes = plt.subplots(figsize=(7, 3))
     arms = _arms(found)
     base = arms[RANDOM.name].values()
     for number, runs in enumerate(arms.values()):
@@ -441,7 +443,7 @@ def _selection_picture(found: Found, path: Path) -> None:
         axes.plot([number] * len(each), each, "o", color="#888888", markersize=3)
         _bars(axes, [number + 0.1], [gain(base, [run["losses"] for run in runs.values()])], None)
     axes.axhline(0.0, color="#888888", linestyle="--", linewidth=0.8)
-    axes.set_xticks(range(len(arms)), [name.replace(" and ", "\nand ").replace(" (", "\n(") for name in arms])
+    axes.set_xticks(range(len(arms)), [name.replace(" ", "\n", 1) for name in arms], fontsize=8)
     axes.set_ylabel("gain over random,\nnats per token")
     _save(figure, axes, path)
 
