@@ -239,7 +239,7 @@ def _selection_section(found: Found) -> str:
         taken = [piece for _, piece in found.under("selected", name)]
         words, code = (fmean(one[what] for one in taken) for what in ("words", "code"))
         given, finished = (fmean(run[what] for run in runs.values()) for what in ("words", "finished"))
-        alike = taken[0]["alike"] if name == DIVERSE.name else ""
+        alike = taken[0].get("alike", "not noted") if name == DIVERSE.name else ""
         lines.append(f"| {name} | {alike} | {words:.0f} | {100 * code:.0f} % | {given:.0f} | {100 * finished:.0f} % |")
     lines += ["", _order(arms), _judge(found, len(some["scores"]))]
     return "\n".join([*lines, "![gains](people-selection.svg)", ""])
