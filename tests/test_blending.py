@@ -15,6 +15,7 @@ from truing.blending import (
     drawn,
     interleaved,
     is_held_out,
+    opening_hash,
     part,
     prompt_hash,
     quotas,
@@ -127,6 +128,25 @@ def test_one_prompt_is_one_part_whatever_its_answers_and_its_source() -> None:
         counts = Counter(group.prompt[0].content for group in part(groups, low, high))
         assert counts
         assert set(counts.values()) == {2}
+
+
+def test_dialogues_that_begin_alike_stay_together() -> None:
+    """As in trees of dialogues, in which an answer to one prompt is part of the next."""
+    opening = (Message("system", "Be brief."), user("Why?"))
+    trees = [
+        [Group((*opening[:1], user(f"Why {i}?"), *more)) for more in ((), (assistant("So."), user(f"And {i}?")))]
+        for i in range(60)
+    ]
+    groups = [group for tree in trees for group in tree]
+    kept = [group for group in groups if is_held_out(group, 0.5)]
+    assert 20 < len(kept) < 100
+    assert all(len({is_held_out(group, 0.5) for group in tree}) == 1 for tree in trees)
+    for low, high in bounds({"a": 1, "b": 1}).values():
+        assert all(len(part(tree, low, high)) in (0, 2) for tree in trees)
+    assert opening_hash(Group(opening)) != opening_hash(Group(opening[1:]))
+    assert opening_hash(Group(opening)) == prompt_hash(Group(opening))
+    alone = Group((), (Completion((assistant("a text"),)),))
+    assert opening_hash(alone) == prompt_hash(alone)
 
 
 def test_plain_text_and_a_turn_are_one_prompt_and_roles_still_count() -> None:

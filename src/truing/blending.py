@@ -1,4 +1,4 @@
-"""Several sources of rows as one, and parts of it that share no prompt.
+"""Several sources of rows as one, and parts of it that share no dialogue.
 
 What a blend takes and in which order follows from the rows' content, the weights and a seed alone: neither the order of
 the sources nor that of the rows in their files plays a part.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate, pairwise
 
-from truing.records import TEXT_ROLE, Group
+from truing.records import TEXT_ROLE, Group, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ def bounds(weights: Mapping[str, float]) -> dict[str, tuple[float, float]]:
 
 
 def part(groups: Iterable[Group], low: float, high: float) -> list[Group]:
-    """The rows whose prompts fall between the bounds. It has nothing to do with which prompts are held out."""
-    return [group for group in groups if low <= int.from_bytes(prompt_hash(group)[8:14], "big") / 2**48 < high]
+    """The rows whose dialogues fall between the bounds. It has nothing to do with which dialogues are held out."""
+    return [group for group in groups if low <= int.from_bytes(opening_hash(group)[8:14], "big") / 2**48 < high]
 
 
 def within(shares: Iterable[Share], groups: Sequence[Group]) -> list[Share]:
@@ -108,16 +108,31 @@ def repeats(shares: Iterable[Share]) -> list[str]:
 
 
 def is_held_out(group: Group, share: float) -> bool:
-    """Decided by the prompt, or the text where there is none: order plays no part, and equals stay together."""
-    return int.from_bytes(prompt_hash(group)[:8], "big") < share * 2**64
+    """Decided by how the dialogue begins: order plays no part, and what begins alike stays together."""
+    return int.from_bytes(opening_hash(group)[:8], "big") < share * 2**64
+
+
+def opening(group: Group) -> tuple[Message, ...]:
+    """The prompt up to the user's first turn; all of it where it has none.
+
+    In trees of dialogues the answer to one prompt is part of the next prompt: rows that begin alike belong together.
+    """
+    first = next((place for place, turn in enumerate(group.prompt) if turn.role in ("user", TEXT_ROLE)), None)
+    return group.prompt if first is None else group.prompt[: first + 1]
+
+
+def opening_hash(group: Group) -> bytes:
+    """SHA-256 of how the dialogue begins, or of the text where there is no prompt."""
+    return _hash(opening(group)) if group.prompt else prompt_hash(group)
 
 
 def prompt_hash(group: Group) -> bytes:
-    """SHA-256 of the prompt, or of the text where there is none. Plain text counts as a turn of the user.
+    """SHA-256 of the prompt, or of the text where there is none."""
+    return _hash(group.prompt or [message for answer in group.completions for message in answer.messages])
 
-    So sources that write one prompt in these two ways have it in common.
-    """
-    messages = group.prompt or [message for answer in group.completions for message in answer.messages]
+
+def _hash(messages: Iterable[Message]) -> bytes:
+    """Plain text counts as a turn of the user, so that sources that write one prompt in both ways have it in common."""
     turns = [f"{'user' if m.role == TEXT_ROLE else m.role}\x01{m.content}" for m in messages]
     return hashlib.sha256("\x00".join(turns).encode("utf-8", "surrogatepass")).digest()
 

@@ -1,4 +1,4 @@
-"""The data of a recipe as inputs of its stages: training rows and held-out rows, which share no prompt."""
+"""The data of a recipe as inputs of its stages: training rows and held-out rows, which share no dialogue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from truing.records import Group
 from truing.stages.context import Groups
 from truing.store import hash_of
 
-SPLIT = "prompts, text as a user's turn"
+SPLIT = "first turns, text as a user's turn"
 """By what rows are held out; another rule needs another name, or old runs would go on with rows of the old one."""
 
 
@@ -41,7 +41,7 @@ class Sources:
         return {name: self._hash(path) for name, path in files.items()}
 
     def inputs(self, data: DataSettings, seed: int = 0) -> dict[str, Groups]:
-        """Training rows and held-out rows, split by prompt so that no prompt is in both. Rows are read once."""
+        """Training rows and held-out rows, split so that no two that begin alike are apart. Rows are read once."""
         return self._of_blend(data, seed) if data.path is None else self._of_file(data, data.path)
 
     def _of_file(self, data: DataSettings, path: str) -> dict[str, Groups]:
@@ -93,7 +93,7 @@ class Sources:
         keys = [rows.key for rows in sources]
         names = list(data.blend)
         about = _description(data.blend)
-        key = hash_of("blend", keys, weights, data.rows, share, seed)
+        key = hash_of("blend", keys, weights, data.rows, share, SPLIT, seed)
         found = {
             "data": Groups(
                 key, blend, about, bad, shares=lambda: sorted(shares(), key=lambda one: names.index(one.name))
@@ -103,7 +103,7 @@ class Sources:
             every = functools.cache(lambda: [group for rows in sources for group in rows.read()])
             found["held_out"] = self._file_of_held_out(data.held_out, data.format, every)
         elif share:
-            found["held_out"] = Groups(hash_of("held out", keys, share), kept, f"held out of {about}")
+            found["held_out"] = Groups(hash_of("held out", keys, share, SPLIT), kept, f"held out of {about}")
         return found
 
     def _rows(self, name: str, source: Source, data: DataSettings, bad: list[str]) -> _Rows:
@@ -118,7 +118,7 @@ class Sources:
 
 
 def parts(splits: Mapping[str, float], data: Groups) -> dict[str, Groups]:
-    """By name of a stage, the part of the training rows that is its own: no two have a prompt in common."""
+    """By name of a stage, the part of the training rows that is its own: no two have a dialogue in common."""
     return {name: _part(name, data, low, high) for name, (low, high) in bounds(splits).items()}
 
 
@@ -134,7 +134,9 @@ def _part(name: str, data: Groups, low: float, high: float) -> Groups:
         return groups
 
     about = f"{100 * (high - low):.3g} % of the prompts of {data.description}"
-    return Groups(hash_of(data.key, low, high), read, about, data.bad, shares=lambda: within(data.shares(), read()))
+    return Groups(
+        hash_of(data.key, SPLIT, low, high), read, about, data.bad, shares=lambda: within(data.shares(), read())
+    )
 
 
 def _read(source: Source, data: DataSettings, bad: list[str]) -> list[Group]:

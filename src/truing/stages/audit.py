@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from truing import formats, statistics
+from truing.blending import opening
 from truing.errors import ConfigError, DataError
 from truing.models import read_renderer
 from truing.records import Group, comparison
@@ -205,10 +206,10 @@ class _Part(NamedTuple):
 
 
 def _parts(context: Context, settings: Audit, groups: Sequence[Group]) -> Iterator[_Part]:
-    """The folds of each member, by prompt, so that no model scores an answer to a prompt that it knows."""
+    """The folds of each member, by dialogue, so that no model scores an answer in a dialogue that it knows."""
     first_step = context.first_step
     for member in range(settings.members):
-        fold_of = _folds([str(group.prompt) for group in groups], settings.folds, f"{context.seed}:{member}")
+        fold_of = _folds([str(opening(group)) for group in groups], settings.folds, f"{context.seed}:{member}")
         for fold in range(settings.folds):
             scored = [place for place in range(len(groups)) if fold_of[place] == fold]
             trained = [place for place in range(len(groups)) if fold_of[place] != fold or settings.folds == 1]
@@ -222,12 +223,12 @@ def _parts(context: Context, settings: Audit, groups: Sequence[Group]) -> Iterat
             first_step += step_count(len(trained), settings)
 
 
-def _folds(prompts: Sequence[str], folds: int, seed: str) -> list[int]:
-    """The fold of each row: prompts in an order drawn by seed, dealt out in turn."""
-    unique = sorted(set(prompts))
+def _folds(dialogues: Sequence[str], folds: int, seed: str) -> list[int]:
+    """The fold of each row: dialogues in an order drawn by seed, dealt out in turn."""
+    unique = sorted(set(dialogues))
     random.Random(seed).shuffle(unique)
-    fold_of = {prompt: place % folds for place, prompt in enumerate(unique)}
-    return [fold_of[prompt] for prompt in prompts]
+    fold_of = {dialogue: place % folds for place, dialogue in enumerate(unique)}
+    return [fold_of[dialogue] for dialogue in dialogues]
 
 
 def _gaps(part: _Part, settings: Audit, model: Model, rows: Sequence[Row], judged: Sequence[Judged]) -> list[float]:
