@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -318,6 +318,10 @@ class BoundAlgorithm:
     def prices_kl(self) -> bool:
         """Whether the reward is lowered by the KL from the reference."""
         return self.shaping.reward_kl > 0
+
+    def critic_alone(self) -> BoundAlgorithm:
+        """With the critic's term and no other, for the rollouts in which only it learns."""
+        return replace(self, terms=tuple(term for term in self.terms if term.function is value_clip))
 
     def accepts(self, rollout: Rollout) -> Bool[Tensor, " C"]:
         """Which answers are learnt from."""

@@ -48,6 +48,9 @@ class Engine(Protocol):
     def scores(self, forest: Forest) -> tuple[Scores, ...]:
         """What a reward model's head says after each scored token, one for each of its outputs."""
 
+    def values(self, forest: Forest) -> PerToken:
+        """What the model's head expects before each scored token is chosen, as a critic."""
+
     def scores_and_logprobs(self, forest: Forest) -> tuple[tuple[Scores, ...], Logprobs]:
         """The scores with the log-probabilities of a reward model that keeps the head it wrote with, in one pass."""
 

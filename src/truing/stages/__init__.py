@@ -23,6 +23,7 @@ from truing.stages import (
     evaluate_reward,
     evolve,
     merge,
+    online,
     preference,
     rank,
     reward_model,
@@ -39,6 +40,7 @@ Product = Literal["model", "reward", "data", "verdict"]
 MAKES: dict[ModuleType, Product] = {
     sft: "model",
     preference: "model",
+    online: "model",
     reward_model: "reward",
     audit: "data",
     curate: "data",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
@@ -50,8 +50,8 @@ class Lora(Settings):
     targets: str | tuple[str, ...] = "all-linear"
 
 
-class Training(Settings):
-    """Settings of every stage that trains."""
+class Updates(Settings):
+    """Settings of every stage that takes optimizer steps."""
 
     @property
     def outputs(self) -> int:
@@ -67,6 +67,27 @@ class Training(Settings):
     def prototypes(self) -> int:
         """How many directions are trained beside a reward model's head."""
         return 0
+
+    batch_size: Count = Field(8, description="rows of one optimizer step")
+    learning_rate: Positive = Field(1e-5, description="peak learning rate of AdamW")
+    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="how it falls after the warm-up")
+    warmup: Fraction = Field(0.1, description="share of the steps in which the learning rate rises from 0")
+    weight_decay: NonNegative = Field(0.0, description="decoupled weight decay of AdamW")
+    max_gradient_norm: Positive = Field(1.0, description="gradients of a larger norm are scaled down to it")
+    max_length: Count = Field(1024, description="limit in tokens of a prompt and one answer")
+    too_long: TooLong = Field("drop", description="what becomes of rows over the limit")
+    forest_tokens: Count = Field(2048, description="tokens run at once; changes time and memory, never the result")
+    lora: Lora | None = Field(None, description="train an adapter instead of all weights")
+    checkpointing: bool | Literal["auto"] = Field(
+        "auto",
+        description="recompute activations in the backward pass to save memory; auto: only where they do not fit",
+    )
+    save_every: Count = Field(100, description="optimizer steps between two checkpoints")
+    keep_checkpoints: Count = Field(1, description="how many unfinished checkpoints are kept")
+
+
+class Training(Updates):
+    """Settings of every stage that trains on rows."""
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -93,22 +114,25 @@ class Training(Settings):
 
     epochs: Count = Field(1, description="passes over the data")
     max_steps: Count | None = Field(None, description="stop after so many optimizer steps; none: as epochs say")
-    batch_size: Count = Field(8, description="rows of one optimizer step")
-    learning_rate: Positive = Field(1e-5, description="peak learning rate of AdamW")
-    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="how it falls after the warm-up")
-    warmup: Fraction = Field(0.1, description="share of the steps in which the learning rate rises from 0")
-    weight_decay: NonNegative = Field(0.0, description="decoupled weight decay of AdamW")
-    max_gradient_norm: Positive = Field(1.0, description="gradients of a larger norm are scaled down to it")
-    max_length: Count = Field(1024, description="limit in tokens of a prompt and one answer")
-    too_long: TooLong = Field("drop", description="what becomes of rows over the limit")
-    forest_tokens: Count = Field(2048, description="tokens run at once; changes time and memory, never the result")
-    lora: Lora | None = Field(None, description="train an adapter instead of all weights")
-    checkpointing: bool | Literal["auto"] = Field(
-        "auto",
-        description="recompute activations in the backward pass to save memory; auto: only where they do not fit",
-    )
-    save_every: Count = Field(100, description="optimizer steps between two checkpoints")
-    keep_checkpoints: Count = Field(1, description="how many unfinished checkpoints are kept")
+
+
+class Trained(Protocol):
+    """What an optimizer step moves and a checkpoint holds: an engine, or a policy with its critic."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of a scalar to what has been gathered for the next step."""
+
+    def step(self, learning_rate: float, max_gradient_norm: float) -> float:
+        """One optimizer step. Returns the gradient norm before clipping; raises GuardError where it is not finite."""
+
+    def save_model(self, folder: Path) -> None:
+        """Writes what transformers or PEFT load as it is."""
+
+    def save_state(self, folder: Path) -> None:
+        """Writes all that is needed to go on to the same bits."""
+
+    def load_state(self, folder: Path) -> None:
+        """Reads what `save_state` wrote."""
 
 
 @dataclass(slots=True)
@@ -122,7 +146,7 @@ class Step:
     number: int
     rows: Sequence[Row]
     forests: Sequence[Forest]
-    engine: Engine
+    engine: Trained
     sums: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, loss: Loss, weights: Tensor, divisor: float) -> None:
@@ -160,7 +184,7 @@ class Step:
         return {name: amount / of for name, (amount, of) in self.sums.items() if of}
 
 
-def load_trainable(context: Context, model: Model, settings: Training) -> Loaded:
+def load_trainable(context: Context, model: Model, settings: Updates) -> Loaded:
     """The model in full width, or as wide as it computes, with a fresh adapter, where one is asked for."""
     torch.manual_seed(context.seed)  # a head or an adapter may be drawn
     source = in_full(context, model, settings.outputs) if settings.lora else model
@@ -292,14 +316,29 @@ def optimizer_steps(
 
     memory: what the caller carries from step to step; it is saved, and filled when going on.
     """
+
+    def members(number: int) -> list[Row]:
+        return [rows[index] for index in step_rows(len(rows), number, settings, context.seed)]
+
     total = step_count(len(rows), settings)
-    memory = {} if memory is None else memory
+    return updates(context, engine, members, total, settings, {} if memory is None else memory)
+
+
+def updates(
+    context: Context,
+    engine: Trained,
+    members: Callable[[int], Sequence[Row]],
+    total: int,
+    settings: Updates,
+    memory: dict[str, Tensor],
+) -> Iterator[Step]:
+    """As `optimizer_steps`, for any rows. members: those of each step, counted from 1, asked for as it begins."""
     done = _go_on(context, engine, memory)
     with context.reporter.task(context.stage, total, done) as task:
         for number in range(done + 1, total + 1):
             began = time.monotonic()
-            members = [rows[index] for index in step_rows(len(rows), number, settings, context.seed)]
-            step = Step(context.stage, number, members, pack(members, settings.forest_tokens), engine)
+            rows = members(number)
+            step = Step(context.stage, number, rows, pack(rows, settings.forest_tokens), engine)
             rate = learning_rate(number, total, settings)
             yield step
             try:
@@ -322,7 +361,7 @@ def optimizer_steps(
 
 
 def save_checkpoint(
-    context: Context, engine: Engine, number: int, settings: Training, memory: Mapping[str, Tensor] | None
+    context: Context, engine: Trained, number: int, settings: Updates, memory: Mapping[str, Tensor] | None
 ) -> str:
     """A folder that transformers or PEFT load. Returns its name.
 
@@ -377,7 +416,7 @@ def step_rows(rows: int, number: int, settings: Training, seed: int) -> list[int
     return order[place * settings.batch_size : (place + 1) * settings.batch_size]
 
 
-def learning_rate(number: int, total: int, settings: Training) -> float:
+def learning_rate(number: int, total: int, settings: Updates) -> float:
     """Learning rate of step `number`, counted from 1: up in a straight line, then as the schedule says."""
     warmup = round(settings.warmup * total)
     if number <= warmup:
@@ -432,7 +471,7 @@ def _fits(context: Context, loaded: Loaded, settings: Training, rows: Sequence[R
     return fits
 
 
-def _go_on(context: Context, engine: Engine, memory: dict[str, Tensor]) -> int:
+def _go_on(context: Context, engine: Trained, memory: dict[str, Tensor]) -> int:
     """Steps of this stage that are done already: those of its last sound checkpoint, which fills `memory`."""
     checkpoint = context.run.latest_checkpoint(context.key, finished=False)
     if checkpoint is None:

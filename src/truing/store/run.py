@@ -271,6 +271,11 @@ class Run:
         for checkpoint in self.checkpoints(stage_key):
             discard(checkpoint.path)
 
+    def discard_artifact(self, key: str) -> None:
+        """Removes what a stage kept on the way and needs no more."""
+        self._demand_open()
+        discard(self.path / "artifacts" / _folder_name(key))
+
     def verify(self, folder: Path) -> None:
         """Raises StorageError if a committed folder of this run is damaged. Unchanged files are hashed only once."""
         _demand_sound(verify_sizes(folder))

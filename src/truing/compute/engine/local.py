@@ -97,6 +97,12 @@ class LocalEngine:
         forest = forest.to(self.device)
         return self._scores(forest, self._hidden_of(forest))
 
+    def values(self, forest: Forest) -> PerToken:
+        """What the head expects before each scored token, where that token is predicted: a critic's values."""
+        forest = forest.to(self.device)
+        rows = self._hidden_of(forest).index_select(0, forest.hidden_row)
+        return PerToken(readout(self._whole(), rows)[:, 0], forest.completion, forest.group.shape[0])
+
     def scores_and_logprobs(self, forest: Forest) -> tuple[tuple[Scores, ...], Logprobs]:
         """The scores, and the log-probabilities by the head that the reward model wrote with, in one pass."""
         forest = forest.to(self.device)

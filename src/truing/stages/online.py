@@ -1,0 +1,410 @@
+"""Online reinforcement learning: the policy answers, a scorer judges, and the policy learns from its own answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from truing import algorithms, statistics
+from truing.algorithms import BoundAlgorithm
+from truing.compute import Engine, Generator, Sampling
+from truing.compute.engine.local import LocalEngine
+from truing.compute.generate.native import NativeGenerator
+from truing.errors import ConfigError, DataError
+from truing.models import Loaded
+from truing.models.precision import compute_dtype
+from truing.objectives.policy import masked_importance, truncated_importance
+from truing.objectives.value import explained_variance
+from truing.records import Completion, Group
+from truing.reductions import step_weights
+from truing.rendering import Row
+from truing.scoring.score import Scorer
+from truing.scoring.scorers import Spec, make
+from truing.shaping import ShapingState
+from truing.signatures import Positive, asks_for
+from truing.stages.context import Context, Groups, Judges, Model
+from truing.stages.rollouts import Rollout, forget, in_turn, kept, per_token, prompts_of
+from truing.stages.training import Count, Step, Updates, load_trainable, save_checkpoint, updates
+from truing.tensors import Forest, Logprobs, PerToken
+
+Correction = Literal["none", "truncate", "mask"]
+
+
+class Online(Updates):
+    """Settings of `online`."""
+
+    algorithm: dict[str, Any] = Field(
+        {"name": "grpo"}, description="name of the algorithm, or a table with settings", validate_default=True
+    )
+    scorer: Spec = Field(
+        "reward_model", description="what rewards answers: its name, or a table with settings", validate_default=True
+    )
+    rollouts: Count = Field(100, description="times that answers are drawn and learnt from")
+    prompts: Count = Field(8, description="prompts of one rollout")
+    batch_size: Count = Field(8, description="prompts of one optimizer step")
+    learning_rate: float = Field(1e-6, gt=0, description="peak learning rate of AdamW")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="how it falls after the warm-up")
+    temperature: Positive = Field(1.0, description="divides the logits, in sampling and in learning alike")
+    max_new_tokens: Count = Field(256, description="length limit of an answer in tokens")
+    live_answers: Count = Field(64, description="answers written at one time; changes time and memory")
+    correction: Correction = Field(
+        "none", description="where generator and engine differ: truncate or mask the weight of a token"
+    )
+    critic_rate: Positive = Field(10.0, description="learning rate of the critic, in units of the policy's")
+    critic_warmup: int = Field(0, ge=0, description="rollouts in which the critic alone learns")
+    held_out_prompts: Count = Field(64, description="held-out prompts that are answered before and after")
+    checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _spelled_out(cls, value: Any) -> dict[str, Any]:
+        """`algorithm = "grpo"` is short for `algorithm = { name = "grpo" }`; every setting is checked."""
+        table = {"name": value} if isinstance(value, str) else value
+        if not isinstance(table, dict):
+            raise ConfigError(f'algorithm is a name such as "grpo", or a table with name and settings; found {value!r}')
+        algorithms.bind(table)
+        return table
+
+    def bound(self) -> BoundAlgorithm:
+        """The algorithm with its settings filled in."""
+        return algorithms.bind(self.algorithm)
+
+    def sampling(self) -> Sampling:
+        """How answers are drawn: from the whole distribution, so that it is the one that is learnt."""
+        return Sampling(self.temperature, max_new_tokens=self.max_new_tokens)
+
+
+def online(
+    context: Context,
+    settings: Online,
+    model: Model,
+    data: Groups,
+    judges: Judges,
+    held_out: Groups | None = None,
+    reward: Model | None = None,
+) -> None:
+    """Trains on the policy's own answers to the prompts of the data, rewarded by any scorer.
+
+    Every rollout is kept in the run until a checkpoint has passed it, so that a run goes on in the middle of one.
+    reward: what a critic begins as; without one it begins as the policy with a fresh head.
+    """
+    algorithm = settings.bound()
+    prompts = prompts_of(data.read())
+    scorer = make(settings.scorer, context.tools(judges, settings.forest_tokens))
+    loaded = load_trainable(context, model, settings)
+    policy = _engine(context, loaded, settings)
+    if algorithm.needs("reference") and settings.lora is None:
+        policy.keep_reference()
+    critic = _critic(context, settings, reward or model) if algorithm.needs_critic else None
+    generator = NativeGenerator(loaded, policy=context.key, max_rows=settings.live_answers)
+    play = _Play(context, settings, algorithm, prompts, generator, scorer, policy, critic)
+    watched = prompts_of(held_out.read())[: settings.held_out_prompts] if held_out is not None else []
+    before = play.rewards(watched)  # of the start's weights, also when going on: checkpoints are read below
+    for step in updates(context, Learnt(policy, critic, settings.critic_rate), play.rows, play.total, settings,
+                        play.memory):  # fmt: skip
+        play.learn(step)
+    about: dict[str, Any] = {"steps": play.total, "base": model.source, "rows": len(prompts)}
+    if watched:
+        about["held_out"] = compared(before, play.rewards(watched))
+        context.event("held_out_reward", **about["held_out"])
+    name = save_checkpoint(context, policy, play.total, settings, None)
+    with context.output({"model": name, **about}):
+        pass
+    forget(context, settings.rollouts)
+    context.run.prune(context.key, 1)
+
+
+def compared(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
+    """Mean rewards of the same prompts before and after, and their paired difference, each with its interval."""
+    gain = statistics.mean([late - early for early, late in zip(before, after, strict=True)])
+    return {
+        "before": statistics.mean(list(before)).plain,
+        "after": statistics.mean(list(after)).plain,
+        "gain": gain.plain,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """The policy and its critic, which step together and are saved together. rate: the critic's, in the policy's."""
+
+    policy: Engine
+    critic: Engine | None
+    rate: float
+
+    def backward(self, loss: Tensor) -> None:
+        """One backward pass reaches both."""
+        self.policy.backward(loss)
+
+    def step(self, learning_rate: float, max_gradient_norm: float) -> float:
+        """Steps both, each clipped by itself. Returns the policy's gradient norm."""
+        if self.critic is not None:
+            self.critic.step(self.rate * learning_rate, max_gradient_norm)
+        return self.policy.step(learning_rate, max_gradient_norm)
+
+    def save_model(self, folder: Path) -> None:
+        """The policy alone."""
+        self.policy.save_model(folder)
+
+    def save_state(self, folder: Path) -> None:
+        """Both."""
+        self.policy.save_state(folder)
+        if self.critic is not None:
+            (folder / "critic").mkdir()
+            self.critic.save_state(folder / "critic")
+
+    def load_state(self, folder: Path) -> None:
+        """Both."""
+        self.policy.load_state(folder)
+        if self.critic is not None:
+            self.critic.load_state(folder / "critic")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A rollout with what it comes to. accepted: which answers are learnt from, [C]. about: its means, for the log."""
+
+    rollout: Rollout
+    advantage: Tensor
+    returns: Tensor | None
+    accepted: Tensor
+    about: dict[str, float]
+
+    def weights(self, rows: Sequence[int], algorithm: BoundAlgorithm, limit: int) -> tuple[Tensor, float]:
+        """The weight of each token of the rollout in a step of these rows, [N], and the divisor of the step."""
+        taken = torch.isin(self.rollout.group, torch.tensor(list(rows))) & self.accepted
+        found, divisor = step_weights(
+            self.rollout.completion, self.rollout.group, taken.double(), algorithm.reduction, limit=limit
+        )
+        return found.token, divisor
+
+
+class _Play:
+    """The rollouts of a run, one after the other, and what is learnt from each.
+
+    memory: what shaping remembers before and after the rollout under way; checkpoints keep it.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        settings: Online,
+        algorithm: BoundAlgorithm,
+        prompts: Sequence[Group],
+        generator: Generator,
+        scorer: Scorer,
+        policy: Engine,
+        critic: Engine | None,
+    ) -> None:
+        self._context, self._settings, self._algorithm = context, settings, algorithm
+        self._prompts, self._generator, self._scorer = prompts, generator, scorer
+        self._policy, self._critic = policy, critic
+        self._parts = -(-settings.prompts // settings.batch_size)
+        self._current: tuple[int, Judged] | None = None
+        first = _as_tensor(ShapingState.of(algorithm.shaping))
+        self.memory: dict[str, Tensor] = {"rollout": torch.tensor(-1), "before": first, "after": first.clone()}
+        self.total = settings.rollouts * algorithm.epochs * self._parts
+
+    def rows(self, step: int) -> list[Row]:
+        """Those of an optimizer step, counted from 1. A new rollout is made where the last one is used up."""
+        number, place = divmod(step - 1, self._algorithm.epochs * self._parts)
+        epoch, part = divmod(place, self._parts)
+        judged = self._judged(number)
+        order = torch.randperm(len(judged.rollout.rows), generator=_stream(self._context.seed, number, epoch)).tolist()
+        taken = set(judged.rollout.group[judged.accepted].tolist())
+        return [judged.rollout.rows[row] for row in sorted(order[part :: self._parts]) if row in taken]
+
+    def learn(self, step: Step) -> None:
+        """Gathers the gradient of one optimizer step."""
+        assert self._current is not None, "the step's rows were asked for before"
+        number, judged = self._current
+        algorithm = self._algorithm.critic_alone() if number < self._settings.critic_warmup else self._algorithm
+        weights, divisor = judged.weights([row.index for row in step.rows], algorithm, self._settings.max_new_tokens)
+        for forest in step.forests:
+            loss = algorithm.loss(**self._offered(judged, forest))
+            step.add(loss, judged.rollout.part(weights, forest).token, divisor)
+        for name, value in judged.about.items():
+            step.count(name, value, 1.0)
+
+    def rewards(self, prompts: Sequence[Group]) -> list[float]:
+        """The score of one answer to each prompt by the policy as it is; the random numbers are always the same."""
+        if not prompts:
+            return []
+        groups, failed = self._scored(prompts, 1, self._context.seed)
+        if failed:
+            raise DataError(f"stage '{self._context.stage}': no score of held-out answers: {dict(failed)}")
+        return [float(group.completions[0].score or 0.0) for group in groups]
+
+    def _offered(self, judged: Judged, forest: Forest) -> dict[str, PerToken]:
+        """What terms may ask for, each for the tokens of a forest."""
+        rollout, read = judged.rollout, judged.rollout.read
+        offered: dict[str, PerToken] = {
+            "policy": self._policy.logprobs(forest, temperature=self._settings.temperature),
+            "advantage": rollout.part(judged.advantage, forest),
+        }
+        for name in {"behaviour", "reference"} & read.keys():
+            found = rollout.part(read[name], forest)
+            offered[name] = Logprobs(found.token, found.completion, found.count)
+        if self._critic is not None:
+            assert judged.returns is not None
+            offered["value"] = self._critic.values(forest)
+            offered["old_value"] = rollout.part(read["value"], forest)
+            offered["returns"] = rollout.part(judged.returns, forest)
+        return offered
+
+    def _judged(self, number: int) -> Judged:
+        if self._current is None or self._current[0] != number:
+            rollout = kept(self._context, number, self._policy.renderer, lambda: self._drawn(number))
+            again = int(self.memory["rollout"]) == number  # going on in the middle of it
+            state = _as_state(self.memory["before" if again else "after"])
+            judged, after = judge(self._algorithm, rollout, state, self._settings)
+            self.memory |= {"rollout": torch.tensor(number), "before": _as_tensor(state), "after": _as_tensor(after)}
+            self._current = (number, judged)
+            self._tell(number, judged)
+            last = self._context.run.latest_checkpoint(self._context.key, finished=False)
+            done = 0 if last is None else int(last.meta["step"]) // (self._algorithm.epochs * self._parts)
+            forget(self._context, done)
+        return self._current[1]
+
+    def _drawn(self, number: int) -> Rollout:
+        """Answers to the next prompts, scored, and read by policy, reference and critic as they are now."""
+        places = in_turn(len(self._prompts), self._settings.prompts, number, self._context.seed)
+        asked = [self._prompts[place] for place in places]
+        seed = self._context.seed * 1_000_003 + number
+        groups, failed = self._scored(asked, self._algorithm.group_size, seed)
+        if not groups:
+            raise DataError(
+                f"stage '{self._context.stage}', rollout {number + 1}: no answer has a score: {dict(failed)}"
+            )
+        if "greedy" in asks_for(self._algorithm.algorithm.advantage):
+            raise ConfigError("algorithm 'remax' needs greedy answers, which stage 'online' does not draw yet")
+        rollout = Rollout.of(self._policy.renderer, groups, {}, dict(failed))
+        budget, heat = self._settings.forest_tokens, self._settings.temperature
+        rollout.read["behaviour"] = per_token(
+            rollout.rows, lambda forest: self._policy.logprobs(forest, temperature=heat), budget
+        )
+        if self._algorithm.needs("reference"):
+            rollout.read["reference"] = per_token(
+                rollout.rows, lambda forest: self._policy.logprobs(forest, of="reference", temperature=heat), budget
+            )
+        if self._critic is not None:
+            rollout.read["value"] = per_token(rollout.rows, self._critic.values, budget)
+        return rollout
+
+    def _scored(self, asked: Sequence[Group], answers: int, seed: int) -> tuple[list[Group], Counter[str]]:
+        """The prompts with scored answers; those on which the scorer fails are left out and counted by reason."""
+        drawn = self._generator.generate(asked, self._settings.sampling(), answers=answers, seed=seed)
+        groups = [replace(group, completions=found) for group, found in zip(asked, drawn, strict=True)]
+        kept_groups: list[Group] = []
+        failed: Counter[str] = Counter()
+        for group, scores in zip(groups, self._scorer(groups), strict=True):
+            reasons = [score.reason for score in scores if score.value is None]
+            if reasons:
+                failed[reasons[0]] += 1
+                continue
+            scored = [replace(a, score=one.value) for a, one in zip(group.completions, scores, strict=True)]
+            kept_groups.append(replace(group, completions=tuple(scored)))
+        return kept_groups, failed
+
+    def _tell(self, number: int, judged: Judged) -> None:
+        """One answer that did best and one that did worst, whole, for people to read."""
+        answers = [answer for group in judged.rollout.groups for answer in group.completions]
+        best, worst = max(answers, key=_score), min(answers, key=_score)
+        shown = [{"text": answer.text, "score": _score(answer)} for answer in (best, worst)]
+        self._context.event("rollout", rollout=number + 1, failed=judged.rollout.failed, shown=shown, **judged.about)
+
+
+def judge(
+    algorithm: BoundAlgorithm, rollout: Rollout, state: ShapingState, settings: Online
+) -> tuple[Judged, ShapingState]:
+    """Rewards and advantages of a rollout, and what shaping remembers of it."""
+    found = algorithms.Rollout(
+        score=rollout.score,
+        completion=rollout.completion,
+        group=rollout.group,
+        limit=settings.max_new_tokens,
+        behaviour=rollout.read["behaviour"],
+        reference=rollout.read.get("reference"),
+        value=rollout.read.get("value"),
+    )
+    judgement, after = algorithm.judge(found, state)
+    gap = rollout.read["behaviour"] - rollout.sampled
+    advantage = judgement.advantage.token * _corrected(rollout, settings.correction)
+    accepted = algorithm.accepts(found)
+    lengths = torch.bincount(rollout.completion, minlength=len(rollout.group)).double()
+    answers = [answer for group in rollout.groups for answer in group.completions]
+    about = {
+        "reward": float(rollout.score.double().mean()),
+        "reward/deviation": float(rollout.score.double().std(correction=0)),
+        "length": float(lengths.mean()),
+        "finished": sum(answer.finished for answer in answers) / len(answers),
+        "accepted": float(accepted.double().mean()),
+        "generator_gap": float(gap.abs().mean()),
+    }
+    if judgement.kl is not None:
+        about["kl"] = float(judgement.kl.sum.mean())
+    if judgement.returns is not None:
+        about["explained_variance"] = explained_variance(rollout.read["value"], judgement.returns.token)
+    returns = None if judgement.returns is None else judgement.returns.token
+    return Judged(rollout, advantage, returns, accepted, about), after
+
+
+def _corrected(rollout: Rollout, correction: Correction) -> Tensor:
+    """Weights of tokens for the difference of generator and engine, [N]."""
+    if correction == "none":
+        return torch.ones(1)
+    count = len(rollout.group)
+    behaviour, sampled = (
+        Logprobs(token, rollout.completion, count) for token in (rollout.read["behaviour"], rollout.sampled)
+    )
+    weigh = truncated_importance if correction == "truncate" else masked_importance
+    return weigh(behaviour, sampled).token
+
+
+def _engine(context: Context, loaded: Loaded, settings: Online) -> Engine:
+    return LocalEngine(
+        loaded,
+        weight_decay=settings.weight_decay,
+        checkpointing=settings.checkpointing,
+        dtype=compute_dtype(context.precision, context.device),
+    )
+
+
+def _critic(context: Context, settings: Online, start: Model) -> Engine:
+    """A model of its own whose head says what reward is to come."""
+    torch.manual_seed(context.seed)  # a head may be drawn
+    return _engine(context, context.load(start, full_width=True, outputs=1), settings)
+
+
+def _score(answer: Completion) -> float:
+    assert answer.score is not None, "answers of a rollout are scored"
+    return answer.score
+
+
+def _stream(*name: int) -> torch.Generator:
+    """Random numbers of this name."""
+    return torch.Generator().manual_seed(hash_seed(*name))
+
+
+def hash_seed(seed: int, rollout: int, epoch: int) -> int:
+    """A seed for each epoch of each rollout."""
+    return (seed * 1_000_003 + rollout) * 1_009 + epoch
+
+
+def _as_tensor(state: ShapingState) -> Tensor:
+    """Its numbers, in float64, which holds them to the bit."""
+    return torch.tensor([value for part in state.numbers().values() for value in part.values()], dtype=torch.float64)
+
+
+def _as_state(numbers: Tensor) -> ShapingState:
+    count, mean, square, coefficient = numbers.tolist()
+    return ShapingState.restored(
+        {"scale": {"count": count, "mean": mean, "square": square}, "price": {"coefficient": coefficient}}
+    )

@@ -1,0 +1,140 @@
+"""One rollout of online learning: answers drawn, scored, and read by every model before the first update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from truing import formats
+from truing.blending import prompt_hash
+from truing.errors import DataError
+from truing.packing import pack
+from truing.records import Group
+from truing.reductions import scored_tokens
+from truing.rendering import Renderer, Row
+from truing.stages.context import Context
+from truing.stages.sample import bare
+from truing.tensors import Forest, PerToken
+
+FILE, READ = "groups.jsonl", "read.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Answers with their scores, and what each model says of their tokens, all rows one after the other.
+
+    groups: a prompt with its scored answers each. rows: the same as token ids. start: where the tokens of each row
+    begin. read: behaviour, and reference and value where the algorithm asks for them, [N]. failed: prompts that were
+    left out, as the scorer failed on them, by reason.
+    """
+
+    groups: Sequence[Group]
+    rows: Sequence[Row]
+    start: Tensor
+    read: dict[str, Tensor]
+    failed: dict[str, int]
+
+    @classmethod
+    def of(
+        cls, renderer: Renderer, groups: Sequence[Group], read: dict[str, Tensor], failed: dict[str, int]
+    ) -> Rollout:
+        """The answers as they were drawn, token for token."""
+        rows = [renderer.render(group, index=place) for place, group in enumerate(groups)]
+        start = torch.tensor([0] + [scored_tokens(row) for row in rows]).cumsum(0)
+        return cls(groups, rows, start, read, failed)
+
+    @property
+    def score(self) -> Tensor:
+        """The scorer's own, [C]."""
+        return torch.tensor([answer.score for group in self.groups for answer in group.completions])
+
+    @property
+    def completion(self) -> Tensor:
+        """Which answer each token belongs to, [N]."""
+        lengths = [sum(answer.scored) for row in self.rows for answer in row.answers]
+        return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+
+    @property
+    def group(self) -> Tensor:
+        """Which row each answer belongs to, [C]."""
+        return torch.arange(len(self.rows)).repeat_interleave(torch.tensor([len(row.answers) for row in self.rows]))
+
+    @property
+    def sampled(self) -> Tensor:
+        """What the generator says of each token, [N]."""
+        drawn = [answer.sampled for group in self.groups for answer in group.completions]
+        return torch.tensor([logprob for one in drawn if one is not None for logprob in one.logprobs])
+
+    def part(self, token: Tensor, forest: Forest) -> PerToken:
+        """What belongs to a forest."""
+        parts = [token[self.start[row] : self.start[row + 1]] for row in forest.rows]
+        return PerToken(torch.cat(parts).to(forest.completion.device), forest.completion, forest.group.shape[0])
+
+
+def per_token(
+    rows: Sequence[Row], said: Callable[[Forest], PerToken], budget: int, after: Callable[[int], None] = lambda _: None
+) -> Tensor:
+    """What is said of each scored token without gradient, all rows one after the other, [N].
+
+    after: told how many rows are done.
+    """
+    start = torch.tensor([0] + [scored_tokens(row) for row in rows]).cumsum(0)
+    place = {row.index: number for number, row in enumerate(rows)}
+    token = torch.empty(int(start[-1]))
+    done = 0
+    with torch.no_grad():
+        for forest in pack(rows, budget):
+            found = said(forest).token.cpu()
+            for number in (place[row] for row in forest.rows):
+                count = int(start[number + 1] - start[number])
+                token[start[number] : start[number + 1]] = found[:count]
+                found = found[count:]
+            done += len(forest.rows)
+            after(done)
+    return token
+
+
+def kept(context: Context, number: int, renderer: Renderer, make: Callable[[], Rollout]) -> Rollout:
+    """The rollout of this number: made, or found in the run, where it stays until a checkpoint has passed it."""
+    name = f"rollout-{number}"
+    done = context.run.artifact(f"{context.key}-{name}")
+    if done is None:
+        made = make()
+        with context.output({"rows": len(made.groups), "failed": made.failed}, part=name) as folder:
+            formats.write_data(made.groups, folder / FILE, format="group")
+            save_file(made.read, folder / READ)
+        return made
+    groups = formats.read_groups(done.path / FILE, format="group")
+    return Rollout.of(renderer, groups, load_file(done.path / READ), dict(done.meta["failed"]))
+
+
+def forget(context: Context, before: int) -> None:
+    """Removes the rollouts of lower numbers: a checkpoint has passed them."""
+    for artifact in context.run.artifacts():
+        name = artifact.meta.get("part", "")
+        if artifact.key.startswith(context.key) and name.startswith("rollout-") and int(name[8:]) < before:
+            context.run.discard_artifact(artifact.key)
+
+
+def prompts_of(groups: Sequence[Group]) -> list[Group]:
+    """The prompts alone, each once, in their order."""
+    found = {prompt_hash(group): bare(group) for group in reversed(groups)}
+    prompts = list(found.values())[::-1]
+    if not prompts:
+        raise DataError("there is no prompt to answer: look at `data`")
+    return prompts
+
+
+def in_turn(prompts: int, count: int, number: int, seed: int) -> list[int]:
+    """The prompts of rollout `number`, counted from 0: every pass over them is a new order by seed, none left out."""
+    return [_place(prompts, seed, where) for where in range(number * count, (number + 1) * count)]
+
+
+def _place(prompts: int, seed: int, where: int) -> int:
+    turn, place = divmod(where, prompts)
+    order = torch.randperm(prompts, generator=torch.Generator().manual_seed(seed * 1_000_003 + turn))
+    return int(order[place])
