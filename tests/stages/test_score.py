@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,17 @@ def test_deviations_go_with_the_scores(runs: Callable[[], Run]) -> None:
     (made,) = scored(runs(), [answers("one", "a")], scorer=several)
     assert made.extra["deviation"] == [1.0, 0.0]
     assert [answer.score for answer in made.completions] == [2.0, 1.0]
+
+
+def test_reasons_of_scores_are_counted_and_shown(folder: Path, tmp_path: Path) -> None:
+    row = replace(answers("#### 18", "#### 17", "eighteen", "who knows"), extra={"answer": "18"})
+    formats.write_data([row], tmp_path / "rows.jsonl", format="group")
+    path = run_recipe(make_recipe(recipe_table(folder, tmp_path / "rows.jsonl", scorer="maths")), out=tmp_path / "run")
+    (event,) = Run.read(path).events(kind="data")
+    assert event["reasons"] == {"no result found": 2}
+    assert event["refused"] == {}
+    assert event["scores"]["every answer"][-1] == 1
+    assert "no result found" in (path / "report.html").read_text()
 
 
 def test_an_interruption_loses_one_part_at_most(runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 
 from truing.errors import ConfigError, did_you_mean
 from truing.records import Group
-from truing.scoring import duels, endpoint, grades, learned, rules
+from truing.scoring import duels, endpoint, grades, learned, rules, verify
 from truing.scoring.score import NO_TOOLS, Pooling, Score, Scorer, Tools, pooled
 from truing.signatures import asks_for, public_functions, settings_of, validated
 
@@ -106,7 +106,10 @@ def _joined(tools: Tools, of: Sequence[dict[str, Any]], join: Callable[[Sequence
 
 def _or_failure(scores: Sequence[Score], join: Callable[[Sequence[Score]], Score]) -> Score:
     failed = next((score for score in scores if score.value is None), None)
-    return failed or join(scores)
+    if failed:
+        return failed
+    reasons = dict.fromkeys(score.reason for score in scores if score.reason)
+    return join(scores)._replace(reason="; ".join(reasons))
 
 
 def _value(score: Score) -> float:
@@ -114,7 +117,7 @@ def _value(score: Score) -> float:
     return score.value
 
 
-MODULES: tuple[ModuleType, ...] = (rules, learned, grades, duels, endpoint, sys.modules[__name__])
+MODULES: tuple[ModuleType, ...] = (rules, verify, learned, grades, duels, endpoint, sys.modules[__name__])
 SCORERS: dict[str, Callable[..., Scorer]] = {
     name: function for module in MODULES for name, function in public_functions(module, "Scorer").items()
 }
