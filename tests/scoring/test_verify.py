@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from truing import formats
 from truing.errors import ConfigError
 from truing.records import Completion, Group, Sampled, assistant, user
 from truing.scoring import sandbox
@@ -100,6 +101,15 @@ def test_rows_without_good_tests_have_failed(isolation: str) -> None:
         (failed,) = scores(spec, SUM, checks=wrong)
         assert failed.value is None
         assert "a test" in failed.reason
+
+
+def test_the_rows_that_the_readme_shows(isolation: str, tmp_path: Path) -> None:
+    lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    shown = [line for line in lines if line.startswith("{") and ('"answer": ' in line or '"tests": ' in line)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(shown))
+    ducks, adding = formats.read_groups(tmp_path / "rows.jsonl")
+    assert values("maths", "It is 18.", "It is 11.", **ducks.extra) == [1, 0]
+    assert values({"name": "code", "isolation": isolation}, SUM, **adding.extra) == [1]
 
 
 def test_the_last_closed_block_of_python_counts() -> None:

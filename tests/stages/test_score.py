@@ -15,7 +15,9 @@ from truing import formats
 from truing.errors import ConfigError, DataError
 from truing.pipeline import check, make_recipe, plan, read_recipe, run_recipe
 from truing.records import Completion, Group, assistant, comparison, user
+from truing.scoring import sandbox
 from truing.scoring.score import Score
+from truing.scoring.scorers import paths_of
 from truing.signatures import validated
 from truing.stages import score as stage
 from truing.stages.context import Judges
@@ -202,6 +204,27 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
         plan(make_recipe(recipe_table(folder, rows, scorer={"name": "lexicon", "file": "no.tsv"})))
     with pytest.raises(ConfigError, match="did you mean"):
         make_recipe(recipe_table(folder, rows, scorer="lenght"))
+
+
+def test_demonstrations_are_all_that_a_reward_by_maths_needs(folder: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"{n} + 1?", "answer": f"It is <<{n}+1={n + 1}>>.\n#### {n + 1}"} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = recipe_table(folder, tmp_path / "rows.jsonl", scorer="maths")
+    table["stage"] = [{"use": "sample", "answers": 2, "max_new_tokens": 4, "temperature": 0}, *table["stage"]]
+    (event,) = (e for e in Run.read(run_recipe(make_recipe(table), out=tmp_path / "run")).events(kind="data"))
+    assert event["used"] == 4, event["refused"]
+    assert event["scores"]["every answer"] == [0.0] * 101, "a model of random weights cannot add"
+
+
+def test_a_plan_tries_the_sandbox(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    formats.write_data([answers("a")], tmp_path / "rows.jsonl", format="group")
+    tried: list[str] = []
+    monkeypatch.setattr(sandbox, "check", tried.append)
+    scorers = [{"name": "minimum", "of": ["length", {"name": "code", "isolation": "limits"}]}, "length", "code"]
+    for scorer in scorers:
+        plan(make_recipe(recipe_table(folder, tmp_path / "rows.jsonl", scorer=scorer)))
+    assert tried == ["limits", "namespaces"]
+    assert paths_of("code") == [], "its words are no paths, whatever lies beside the recipe"
 
 
 def test_an_ensemble_of_reward_models_made_on_the_way(folder: Path, tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ MEMORY, RAISED, LEFT = 101, 102, 103
 """Exit statuses of a child. They are words for a report: no verdict rests on them."""
 DEPTH = 60
 
-MS_RDONLY, MS_BIND, MS_REC = 1, 4096, 16384
+MS_BIND, MS_REC = 4096, 16384
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
-PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 4, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 CAPABILITIES_3 = 0x20080522
 
 
@@ -102,7 +102,7 @@ def _run(job: dict[str, Any], test: dict[str, str], name: str) -> dict[str, str]
         os.close(file)
     if max(map(len, said)) > PRINTED:
         return {"outcome": "output", "printed": "", "reported": ""}
-    return {"outcome": outcome, "printed": said[0], "reported": said[1]}
+    return {"outcome": outcome, "printed": said[0] if test["kind"] == "program" else "", "reported": said[1]}
 
 
 def _enclose(job: dict[str, Any], folder: str, files: tuple[int, int, int], most_processes: int) -> None:
@@ -132,6 +132,7 @@ def _enclose(job: dict[str, Any], folder: str, files: tuple[int, int, int], most
     else:
         _libc().capset((ctypes.c_uint32 * 2)(CAPABILITIES_3, 0), (ctypes.c_uint32 * 6)())
     _libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _libc().prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.chdir(folder)
     os.environ.update(HOME=folder, TMPDIR=folder)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
@@ -234,21 +235,24 @@ def _read(file: int) -> str:
 
 
 def _seal(job: dict[str, Any]) -> None:
-    """Everything read-only but a small file system in the folder, and the user's home out of sight.
+    """Everything read-only but a small file system in the folder; what the job names is covered by empty ones.
 
-    Python itself may lie in that home, so its folders are mounted into the sandbox's own.
+    Python itself may lie where it is covered, so its folders are opened before and mounted into the sandbox's own.
     """
-    libc, folder = _libc(), job["folder"]
+    folder = job["folder"]
+    opened = {prefix: os.open(prefix, os.O_PATH) for prefix in {sys.prefix, sys.base_prefix}}
+    for covered in filter(os.path.isdir, job["hidden"]):
+        _mount("tmpfs", covered, "tmpfs", 0, "size=1m,mode=755")
+    os.makedirs(folder, exist_ok=True)
     read_only = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)
-    _checked(libc.syscall(MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, ctypes.byref(read_only), 32), "read-only")
+    _checked(_libc().syscall(MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, ctypes.byref(read_only), 32), "read-only")
     _mount("tmpfs", folder, "tmpfs", 0, f"size={SPACE},mode=755")
     moved: dict[str, str] = {}
-    for prefix in {sys.prefix, sys.base_prefix}:
+    for prefix, file in opened.items():
         moved[prefix] = os.path.join(folder, f"python-{len(moved)}")
         os.mkdir(moved[prefix])
-        _mount(prefix, moved[prefix], "", MS_BIND | MS_REC, "")
-    for home in job["hidden"]:
-        _mount("tmpfs", home, "tmpfs", MS_RDONLY, "mode=755")
+        _mount(f"/proc/self/fd/{file}", moved[prefix], "", MS_BIND | MS_REC, "")
+        os.close(file)
     os.chdir(folder)
 
     def place(path: str) -> str:

@@ -5,10 +5,11 @@ expected value nor the expected output. So neither a forged line nor an early ex
 is equal to everything passes such a test. What else a test asserts is asserted inside, next to the answer's code; that
 it came to its end is shown by a number drawn for the run, which code that searches the process can find.
 
-With namespaces (Linux, `unshare` of util-linux) the code sees no network, no other process and no home folder, and can
-write nothing but 64 MiB of its own. It is not a virtual machine: the kernel is shared, what all may read outside the
-home can be read, and the limit of memory is one for each process. With limits alone the code has the network and all
-rights of the user, who may read files, environments and end processes: that is for a machine which is itself a sandbox.
+With namespaces (Linux, `unshare` of util-linux) the code sees no network and no other process; the home folder, the
+current one and those for temporary files and sockets are empty, and it can write nothing but 64 MiB of its own. It is
+not a virtual machine: the kernel is shared, what the user may read elsewhere can be read, and the limit of memory is
+one for each process. With limits alone the code has the network and all rights of the user, who may read files and
+environments and end processes: that is for a machine which is itself a sandbox.
 Where Truing runs as root, code runs as a user that nobody is.
 """
 
@@ -29,16 +30,20 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from truing.errors import ConfigError
 from truing.scoring import inside
 
-Isolation = Literal["namespaces", "limits"]
+Isolation = Annotated[Literal["namespaces", "limits"], "isolation"]
+"""How code is kept apart. The mark is what a plan looks for, to try it before anything runs."""
 NAMESPACES = ("--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", "--ipc", "--uts")
 """Options of `unshare`; who is not root needs a namespace of users for them."""
 USERS = range(61184, 65520)
 """Numbers that no user of a system has: code runs as one of them where Truing runs as root."""
+SHARED = ("/tmp", "/var/tmp", "/run", "/dev/shm")
+NEEDED = ("/usr", "/lib", "/bin", "/etc", "/proc", "/opt")
+"""What Python is made of; never covered, even where Truing runs from there."""
 SPARE = 10.0
 """Seconds beyond its tests that a sandbox may take before it is ended from outside."""
 
@@ -167,7 +172,7 @@ def _ran(
             ],
             "nonce": nonce,
             "folder": folder,
-            "hidden": _hidden(folder),
+            "hidden": _hidden(),
             "namespaces": namespaces,
             "uid": USERS[next(_user) % len(USERS)] if root else None,
             "seconds": limits.seconds,
@@ -198,11 +203,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def _hidden(folder: str) -> list[str]:
-    """Home folders that a namespace covers; not one in which the sandbox itself lies."""
-    home = os.path.realpath(Path.home())
-    outside = os.path.commonpath([home, os.path.realpath(folder)]) != home
-    return [home] if outside and os.path.isdir(home) else []
+def _hidden() -> list[str]:
+    """Folders that a namespace covers: where secrets, sockets, and the rows with their expected values may lie."""
+    places = {os.path.realpath(place) for place in (Path.home(), Path.cwd(), tempfile.gettempdir(), *SHARED)}
+    return sorted(place for place in places if place != "/" and not place.startswith(NEEDED))
 
 
 def _compared(statement: ast.stmt) -> tuple[ast.stmt, str] | None:

@@ -140,11 +140,12 @@ def make(spec: Mapping[str, Any], tools: Tools = NO_TOOLS) -> Scorer:
     return function(**{name: offered[name] for name in asks_for(function)}, **settings)
 
 
-Kind = Literal["model", "language_model", "file", "function"]
+Place = Literal["model", "language_model", "file", "function"]
+Kind = Place | Literal["isolation"]
 
 
 def named_in(spec: Mapping[str, Any], kind: Kind) -> list[str]:
-    """The models, files or functions that a scorer and its parts name; "" is the run's own model of that kind."""
+    """What a scorer and its parts name of a kind, such as models and files; "" is the run's own model of that kind."""
     function = scorer_of(spec["name"])
     found: list[str] = []
     for name, hint in typing.get_type_hints(function, include_extras=True).items():
@@ -161,7 +162,7 @@ def paths_of(name: object) -> list[str]:
     if not isinstance(name, str) or name not in SCORERS:
         return []
     hints = typing.get_type_hints(SCORERS[name], include_extras=True)
-    return [setting for setting, hint in hints.items() if set(typing.get_args(Kind)) & set(_marks(hint))]
+    return [setting for setting, hint in hints.items() if set(typing.get_args(Place)) & set(_marks(hint))]
 
 
 def _marks(hint: Any) -> tuple[Any, ...]:

@@ -21,6 +21,8 @@ from truing.scoring.sandbox import Isolation, Limits, Test
 from truing.scoring.score import Score, Scorer, each
 from truing.signatures import NonNegative, Positive
 
+REFERENCE = "answer"
+"""The column in which a reference stands unless a recipe says otherwise."""
 Count = Annotated[int, Field(ge=1)]
 Marks = Annotated[tuple[Mark, ...], Field(min_length=1)]
 
@@ -30,7 +32,7 @@ _LANGUAGES = ("", "python", "python3", "py")
 
 def maths(
     *,
-    reference: str = "answer",
+    reference: str = REFERENCE,
     marks: Marks = ("tag", "hashes", "boxed", "phrase", "last"),
     tolerance: NonNegative = 0.0,
 ) -> Scorer:
@@ -79,8 +81,8 @@ def code(
     tests: the column that holds a list of tests, or one.
     reads: the last fenced block of an answer, or all of it.
     counts: the share of the tests that pass, or all: 1 where each one does, and else 0.
-    isolation: namespaces: no network, no other processes, nothing to write to, no home folder; limits: only what a
-        process may use, for machines without namespaces.
+    isolation: namespaces: no network, no other processes, nothing to write to, no home or current folder; limits: only
+        what a process may use, with the user's own rights, for machines that are sandboxes themselves.
     seconds: by the clock, and of computing, for each test.
     memory: MiB for each process.
     processes: processes and threads of a test.
