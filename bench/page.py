@@ -65,7 +65,9 @@ METHOD = """
 - **On CUDA** the models have the named shapes and random weights, a step has 64 rows, and Truing runs up to 16,384
   tokens at once (8,192 with 8B), with Liger's kernels where the machine has them. `trl-default` gathers micro-batches
   of its own eight rows to a step; for `trl-tuned` 64, 32 and 16 are tried. Processes are forks of one that has
-  imported both sides and touched no device.
+  imported both sides and touched no device, with the same thread settings. The entries above were measured before
+  `use_liger_kernel` was among what is tried for TRL: it ran without Liger's kernels there, with which it would need
+  less memory and might be faster.
 - **`generate-default`** is `from_pretrained` and `generate` as they come, left-padded; **`generate-best`** is the
   fastest of bf16 or fp32 and dynamic or static cache. Continuous batching is given a tenth of the free memory for its
   cache, where its own default is nearly all of it. Answers end where they end, so the ratio is of useful new

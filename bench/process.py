@@ -71,8 +71,8 @@ def _fresh(function: str, spec: Mapping[str, Any], files: Sequence[str], said: P
 
 
 def _forked(function: str, spec: Mapping[str, Any], files: Sequence[str], said: Path) -> int:
-    """A fork of the server that has imported both sides; its exit status. Threads matter to a GPU's work little."""
-    os.environ.update(ENVIRONMENT | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"})
+    """A fork of the server that has imported both sides, with the same threads for both; its exit status."""
+    os.environ.update(ENVIRONMENT | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"})  # the server and its forks inherit it
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["bench.ours", "bench.theirs"])
     child = server.Process(target=_child, args=(function, *files, str(said)))

@@ -272,9 +272,10 @@ def _as_it_comes(settings: Settings) -> dict[str, Any]:
 
 def _changes(task: str, batch: int, device: str) -> list[tuple[str, dict[str, Any]]]:
     """What is tried one after the other: a dtype, or none for the best so far, and changed options."""
-    changes: list[tuple[str, dict[str, Any]]] = [
-        ("", {"micro_batch": batch // parts}) for parts in (2, 4) if batch % parts == 0
-    ]
+    changes: list[tuple[str, dict[str, Any]]] = []
+    if device == "cuda":  # first of all, for with it larger micro-batches may fit
+        changes.append(("", {"use_liger_kernel": True}))
+    changes += [("", {"micro_batch": batch // parts}) for parts in (2, 4) if batch % parts == 0]
     if device == "cpu":  # on CUDA fp32 is many times slower
         changes.append(("fp32", {}))
     if task == "sft":

@@ -15,6 +15,7 @@ from truing.errors import ConfigError, DataError, did_you_mean
 from truing.models import sentence
 from truing.recipe import DataSettings, Recipe, StageSpec
 from truing.records import Group
+from truing.scoring import sandbox
 from truing.scoring.principle import Principle
 from truing.scoring.rules import file_of_function
 from truing.scoring.scorers import Spec, named_in
@@ -170,6 +171,8 @@ def _judges(stage_name: str, settings: Settings, known: Mapping[str, Any]) -> Ju
     language = {name: _writer(name, known) for spec in specs for name in named_in(spec, "language_model")}
     files = [Path(name) for spec in specs for name in named_in(spec, "file")]
     for spec in specs:
+        for isolation in named_in(spec, "isolation"):
+            sandbox.check(isolation)
         files += [file for name in named_in(spec, "function") if (file := file_of_function(name))]
     missing = next((file for file in files if not file.is_file()), None)
     if missing:

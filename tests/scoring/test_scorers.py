@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from truing import formats
-from truing.errors import ConfigError
+from truing.errors import ConfigError, MissingError
 from truing.records import Completion, Group, assistant, comparison, user
 from truing.scoring import rules
 from truing.scoring.endpoint import rated
@@ -57,6 +58,52 @@ def test_a_lexicon_finds_whole_words_the_longest_first(tmp_path: Path) -> None:
     (tmp_path / "words.tsv").write_text("bad\tvery\n")
     with pytest.raises(ConfigError, match=r"words\.tsv:1"):
         made({"name": "lexicon", "file": str(tmp_path / "words.tsv")})
+
+
+def test_tags_stand_in_order_with_words_in_them_and_none_beside() -> None:
+    right = ["<think>a < b\n</think>\n<answer>4</answer>", " <think>x</think><answer>y</answer>\n"]
+    wrong = [
+        "", "x", "<think>a</think>", "<answer>4</answer><think>a</think>", "<think>a</think> so <answer>4</answer>",
+        "<think> </think><answer>4</answer>", "<think>a</think><answer>4</answer><answer>5</answer>",
+        "<think>a<think>b</think></think><answer>4</answer>", "<think>a</think><answer>4",
+    ]  # fmt: skip
+    assert values("tags", *right, *wrong) == [1] * len(right) + [0] * len(wrong)
+    assert values({"name": "tags", "names": ["b"], "missing": -1.0}, "<b>x</b>", "x") == [1, -1]
+    with pytest.raises(ConfigError, match="no name of a tag"):
+        made({"name": "tags", "names": ["<b>"]})
+
+
+def test_json_is_read_whole() -> None:
+    right = ['{"a": 1, "b": [2]}', ' {"a": null}\n', '```json\n{"a": 1}\n```']
+    wrong = ["[1]", '{"b": 1}', '{"a": 1} or so', '{"a": NaN}', "", "```json\n```", '{"a": ' + "[" * 100_000]
+    assert values({"name": "valid_json", "keys": ["a"]}, *right, *wrong) == [1] * len(right) + [0] * len(wrong)
+    assert values("valid_json", "[1]", "1", "{") == [1, 1, 0]
+
+
+def test_a_length_is_within_bounds_or_not() -> None:
+    assert values({"name": "within", "at_least": 2, "at_most": 3}, "a", "a b", "a b c", "a b c d") == [0, 1, 1, 0]
+    assert values({"name": "within", "at_least": 2, "unit": "characters", "missing": -1.0}, "a", "abc") == [-1, 1]
+    for bounds in ({}, {"at_least": 3, "at_most": 2}, {"at_least": -1}):
+        with pytest.raises(ConfigError, match="no bounds"):
+            made({"name": "within", **bounds})
+
+
+def test_sentiment_hears_negation_and_emphasis() -> None:
+    pytest.importorskip("vaderSentiment")
+    good, great, bad, plain = values("sentiment", "It is good.", "It is VERY good!!", "It is not good.", "It is.")
+    assert good is not None
+    assert great is not None
+    assert bad is not None
+    assert -1 <= bad < 0 == plain < good < great <= 1
+    # 1.9 is the word's weight and 15 the constant of the normalisation, both of the paper (Hutto and Gilbert, 2014)
+    assert good == pytest.approx(1.9 / math.sqrt(1.9**2 + 15), abs=1e-4)
+    assert values({"name": "sentiment", "scale": "negative"}, "It is good.") == [0]
+
+
+def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
+    with pytest.raises(MissingError, match=r"truing\[sentiment\]"):
+        made("sentiment")
 
 
 def test_a_function_that_raises_fails_for_its_answer_alone(tmp_path: Path) -> None:
@@ -108,6 +155,15 @@ def test_a_failed_part_fails_the_whole() -> None:
         (score,) = of(whole, "x")
         assert score.value is None
         assert "TypeError" in score.reason
+
+
+def test_what_joins_scores_passes_their_reasons_on() -> None:
+    group = Group((user("q"),), (Completion((assistant("none"),)),), extra={"answer": "4"})
+    for spec in (
+        {"name": "weighted", "of": ["length", "maths"], "weights": [1, 1]},
+        {"name": "gate", "of": "length", "condition": "maths", "closed": 1.0},
+    ):
+        assert made(spec)([group]) == [(Score(1.0, None, "no result found"),)]
 
 
 def test_mistakes_are_told_with_the_nearest_name() -> None:

@@ -69,6 +69,21 @@ def test_sample_answers_the_prompts_and_leaves_given_answers_out(folder: Path, r
     assert all(c.sampled.policy == tiny_model.model_of(folder).key for g in made for c in g.completions if c.sampled)
 
 
+def test_the_answer_of_a_demonstration_stays_as_a_column(folder: Path, runs: Callable[[], Run]) -> None:
+    shown = Completion((assistant("4"),))
+    (prompt, *_) = tiny_model.pairs(1)
+    rows = [
+        replace(prompt, completions=(shown,)),
+        replace(prompt, completions=(shown,), extra={"answer": "5", "id": 1}),
+        replace(prompt, completions=(replace(shown, label=False),)),
+        replace(prompt, completions=(shown, shown)),
+        replace(prompt, completions=()),
+    ]
+    run = runs()
+    sample(tiny_model.context(run, "sample"), checked(Sample, {}), tiny_model.model_of(folder), tiny_model.given(rows))
+    assert [group.extra for group in groups_of(run)] == [{"answer": "4"}, {"answer": "5", "id": 1}, {}, {}, {}]
+
+
 @pytest.mark.parametrize(
     "change",
     [{"temperature": 0.0}, {"temperature": 2.0}, {"top_k": 2}, {"top_p": 0.3}, {"max_new_tokens": 3}, {"answers": 2}],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from truing import formats
 from truing.errors import ConfigError, DataError
 from truing.pipeline import check, make_recipe, plan, read_recipe, run_recipe
 from truing.records import Completion, Group, assistant, comparison, user
+from truing.scoring import sandbox
 from truing.scoring.score import Score
+from truing.scoring.scorers import paths_of
 from truing.signatures import validated
 from truing.stages import score as stage
 from truing.stages.context import Judges
@@ -97,6 +100,17 @@ def test_deviations_go_with_the_scores(runs: Callable[[], Run]) -> None:
     (made,) = scored(runs(), [answers("one", "a")], scorer=several)
     assert made.extra["deviation"] == [1.0, 0.0]
     assert [answer.score for answer in made.completions] == [2.0, 1.0]
+
+
+def test_reasons_of_scores_are_counted_and_shown(folder: Path, tmp_path: Path) -> None:
+    row = replace(answers("#### 18", "#### 17", "eighteen", "who knows"), extra={"answer": "18"})
+    formats.write_data([row], tmp_path / "rows.jsonl", format="group")
+    path = run_recipe(make_recipe(recipe_table(folder, tmp_path / "rows.jsonl", scorer="maths")), out=tmp_path / "run")
+    (event,) = Run.read(path).events(kind="data")
+    assert event["reasons"] == {"no result found": 2}
+    assert event["refused"] == {}
+    assert event["scores"]["every answer"][-1] == 1
+    assert "no result found" in (path / "report.html").read_text()
 
 
 def test_an_interruption_loses_one_part_at_most(runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +204,27 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
         plan(make_recipe(recipe_table(folder, rows, scorer={"name": "lexicon", "file": "no.tsv"})))
     with pytest.raises(ConfigError, match="did you mean"):
         make_recipe(recipe_table(folder, rows, scorer="lenght"))
+
+
+def test_demonstrations_are_all_that_a_reward_by_maths_needs(folder: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"{n} + 1?", "answer": f"It is <<{n}+1={n + 1}>>.\n#### {n + 1}"} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = recipe_table(folder, tmp_path / "rows.jsonl", scorer="maths")
+    table["stage"] = [{"use": "sample", "answers": 2, "max_new_tokens": 4, "temperature": 0}, *table["stage"]]
+    (event,) = (e for e in Run.read(run_recipe(make_recipe(table), out=tmp_path / "run")).events(kind="data"))
+    assert event["used"] == 4, event["refused"]
+    assert event["scores"]["every answer"] == [0.0] * 101, "a model of random weights cannot add"
+
+
+def test_a_plan_tries_the_sandbox(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    formats.write_data([answers("a")], tmp_path / "rows.jsonl", format="group")
+    tried: list[str] = []
+    monkeypatch.setattr(sandbox, "check", tried.append)
+    scorers = [{"name": "minimum", "of": ["length", {"name": "code", "isolation": "limits"}]}, "length", "code"]
+    for scorer in scorers:
+        plan(make_recipe(recipe_table(folder, tmp_path / "rows.jsonl", scorer=scorer)))
+    assert tried == ["limits", "namespaces"]
+    assert paths_of("code") == [], "its words are no paths, whatever lies beside the recipe"
 
 
 def test_an_ensemble_of_reward_models_made_on_the_way(folder: Path, tmp_path: Path) -> None:

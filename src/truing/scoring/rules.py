@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from truing.errors import ConfigError
+from pydantic import Field
+
+from truing.errors import ConfigError, MissingError
 from truing.records import Completion, Group
 from truing.scoring.principle import says_nothing
 from truing.scoring.score import FileName, FunctionName, Score, Scorer, each
@@ -80,6 +83,81 @@ def lexicon(
     return each(say)
 
 
+def sentiment(*, scale: Literal["compound", "positive", "negative"] = "compound") -> Scorer:
+    """How kindly an English answer speaks, by VADER's word list and its rules for negation and emphasis.
+
+    Use: as a reward that is there at once, such as for continuing reviews. It reads words and not what is meant.
+
+    scale: compound, from -1 to 1; or the share of positive or of negative words.
+    """
+    try:
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    except ImportError:
+        raise MissingError("sentiment needs vaderSentiment: pip install 'truing[sentiment]'") from None
+    analyzer = SentimentIntensityAnalyzer()
+    name = {"compound": "compound", "positive": "pos", "negative": "neg"}[scale]
+    return each(lambda _, answer: Score.of(float(analyzer.polarity_scores(answer.text)[name])))
+
+
+def tags(
+    *, names: Annotated[tuple[str, ...], Field(min_length=1)] = ("think", "answer"), found: float = 1.0,
+    missing: float = 0.0,
+) -> Scorer:  # fmt: skip
+    """Whether an answer is `<think>...</think><answer>...</answer>`: these tags, once each, in order, nothing beside.
+
+    names: the tags.
+    found: the score of an answer in this form.
+    missing: the score of any other; one that was cut at its limit has closed its last tag or counts as any other.
+    """
+    wrong = [name for name in names if not re.fullmatch(r"[\w-]+", name)]
+    if wrong:
+        raise ConfigError(f"tags: {wrong[0]!r} is no name of a tag: write it without < and >")
+    any_tag = "|".join(f"</?{name}>" for name in names)
+    inside = rf"(?:(?!{any_tag}).)*\S(?:(?!{any_tag}).)*"
+    form = re.compile(r"\s*".join(f"<{name}>{inside}</{name}>" for name in names), re.DOTALL)
+    return each(lambda _, answer: Score.of(found if form.fullmatch(answer.text.strip()) else missing))
+
+
+def valid_json(*, keys: tuple[str, ...] = (), found: float = 1.0, missing: float = 0.0) -> Scorer:
+    """Whether an answer is JSON and nothing else; a fence of ``` around it is allowed.
+
+    keys: what the object must have; none: any value is right.
+    found: the score of such an answer.
+    missing: the score of any other.
+    """
+
+    def say(_: Group, answer: Completion) -> Score:
+        fenced = re.fullmatch(r"```(?:json)?\s*\n(.*)\n```", answer.text.strip(), re.DOTALL)
+        try:
+            value = json.loads(fenced[1] if fenced else answer.text, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            return Score.of(missing)
+        return Score.of(found if not keys or (isinstance(value, dict) and value.keys() >= set(keys)) else missing)
+
+    return each(say)
+
+
+def within(
+    *, at_least: int = 0, at_most: int | None = None, unit: Unit = "words", found: float = 1.0, missing: float = 0.0
+) -> Scorer:
+    """Whether the length of an answer is within bounds.
+
+    at_least: the least.
+    at_most: the most; none: any.
+    unit: characters or words, as in `length`.
+    found: the score within.
+    missing: the score outside.
+    """
+    if at_least < 0 or (at_most is not None and at_most < at_least) or (at_most is None and at_least == 0):
+        raise ConfigError(f"within: at_least = {at_least} and at_most = {at_most} are no bounds")
+
+    def say(_: Group, answer: Completion) -> Score:
+        long = length_of(answer.text, unit)
+        return Score.of(found if long >= at_least and (at_most is None or long <= at_most) else missing)
+
+    return each(say)
+
+
 def emptiness(*, found: float = 0.0, missing: float = 1.0) -> Scorer:
     """Whether an answer says anything: it is neither empty nor goes round in circles.
 
@@ -106,6 +184,10 @@ def function(*, path: FunctionName) -> Scorer:
             return Score.failed(f"{path} raised {type(error).__name__}: {error}")
 
     return each(say)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
 
 def length_of(text: str, unit: Unit) -> int:

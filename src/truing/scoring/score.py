@@ -27,7 +27,7 @@ class Score(NamedTuple):
     """How good an answer is; higher is better.
 
     value: None where the scorer failed, and then `reason` says why. deviation: standard deviation of the value, None
-    where nobody knows.
+    where nobody knows. reason: with a number, what it is owed to, where a scorer says so: "time limit".
     """
 
     value: float | None
@@ -35,9 +35,9 @@ class Score(NamedTuple):
     reason: str = ""
 
     @classmethod
-    def of(cls, value: float, deviation: float | None = None) -> Score:
+    def of(cls, value: float, deviation: float | None = None, reason: str = "") -> Score:
         """A number that was found; one that is not finite is a failure."""
-        return cls(value, deviation) if math.isfinite(value) else cls.failed(f"the score is {value}")
+        return cls(value, deviation, reason) if math.isfinite(value) else cls.failed(f"the score is {value}")
 
     @classmethod
     def failed(cls, reason: str) -> Score:

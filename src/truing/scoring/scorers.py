@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 
 from truing.errors import ConfigError, did_you_mean
 from truing.records import Group
-from truing.scoring import duels, endpoint, grades, learned, rules
+from truing.scoring import duels, endpoint, grades, learned, rules, verify
 from truing.scoring.score import NO_TOOLS, Pooling, Score, Scorer, Tools, pooled
 from truing.signatures import asks_for, public_functions, settings_of, validated
 
@@ -106,7 +106,10 @@ def _joined(tools: Tools, of: Sequence[dict[str, Any]], join: Callable[[Sequence
 
 def _or_failure(scores: Sequence[Score], join: Callable[[Sequence[Score]], Score]) -> Score:
     failed = next((score for score in scores if score.value is None), None)
-    return failed or join(scores)
+    if failed:
+        return failed
+    reasons = dict.fromkeys(score.reason for score in scores if score.reason)
+    return join(scores)._replace(reason="; ".join(reasons))
 
 
 def _value(score: Score) -> float:
@@ -114,7 +117,7 @@ def _value(score: Score) -> float:
     return score.value
 
 
-MODULES: tuple[ModuleType, ...] = (rules, learned, grades, duels, endpoint, sys.modules[__name__])
+MODULES: tuple[ModuleType, ...] = (rules, verify, learned, grades, duels, endpoint, sys.modules[__name__])
 SCORERS: dict[str, Callable[..., Scorer]] = {
     name: function for module in MODULES for name, function in public_functions(module, "Scorer").items()
 }
@@ -137,11 +140,12 @@ def make(spec: Mapping[str, Any], tools: Tools = NO_TOOLS) -> Scorer:
     return function(**{name: offered[name] for name in asks_for(function)}, **settings)
 
 
-Kind = Literal["model", "language_model", "file", "function"]
+Place = Literal["model", "language_model", "file", "function"]
+Kind = Place | Literal["isolation"]
 
 
 def named_in(spec: Mapping[str, Any], kind: Kind) -> list[str]:
-    """The models, files or functions that a scorer and its parts name; "" is the run's own model of that kind."""
+    """What a scorer and its parts name of a kind, such as models and files; "" is the run's own model of that kind."""
     function = scorer_of(spec["name"])
     found: list[str] = []
     for name, hint in typing.get_type_hints(function, include_extras=True).items():
@@ -158,7 +162,7 @@ def paths_of(name: object) -> list[str]:
     if not isinstance(name, str) or name not in SCORERS:
         return []
     hints = typing.get_type_hints(SCORERS[name], include_extras=True)
-    return [setting for setting, hint in hints.items() if set(typing.get_args(Kind)) & set(_marks(hint))]
+    return [setting for setting, hint in hints.items() if set(typing.get_args(Place)) & set(_marks(hint))]
 
 
 def _marks(hint: Any) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from truing.errors import DataError
 from truing.progress import Task
 from truing.records import Completion, Group, comparison, to_json
 from truing.scoring.principle import Principle, instructed, says_nothing
+from truing.scoring.verify import REFERENCE
 from truing.signatures import NonNegative, Settings
 from truing.stages.context import Context, Groups, Model
 from truing.stages.training import Count
@@ -59,12 +60,17 @@ class Contrast(SamplingSettings):
 
 
 def sample(context: Context, settings: Sample, model: Model, data: Groups) -> None:
-    """Draws answers to the prompts of the data; answers the data already have are left out."""
-    prompts = [bare(group) for group in data.read()][: settings.limit]
+    """Draws answers to the prompts of the data; answers the data already have are left out.
+
+    That of a demonstration stays as the column `answer`, for scorers that check answers against it.
+    """
+    rows = data.read()[: settings.limit]
+    prompts = [bare(group) for group in rows]
     generator = make_generator(context, model, settings)
+    drawn = draw(context, generator, prompts, settings, settings.answers)
     groups = [
-        replace(prompt, completions=answers)
-        for prompt, answers in zip(prompts, draw(context, generator, prompts, settings, settings.answers), strict=True)
+        replace(row, completions=answers, extra={**demonstrated(row), **row.extra})
+        for row, answers in zip(rows, drawn, strict=True)
     ]
     _put_out(context, groups)
 
@@ -193,6 +199,12 @@ def _drawn(
 def bare(group: Group) -> Group:
     """The prompt alone."""
     return replace(group, completions=())
+
+
+def demonstrated(group: Group) -> dict[str, str]:
+    """A demonstration's answer as a column, which the row's own column of this name goes before."""
+    shown = group.completions[0] if len(group.completions) == 1 else None
+    return {REFERENCE: shown.text} if shown is not None and shown.label is None and shown.score is None else {}
 
 
 def _counter(context: Context, task: Task, before: int) -> Callable[[int], None]:

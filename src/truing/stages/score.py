@@ -71,6 +71,7 @@ def score(context: Context, settings: ScoreAnswers, data: Groups, judges: Judges
         rows=len(groups),
         used=len(made),
         refused=dict(refused),
+        reasons=reasons_of(said),
         scores=curves(made),
     )
     with context.output({"groups": FILE, "rows": len(made)}) as folder:
@@ -121,6 +122,11 @@ def chosen(group: Group, scores: Sequence[Score], settings: ScoreAnswers, refuse
         strength=group.strength if settings.ranks == "keep" and settings.keep == "all" else None,
         extra={**group.extra, **known},
     )
+
+
+def reasons_of(said: Sequence[Sequence[Score]]) -> dict[str, int]:
+    """Of the answers that got a number, how often which reason was given for it."""
+    return dict(Counter(one.reason for scores in said for one in scores if one.value is not None and one.reason))
 
 
 def curves(groups: Sequence[Group]) -> dict[str, list[float]]:

@@ -21,7 +21,7 @@ class Data:
     """What a stage read, refused and used.
 
     lengths: tokens of each row by name, such as `chosen_tokens`. scores: at even steps from the lowest to the highest.
-    shares: what each source of a blend gave.
+    shares: what each source of a blend gave. reasons: what scores are owed to, each with its number of answers.
     """
 
     source: str
@@ -31,6 +31,7 @@ class Data:
     lengths: dict[str, list[int]]
     scores: dict[str, list[float]]
     shares: list[Share]
+    reasons: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def read_data(event: Mapping[str, Any]) -> Data:
         lengths={name: list(event[name]) for name in LENGTHS if event.get(name)},
         scores=mapping(event.get("scores")),
         shares=[Share(**share) for share in event.get("shares", [])],
+        reasons=mapping(event.get("reasons")),
     )
 
 
