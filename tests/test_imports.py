@@ -20,16 +20,16 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "records", "environment"}),
     frozenset(
         {"formats", "store", "report", "statistics", "progress", "blending", "curation", "selection"}
-        | {"signatures", "tensors", "objectives", "advantages", "algorithms"}
+        | {"signatures", "tensors", "objectives", "advantages", "algorithms", "reductions", "shaping"}
     ),
-    frozenset({"rendering", "packing", "models", "compute", "reductions", "costs"}),
+    frozenset({"rendering", "packing", "models", "compute", "costs"}),
     frozenset({"scoring"}),
     frozenset({"stages"}),
     frozenset({"recipe", "data", "planning", "estimates", "fitting", "probing", "measuring", "pipeline", "describing"}),
     frozenset({"comparing"}),
     frozenset({"cli", "web"}),
 )
-"""Each part may import its own layer and those before it. `reductions` weighs rendered rows, so it stands with them."""
+"""Each part may import its own layer and those before it."""
 
 WITHOUT_TORCH = (
     "errors",

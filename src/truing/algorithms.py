@@ -1,0 +1,464 @@
+"""Online algorithms, one row each: how answers are rewarded, compared, accepted, and made into one loss.
+
+A row reads beside its paper. The parts are functions whose signatures say what they ask for and which settings they
+have; the settings of all parts of a row are the settings of the algorithm, each by its own name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, create_model
+from torch import Tensor
+
+from truing.advantages import (
+    batch_baseline,
+    clip_advantage,
+    discounted,
+    gae,
+    greedy_baseline,
+    group_centre,
+    group_zscore,
+    leave_one_out,
+    whiten,
+)
+from truing.errors import ConfigError, did_you_mean
+from truing.objectives.policy import cispo, entropy_bonus, gspo, kl_penalty, ppo_clip, reinforce
+from truing.objectives.value import value_clip
+from truing.reductions import OnlineReduction
+from truing.shaping import Shaping, ShapingState, kl_in_reward, shaped, terminal_reward
+from truing.signatures import NonNegative, Settings, asks_for, settings_of, validated
+from truing.tensors import Loss, PerToken
+
+Function = Callable[..., Any]
+Acceptance = Callable[[Tensor, Tensor], Tensor]
+
+NEEDS: dict[str, str] = {
+    "policy": "log-probabilities under the model that is trained",
+    "behaviour": "log-probabilities under the model as it was when it wrote the answers, by the same engine",
+    "advantage": "how much better than expected each token was",
+    "reference": "log-probabilities under the model it must stay near",
+    "entropy": "entropy of the policy's whole distribution where each token is chosen",
+    "value": "what the critic expects before each token",
+    "old_value": "what the critic expected at the rollout",
+    "returns": "what the critic should have expected",
+}
+"""What terms may ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A part of the loss. One of weight 0 is not computed, and what it asks for is not either."""
+
+    function: Callable[..., Loss]
+    weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.__name__
+
+
+def every_group(score: Float[Tensor, " C"], group: Int[Tensor, " C"]) -> Bool[Tensor, " C"]:
+    """All answers."""
+    return torch.ones_like(group, dtype=torch.bool)
+
+
+def mixed_groups(score: Float[Tensor, " C"], group: Int[Tensor, " C"]) -> Bool[Tensor, " C"]:
+    """The answers of groups whose scores differ: dynamic sampling, Eq. 11 of arXiv:2503.14476 (DAPO).
+
+    The scores are the scorer's own, before any shaping. A group of one is never mixed.
+    """
+    groups = int(group.max()) + 1 if len(group) else 0
+    low = score.new_full((groups,), torch.inf).scatter_reduce(0, group, score, "amin")
+    high = score.new_full((groups,), -torch.inf).scatter_reduce(0, group, score, "amax")
+    return (low < high)[group]
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """A row of the table.
+
+    terms: of the loss; the first is that of the policy and has weight 1. advantage: one of `truing.advantages`.
+    reduction: how losses of tokens become one. normalisation: what is done to the advantages of all tokens of a step.
+    acceptance: which answers are learnt from at all. shaping: what becomes of the scores. settings: what differs from
+    the parts' own defaults. group_size: answers to each prompt. epochs: updates that each answer takes part in.
+    """
+
+    advantage: Function
+    terms: tuple[Term, ...]
+    reduction: OnlineReduction
+    normalisation: tuple[Function, ...] = ()
+    acceptance: Acceptance = every_group
+    shaping: Shaping = field(default_factory=Shaping)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    group_size: int = 1
+    epochs: int = 1
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether the advantages ask for values."""
+        return "value" in asks_for(self.advantage)
+
+    @property
+    def compares_groups(self) -> bool:
+        """Whether answers to one prompt are compared with one another, so that one alone teaches nothing."""
+        asked = asks_for(self.advantage)
+        return "group" in asked and "greedy" not in asked
+
+    @property
+    def all_terms(self) -> tuple[Term, ...]:
+        """With those that any algorithm may be given by their weights."""
+        own = {term.name for term in self.terms}
+        return self.terms + tuple(term for term in ANY_TERM if term.name not in own)
+
+    @property
+    def parts(self) -> tuple[Function, ...]:
+        """All functions with settings."""
+        return (self.advantage, *self.normalisation, *(term.function for term in self.all_terms))
+
+
+ANY_TERM = (Term(kl_penalty, weight=0.0), Term(entropy_bonus, weight=0.0))
+
+
+# Policy gradient with the mean reward as the baseline: Williams (1992).
+REINFORCE = Algorithm(
+    advantage=batch_baseline,
+    terms=(Term(reinforce),),
+    reduction="sequence_sum",
+    shaping=Shaping(reward_kl=0.05),
+)
+
+# Advantage actor-critic: the synchronous form of A3C, arXiv:1602.01783.
+A2C = Algorithm(
+    advantage=gae,
+    terms=(Term(reinforce), Term(value_clip), Term(entropy_bonus, weight=0.01)),
+    reduction="token_mean",
+    shaping=Shaping(reward_kl=0.05),
+    settings={"lam": 1.0, "value_range": None},
+)
+
+# Proximal policy optimisation, arXiv:1707.06347, with the KL of arXiv:1909.08593 in the reward.
+PPO = Algorithm(
+    advantage=gae,
+    normalisation=(whiten,),
+    terms=(Term(ppo_clip), Term(value_clip)),
+    reduction="token_mean",
+    shaping=Shaping(reward_kl=0.05),
+    epochs=4,
+)
+
+# PPO-max: section 5.4 of arXiv:2307.04964. Critic warm-up, pre-training mixture and gradient clipping are the stage's.
+PPO_MAX = Algorithm(
+    advantage=gae,
+    normalisation=(whiten, clip_advantage),
+    terms=(Term(ppo_clip), Term(value_clip)),
+    reduction="token_mean",
+    shaping=Shaping(reward_scaling="standard", reward_clip=10.0, reward_kl=0.05),
+    epochs=4,
+)
+
+# REINFORCE++, arXiv:2501.03262: PPO without a critic, advantages whitened over the whole step.
+REINFORCE_PP = Algorithm(
+    advantage=discounted,
+    normalisation=(whiten,),
+    terms=(Term(ppo_clip),),
+    reduction="token_mean",
+    shaping=Shaping(reward_kl=0.01),
+)
+
+# REINFORCE++ with baseline, arXiv:2501.03262: less the group's mean, then whitened; the KL is a term of the loss.
+REINFORCE_PP_BASELINE = Algorithm(
+    advantage=group_centre,
+    normalisation=(whiten,),
+    terms=(Term(ppo_clip), Term(kl_penalty, weight=0.01)),
+    reduction="token_mean",
+    settings={"estimator": "k2"},
+    group_size=8,
+)
+
+# REINFORCE leave-one-out, arXiv:2402.14740: a whole answer is one action.
+RLOO = Algorithm(
+    advantage=leave_one_out,
+    terms=(Term(reinforce),),
+    reduction="sequence_sum",
+    shaping=Shaping(reward_kl=0.05),
+    group_size=4,
+)
+
+# ReMax, arXiv:2310.10505: the baseline is the reward of the greedy answer, which is sampled besides.
+REMAX = Algorithm(
+    advantage=greedy_baseline,
+    terms=(Term(reinforce),),
+    reduction="sequence_sum",
+    shaping=Shaping(reward_kl=0.05),
+)
+
+# Group relative policy optimisation, arXiv:2402.03300.
+GRPO = Algorithm(
+    advantage=group_zscore,
+    terms=(Term(ppo_clip), Term(kl_penalty, weight=0.04)),
+    reduction="sequence_mean",
+    group_size=8,
+)
+
+# GRPO done right, arXiv:2503.20783: no division by the deviation, nor by an answer's own length.
+DR_GRPO = Algorithm(
+    advantage=group_centre,
+    terms=(Term(ppo_clip),),
+    reduction="constant",
+    group_size=8,
+)
+
+# Decoupled clip and dynamic sampling policy optimisation, arXiv:2503.14476.
+DAPO = Algorithm(
+    advantage=group_zscore,
+    terms=(Term(ppo_clip),),
+    reduction="token_mean",
+    acceptance=mixed_groups,
+    shaping=Shaping(overlong_share=0.2),
+    settings={"clip_high": 0.28},
+    group_size=16,
+)
+
+# Group sequence policy optimisation, arXiv:2507.18071.
+GSPO = Algorithm(
+    advantage=group_zscore,
+    terms=(Term(gspo),),
+    reduction="sequence_mean",
+    group_size=8,
+)
+
+# Clipped importance sampling policy optimisation, arXiv:2506.13585.
+CISPO = Algorithm(
+    advantage=group_zscore,
+    terms=(Term(cispo),),
+    reduction="token_mean",
+    group_size=8,
+)
+
+ALGORITHMS: dict[str, Algorithm] = {
+    name.lower(): value for name, value in tuple(globals().items()) if isinstance(value, Algorithm)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What is known of the answers of one step before the first update, of N tokens, C answers and G prompts.
+
+    score [C]: the scorer's own. completion [N], group [C]: whose they are. limit: most tokens an answer could have.
+    behaviour [N]: log-probabilities at the temperature of sampling. reference [N], value [N], greedy [G]: where the
+    algorithm needs them; greedy is the score of each prompt's greedy answer, greedy_length its number of tokens.
+    """
+
+    score: Float[Tensor, " C"]
+    completion: Int[Tensor, " N"]
+    group: Int[Tensor, " C"]
+    limit: int
+    behaviour: Float[Tensor, " N"]
+    reference: Float[Tensor, " N"] | None = None
+    value: Float[Tensor, " N"] | None = None
+    greedy: Float[Tensor, " G"] | None = None
+    greedy_length: Int[Tensor, " G"] | None = None
+
+    @property
+    def length(self) -> Int[Tensor, " C"]:
+        """Tokens of each answer."""
+        return torch.bincount(self.completion, minlength=len(self.group))
+
+    def per_token(self, token: Float[Tensor, " N"]) -> PerToken:
+        """Numbers of the tokens with whose they are."""
+        return PerToken(token, self.completion, len(self.group))
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a rollout comes to, all for each token. returns: where there is a critic. kl: where there is a reference."""
+
+    reward: PerToken
+    advantage: PerToken
+    returns: PerToken | None
+    kl: PerToken | None
+
+
+@dataclass(frozen=True, slots=True)
+class BoundAlgorithm:
+    """An algorithm with its settings, those of the recipe in place of the row's.
+
+    options: the settings of the functions by name. terms: with their weights, those of weight 0 left out.
+    """
+
+    name: str
+    algorithm: Algorithm
+    options: Mapping[str, Any]
+    terms: tuple[Term, ...]
+    shaping: Shaping
+    reduction: OnlineReduction
+    group_size: int
+    epochs: int
+
+    def needs(self, name: str) -> bool:
+        """Whether the advantages, the shaping or a term ask for this."""
+        if name == "reference" and self.prices_kl:
+            return True
+        return name in asks_for(self.algorithm.advantage) or any(name in asks_for(t.function) for t in self.terms)
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether the advantages ask for values."""
+        return self.algorithm.needs_critic
+
+    @property
+    def prices_kl(self) -> bool:
+        """Whether the reward is lowered by the KL from the reference."""
+        return self.shaping.reward_kl > 0
+
+    def accepts(self, rollout: Rollout) -> Bool[Tensor, " C"]:
+        """Which answers are learnt from."""
+        return self.algorithm.acceptance(rollout.score, rollout.group)
+
+    def judge(self, rollout: Rollout, state: ShapingState) -> tuple[Judgement, ShapingState]:
+        """Rewards and advantages of a rollout, and what shaping remembers of it."""
+        scale = state.scale.seen(rollout.score)
+        answer = shaped(rollout.score, rollout.length, self.shaping, scale, limit=rollout.limit)
+        token = terminal_reward(answer, rollout.completion).to(rollout.behaviour.dtype)
+        kl, price = None, state.price
+        if self.prices_kl:
+            assert rollout.reference is not None, "an algorithm with a KL in the reward needs the reference"
+            kl = kl_in_reward(rollout.behaviour, rollout.reference, estimator=self.shaping.reward_kl_estimator)
+            token = token - price.coefficient * kl
+            price = price.after(
+                float(rollout.per_token(kl).sum.mean()),
+                len(rollout.group),
+                target=self.shaping.reward_kl_target,
+                horizon=self.shaping.reward_kl_horizon,
+            )
+        elif rollout.reference is not None:
+            kl = kl_in_reward(rollout.behaviour, rollout.reference)
+        reward = rollout.per_token(token)
+        advantage, returns = self._compared(rollout, reward, scale)
+        for function in self.algorithm.normalisation:
+            advantage = function(advantage, **self._options(function))
+        judgement = Judgement(
+            reward,
+            rollout.per_token(advantage),
+            None if returns is None else rollout.per_token(returns),
+            None if kl is None else rollout.per_token(kl),
+        )
+        return judgement, ShapingState(scale, price)
+
+    def loss(self, **offered: Any) -> Loss:
+        """The weighted sum of the terms, one loss per token, given of what is offered what they ask for."""
+        first, *others = (
+            term.weight * term.function(**{name: offered[name] for name in asks_for(term.function)},
+                                        **self._options(term.function))
+            for term in self.terms
+        )  # fmt: skip
+        return sum(others, first)
+
+    def _compared(self, rollout: Rollout, reward: PerToken, scale: Any) -> tuple[Tensor, Tensor | None]:
+        """The advantage of each token, and the returns where there is a critic."""
+        function = self.algorithm.advantage
+        asked = asks_for(function)
+        offered: dict[str, Any] = {
+            "reward": reward.token if of_tokens(function) else reward.sum.to(reward.token.dtype),
+            "completion": rollout.completion,
+            "group": rollout.group,
+            "value": rollout.value,
+        }
+        if "greedy" in asked:
+            assert rollout.greedy is not None, "this baseline needs the score of each prompt's greedy answer"
+            assert rollout.greedy_length is not None, "and its length, which is shaped as the others'"
+            offered["greedy"] = shaped(rollout.greedy, rollout.greedy_length, self.shaping, scale, limit=rollout.limit)
+        found = function(**{name: offered[name] for name in asked}, **self._options(function))
+        advantage, returns = found if self.needs_critic else (found, None)
+        return (advantage if of_tokens(function) else advantage[rollout.completion]), returns
+
+    def _options(self, function: Function) -> dict[str, Any]:
+        return {name: self.options[name] for name in settings_of(function).model_fields}
+
+
+def of_tokens(advantage: Function) -> bool:
+    """Whether an advantage is of rewards of tokens, not of answers."""
+    return " N" in asks_for(advantage)["reward"]
+
+
+@lru_cache(maxsize=64)
+def schema(name: str) -> type[Settings]:
+    """All settings of the algorithm of this name, with its defaults: what a recipe may set."""
+    algorithm = _named(name, "algorithm")
+    fewest = 2 if algorithm.compares_groups else 1
+    fields: dict[str, Any] = {
+        "group_size": (int, Field(algorithm.group_size, ge=fewest, description="answers to each prompt")),
+        "epochs": (int, Field(algorithm.epochs, ge=1, description="updates that each answer takes part in")),
+        "reduction": (OnlineReduction, Field(algorithm.reduction, description="how losses of tokens become one")),
+    }
+    for key, shape in Shaping.model_fields.items():
+        fields[key] = _with_default(shape, algorithm.shaping.model_dump()[key])
+    for function in algorithm.parts:
+        for key, setting in settings_of(function).model_fields.items():
+            fields[key] = _with_default(setting, algorithm.settings.get(key, setting.default))
+    for term in algorithm.all_terms[1:]:
+        words = f"weight of {term.name} in the loss; 0: it is not computed"
+        fields[f"{term.name}_weight"] = (NonNegative, Field(term.weight, description=words))
+    return create_model(name, __base__=Settings, **fields)
+
+
+def bind(table: Mapping[str, Any], where: str = "algorithm") -> BoundAlgorithm:
+    """The algorithm of a recipe's table: `name` and settings, which are checked and spelled out."""
+    name = table.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(
+            f'{where}: say which one: {where} = "grpo", or {where} = {{ name = "grpo", clip_high = 0.28 }}'
+        )
+    algorithm = _named(name, where)
+    given = {key: value for key, value in table.items() if key != "name"}
+    settings = validated(schema(name), given, where)
+    chosen = settings.model_dump()
+    _refuse_idle(algorithm, given, chosen, where)
+    policy, *others = algorithm.all_terms
+    weighted = (Term(term.function, chosen[f"{term.name}_weight"]) for term in others)
+    return BoundAlgorithm(
+        name=name,
+        algorithm=algorithm,
+        options={key: chosen[key] for function in algorithm.parts for key in settings_of(function).model_fields},
+        terms=(policy, *(term for term in weighted if term.weight)),
+        shaping=Shaping(**{key: chosen[key] for key in Shaping.model_fields}),
+        reduction=chosen["reduction"],
+        group_size=chosen["group_size"],
+        epochs=chosen["epochs"],
+    )
+
+
+def _named(name: str, where: str) -> Algorithm:
+    if name not in ALGORITHMS:
+        raise ConfigError(f"{where}: algorithm '{name}' does not exist{did_you_mean(name, ALGORITHMS)}")
+    return ALGORITHMS[name]
+
+
+def _refuse_idle(algorithm: Algorithm, given: Mapping[str, Any], chosen: Mapping[str, Any], where: str) -> None:
+    """A setting that would change nothing is a mistake."""
+    needed = {
+        "reward_kl_estimator": "reward_kl",
+        "reward_kl_target": "reward_kl",
+        "reward_kl_horizon": "reward_kl_target",
+    }
+    for term in algorithm.all_terms[1:]:
+        needed |= dict.fromkeys(settings_of(term.function).model_fields, f"{term.name}_weight")
+    for name in given:
+        switch = needed.get(name)
+        if switch is not None and not chosen[switch]:
+            raise ConfigError(f"{where}.{name}: changes nothing while {switch} is {chosen[switch]}: set that too")
+
+
+def _with_default(info: Any, default: Any) -> tuple[Any, Any]:
+    """The same setting with another default."""
+    changed = copy(info)
+    changed.default = default
+    return info.annotation, changed
