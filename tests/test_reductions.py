@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import tiny
 import torch
@@ -9,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truing.packing import forest, pack
-from truing.reductions import divisor, scored_tokens, token_weights
-from truing.tensors import Logprobs
+from truing.reductions import OnlineReduction, divisor, scored_tokens, step_weights, token_weights
+from truing.tensors import Logprobs, PerToken
 
 ROWS = [tiny.row([1], [2, 3], [4, 5, 6, 7], index=0, weight=2.0), tiny.row([1], [2], index=1, weight=0.5)]
 REDUCTIONS = ["token_mean", "sequence_mean", "sequence_sum"]
@@ -60,3 +62,44 @@ class TestLogprobs:
     def test_detach(self):
         token = torch.tensor([-1.0], requires_grad=True)
         assert not Logprobs(token, torch.tensor([0]), 1).detach().token.requires_grad
+
+
+class TestOnlineSteps:
+    """Three answers of 1, 3 and 2 tokens and one of none; the first two answer one prompt, of weight 2."""
+
+    COMPLETION = torch.tensor([0, 1, 1, 1, 2, 2])
+    GROUP = torch.tensor([0, 0, 1, 1])
+    WEIGHT = torch.tensor([2.0, 2.0, 1.0, 1.0])
+
+    def weights(self, reduction):
+        return step_weights(self.COMPLETION, self.GROUP, self.WEIGHT, reduction, limit=10)
+
+    @pytest.mark.parametrize(
+        ("reduction", "tokens", "of"),
+        [
+            ("token_mean", [2, 2, 2, 2, 1, 1], 2 * 4 + 2),
+            ("group_mean", [0.5, 0.5, 0.5, 0.5, 0.5, 0.5], 2 + 1),
+            ("sequence_mean", [2, 2 / 3, 2 / 3, 2 / 3, 0.5, 0.5], 2 + 2 + 1 + 1),
+            ("sequence_sum", [2, 2, 2, 2, 1, 1], 2 + 2 + 1 + 1),
+            ("constant", [2, 2, 2, 2, 1, 1], 10 * (2 + 2 + 1 + 1)),
+        ],
+    )
+    def test_by_hand(self, reduction, tokens, of):
+        weights, divisor = self.weights(reduction)
+        assert weights.token.tolist() == pytest.approx(tokens)
+        assert divisor == of
+
+    @pytest.mark.parametrize("reduction", ["token_mean", "group_mean"])
+    def test_means_of_a_constant_are_the_constant(self, reduction):
+        weights, divisor = self.weights(reduction)
+        assert float(weights.token.sum()) == pytest.approx(divisor)
+
+    @pytest.mark.parametrize("reduction", get_args(OnlineReduction))
+    def test_a_sum_over_parts_is_that_of_the_step(self, reduction):
+        weights, divisor = self.weights(reduction)
+        value = PerToken(torch.arange(6.0), self.COMPLETION, 4)
+        whole = float((weights.token * value.token).sum()) / divisor
+        for cut in ([[0, 1, 2, 3]], [[3, 1], [2, 0]], [[2], [0], [1], [3]]):
+            parts = [torch.tensor(part) for part in cut]
+            summed = sum(float((weights.select(p).token * value.select(p).token).sum()) for p in parts)
+            assert summed / divisor == pytest.approx(whole)

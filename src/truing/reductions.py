@@ -7,7 +7,7 @@ depend on how the step was cut into forests, or spread over ranks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ Reduction = Literal["token_mean", "sequence_mean", "sequence_sum"]
 OnlineReduction = Literal["token_mean", "group_mean", "sequence_mean", "sequence_sum", "constant"]
 
 
+@runtime_checkable
 class ScoredAnswer(Protocol):
     """An answer of a row."""
 
@@ -27,6 +28,7 @@ class ScoredAnswer(Protocol):
         """Whether each token is scored."""
 
 
+@runtime_checkable
 class WeighedRow(Protocol):
     """What is asked of a rendered row."""
 

@@ -34,7 +34,9 @@ class Shaping(Settings):
     reward_clip: Positive | None = Field(
         None, description="rewards of answers are held within this; none: they are not"
     )
-    reward_kl: NonNegative = Field(0.0, description="price in the reward of each nat of KL from the reference")
+    reward_kl: NonNegative = Field(
+        0.0, description="price of each nat of KL from the reference, in units of the reward as scaled"
+    )
     reward_kl_estimator: Estimator = Field("k1", description="how it is estimated; only k1 has the right gradient here")
     reward_kl_target: Positive | None = Field(
         None, description="nats an answer that the price of KL is steered towards; none: the price stays"
@@ -63,8 +65,9 @@ class RunningScale:
 
     @property
     def deviation(self) -> float:
-        """The sample deviation; 1, which changes nothing, before two different scores were seen."""
-        return math.sqrt(self.square / (self.count - 1)) if self.count > 1 and self.square > 0 else 1.0
+        """The sample deviation; 1, which changes nothing, before scores that differ by more than rounding were seen."""
+        found = math.sqrt(self.square / (self.count - 1)) if self.count > 1 else 0.0
+        return found if found > 1e-12 * abs(self.mean) else 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,10 +107,10 @@ def kl_penalty(policy: Logprobs, reference: Logprobs, *, estimator: Estimator = 
 
     k1 = d,  k2 = d^2 / 2,  k3 = exp(-d) - 1 + d,  d = log policy / reference
 
-    The gradient of an estimate is not an estimate of the gradient. On the policy's own answers the slope of k2 is on
-    average that of KL(policy || reference), with the optimum reference exp(A / weight) / Z; the slope of k3 is that of
-    KL(reference || policy), which has another optimum; and that of k1 is 0, for it is pure noise. In the reward
-    (`shaping.kl_in_reward`) it is k1 that is right.
+    The gradient of an estimate is no estimate of the gradient. On the policy's own answers the slope of k2 is on
+    average that of KL(policy || reference) at this token; the slope of k3 is that of KL(reference || policy), whose
+    optimum is another one; the slope of k1 is 0, pure noise. Whatever the estimator, what a token does to the KL of
+    those after it has no slope here: only in the reward (`shaping.kl_in_reward`, k1) are whole answers priced.
 
     estimator: k2, k3 or k1.
     """

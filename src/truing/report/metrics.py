@@ -77,6 +77,24 @@ METRICS = {
     "kl": Metric(
         "KL from the reference", "In nats an answer, on answers to other prompts. A few nats; tens are another model."
     ),
+    "ratio": Metric(
+        "Policy now / policy that wrote",
+        "1 at the first update of a rollout; its mean stays within some hundredths of 1.",
+        1.0,
+    ),
+    "ratio/clipped": Metric("Tokens out of bounds", "0 at the first update; then below a fifth.", 0.0),
+    "kl/behaviour": Metric(
+        "KL from the policy that wrote",
+        "In nats a token. Hundredths at most; more asks for fewer updates or smaller steps.",
+        0.0,
+    ),
+    "kl/reference": Metric(
+        "KL from the reference, a token", "In nats, by the algorithm's estimator. Rises slowly from 0.", 0.0
+    ),
+    "entropy": Metric("Entropy", "In nats a token. Falls slowly; near 0 the policy writes one answer only."),
+    "value": Metric("Value of the critic", "Follows the mean reward still to come."),
+    "value/error": Metric("Squared error of the critic", "Falls below the variance of the returns."),
+    "value/clipped": Metric("Values out of range", "Below a fifth; more asks for a wider `value_range`.", 0.0),
     "weight": Metric("Weight of the rows", "Spread below its limit. All near 0, the rows teach nothing."),
     "shift": Metric("Shift of the reward", "The moving mean of the reward; it follows it slowly."),
     "beta": Metric("Beta of the step", "Within a factor of two of its setting."),

@@ -17,7 +17,7 @@ from truing.records import Group
 from truing.reductions import scored_tokens
 from truing.rendering import Renderer, Row
 from truing.stages.context import Context
-from truing.stages.sample import bare
+from truing.stages.sample import bare, demonstrated
 from truing.tensors import Forest, PerToken
 
 FILE, READ = "groups.jsonl", "read.safetensors"
@@ -121,8 +121,8 @@ def forget(context: Context, before: int) -> None:
 
 
 def prompts_of(groups: Sequence[Group]) -> list[Group]:
-    """The prompts alone, each once, in their order."""
-    found = {prompt_hash(group): bare(group) for group in reversed(groups)}
+    """The prompts alone, each once, in their order; a demonstration's answer stays as a column, for scorers to see."""
+    found = {prompt_hash(row): replace(bare(row), extra={**demonstrated(row), **row.extra}) for row in reversed(groups)}
     prompts = list(found.values())[::-1]
     if not prompts:
         raise DataError("there is no prompt to answer: look at `data`")
