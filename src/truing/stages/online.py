@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -121,14 +121,14 @@ def online(
     context.run.prune(context.key, 1)
 
 
-def compared(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
+def compared(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
     """Mean rewards of the same prompts before and after, and their paired difference, each with its interval."""
-    gain = statistics.mean([late - early for early, late in zip(before, after, strict=True)])
-    return {
-        "before": statistics.mean(list(before)).plain,
-        "after": statistics.mean(list(after)).plain,
-        "gain": gain.plain,
-    }
+    both = sorted(before.keys() & after.keys())
+    if not both:
+        return {}
+    sides = {"before": [before[one] for one in both], "after": [after[one] for one in both]}
+    sides["gain"] = [late - early for early, late in zip(sides["before"], sides["after"], strict=True)]
+    return {name: statistics.mean(values).plain for name, values in sides.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,14 +233,15 @@ class _Play:
         for name, value in judged.about.items():
             step.count(name, value, 1.0)
 
-    def rewards(self, prompts: Sequence[Group]) -> list[float]:
-        """The score of one answer to each prompt by the policy as it is; the random numbers are always the same."""
-        if not prompts:
-            return []
-        groups, failed = self._scored(prompts, 1, self._context.seed)
-        if failed:
-            raise DataError(f"stage '{self._context.stage}': no score of held-out answers: {dict(failed)}")
-        return [float(group.completions[0].score or 0.0) for group in groups]
+    def rewards(self, prompts: Sequence[Group]) -> dict[str, float]:
+        """The score of one answer to each prompt by the policy as it is, by the prompt's id, where there is one.
+
+        The random numbers are always the same.
+        """
+        groups, failed = self._scored(prompts, 1, self._context.seed) if prompts else ([], Counter())
+        for reason, count in failed.items():
+            self._context.warn(f"{count} answers to held-out prompts have no score: {reason}")
+        return {replace(group, completions=()).id: _score(group.completions[0]) for group in groups}
 
     def _offered(self, judged: Judged, forest: Forest) -> dict[str, PerToken]:
         """What terms may ask for, each for the tokens of a forest."""

@@ -1,0 +1,192 @@
+"""Online learning on a tiny model: what is exact at the first update, what it learns, and that it goes on to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_model
+import torch
+from safetensors.torch import load_file
+
+from truing.algorithms import ALGORITHMS
+from truing.errors import DataError, Interrupted
+from truing.signatures import validated
+from truing.stages.context import Judges, Stop
+from truing.stages.online import Online, online
+from truing.stages.rollouts import in_turn
+from truing.store import Run
+
+REWARDS = """
+def vowels(prompt, answer):
+    return sum(letter in "aeiou" for letter in answer) / max(len(answer), 1)
+
+def same(prompt, answer):
+    return 1.0
+
+def picky(prompt, answer):
+    if "tea" in prompt[-1]["content"]:
+        raise ValueError("no tea")
+    return vowels(prompt, answer)
+
+def none(prompt, answer):
+    raise ValueError("never")
+"""
+SETTINGS: dict[str, Any] = {
+    "rollouts": 30, "prompts": 8, "max_new_tokens": 12, "learning_rate": 3e-3, "warmup": 0.0, "forest_tokens": 4096,
+    "critic_rate": 1.0,
+}  # fmt: skip
+QUICK = {"rollouts": 2, "max_new_tokens": 6}
+FREE = {
+    "reinforce": {"reward_kl": 0.0},
+    "rloo": {"reward_kl": 0.0},
+    "a2c": {"reward_kl": 0.0, "entropy_bonus_weight": 0.0},
+    "ppo": {"reward_kl": 0.0},
+}
+"""Without the price of KL, which is high beside a reward of at most 1."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    return tiny_model.save(tmp_path / "model")
+
+
+def play(
+    run: Run,
+    folder: Path,
+    name: str,
+    reward: str = "vowels",
+    *,
+    stop: Stop | None = None,
+    options: dict[str, Any] | None = None,
+    **settings: Any,
+) -> None:
+    scorer = {"name": "function", "path": f"{folder.parent / 'rewards.py'}:{reward}"}
+    own = {**SETTINGS, **settings, "algorithm": {"name": name, **(options or {})}, "scorer": scorer}
+    context = tiny_model.context(run, name)
+    online(
+        context if stop is None else replace(context, stop=stop),
+        validated(Online, own, "test"),
+        tiny_model.model_of(folder),
+        tiny_model.given(tiny_model.prompts(16)),
+        Judges("none", {}),
+        tiny_model.given(tiny_model.prompts(12, start=50)),
+    )
+
+
+def steps(run: Run, name: str) -> list[dict[str, float]]:
+    return [event["metrics"] for event in run.events(name, "step")]
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS.keys() - {"remax"}))
+def test_each_algorithm_lifts_the_reward_of_held_out_prompts(name: str, folder: Path, runs: Callable[[], Run]) -> None:
+    run = runs()
+    play(run, folder, name, options=FREE.get(name))
+    (found,) = run.events(name, "held_out_reward")
+    assert found["gain"]["low"] > 0.1, found
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_at_the_first_update_the_policy_is_the_behaviour_and_the_reference(
+    name: str, folder: Path, runs: Callable[[], Run]
+) -> None:
+    run = runs()
+    play(run, folder, name, **QUICK)
+    first = steps(run, name)[0]
+    assert first["ratio"] == 1.0
+    assert first["ratio/clipped"] == first["kl"] == first["kl/behaviour"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo_max"])
+@pytest.mark.parametrize("after", [1, 3, 5])
+def test_stopped_in_the_middle_of_a_rollout_and_gone_on_with_is_the_same_to_the_bit(
+    name: str, after: int, folder: Path, runs: Callable[[], Run]
+) -> None:
+    whole = {**QUICK, "rollouts": 3, "batch_size": 4, "options": {"epochs": 2}}
+    unbroken, broken = runs(), runs()
+    play(unbroken, folder, name, **whole)
+    stop = Asked(broken, name, after)
+    with pytest.raises(Interrupted):
+        play(broken, folder, name, stop=stop, **whole)
+    play(broken, folder, name, **whole)
+    assert weights_of(broken) == weights_of(unbroken)
+    kept = [{k: v for k, v in one.items() if k != "tokens_per_second"} for one in steps(broken, name)]
+    assert kept == [{k: v for k, v in one.items() if k != "tokens_per_second"} for one in steps(unbroken, name)]
+
+
+class Asked(Stop):
+    """Somebody asks to stop once so many steps are taken."""
+
+    def __init__(self, run: Run, name: str, after: int) -> None:
+        self.run, self.name, self.after = run, name, after
+
+    @property  # type: ignore[override]
+    def requested(self) -> bool:
+        return len(steps(self.run, self.name)) >= self.after
+
+
+def weights_of(run: Run) -> dict[str, list[float]]:
+    (made,) = [artifact for artifact in run.artifacts() if "model" in artifact.meta]
+    state = load_file(run.path / str(made.meta["model"]) / "model.safetensors")
+    return {name: weight.flatten().tolist() for name, weight in state.items()}
+
+
+def test_the_gradient_does_not_depend_on_how_a_step_is_cut(folder: Path, runs: Callable[[], Run]) -> None:
+    norms = []
+    for budget in (40, 200, 10_000):
+        run = runs()
+        play(run, folder, "grpo", **{**QUICK, "rollouts": 1, "forest_tokens": budget})
+        norms.append(steps(run, "grpo")[0]["gradient_norm"])
+    assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
+    assert norms[0] > 0
+
+
+def test_what_is_sampled_at_a_temperature_is_scored_at_it(folder: Path, runs: Callable[[], Run]) -> None:
+    run = runs()
+    play(run, folder, "grpo", temperature=0.7, **QUICK)
+    assert all(one["generator_gap"] < 1e-4 for one in steps(run, "grpo"))
+
+
+def test_groups_that_teach_nothing_are_dropped_and_change_no_weight(folder: Path, runs: Callable[[], Run]) -> None:
+    run = runs()
+    play(run, folder, "dapo", "same", **QUICK)
+    assert all(one["accepted"] == 0 for one in steps(run, "dapo"))
+    before = load_file(folder / "model.safetensors")
+    after = weights_of(run)
+    assert all(before[name].flatten().tolist() == after[name] for name in before)
+
+
+def test_prompts_on_which_the_scorer_fails_are_left_out_and_counted(folder: Path, runs: Callable[[], Run]) -> None:
+    run = runs()
+    play(run, folder, "grpo", "picky", **{**QUICK, "held_out_prompts": 2})
+    told = [event["failed"] for event in run.events("grpo", "rollout")]
+    assert sum(sum(one.values()) for one in told) == 2  # of 16 prompts two are of tea
+    assert all("no tea" in reason for one in told for reason in one)
+    with pytest.raises(DataError, match="never"):
+        play(runs(), folder, "grpo", "none", **QUICK)
+
+
+def test_no_prompt_is_skipped_or_doubled_in_a_pass() -> None:
+    drawn = [place for number in range(6) for place in in_turn(9, 3, number, seed=4)]
+    assert sorted(drawn[:9]) == sorted(drawn[9:18]) == list(range(9))
+    assert drawn[:9] != drawn[9:18]
+
+
+def test_rollouts_that_a_checkpoint_has_passed_are_not_kept(folder: Path, runs: Callable[[], Run]) -> None:
+    run = runs()
+    play(run, folder, "grpo", **{**QUICK, "rollouts": 4, "save_every": 1})
+    assert not [artifact for artifact in run.artifacts() if "part" in artifact.meta]
+
+
+def test_a_critic_warms_up_alone(folder: Path, runs: Callable[[], Run]) -> None:
+    run = runs()
+    play(run, folder, "ppo", **{**QUICK, "critic_warmup": 2})
+    before = load_file(folder / "model.safetensors")
+    after = weights_of(run)
+    assert all(torch.equal(before[name], torch.tensor(after[name]).view_as(before[name])) for name in before)
+    errors = [one["value/error"] for one in steps(run, "ppo")]
+    assert errors[-1] < errors[0]
