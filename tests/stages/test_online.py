@@ -1,4 +1,4 @@
-"""Online learning on a tiny model: what is exact at the first update, what it learns, and that it goes on to the bit."""
+"""Online learning on a tiny model: what is exact at the first update, what it learns, and that going on is exact."""
 
 from __future__ import annotations
 
