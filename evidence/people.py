@@ -20,14 +20,15 @@ from evidence import human
 from evidence.detection import auroc_interval
 from evidence.found import Found, short
 from evidence.reward import turned
-from evidence.running import made_groups, passing_run, run, write
+from evidence.running import Trainings, made_groups, passing_run, run, write
 from truing import statistics
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError
 from truing.formats import read_groups
 from truing.models import load, locate, read_renderer
 from truing.models.precision import Precision, best_device, compute_dtype
-from truing.records import Group
+from truing.records import Completion, Group
+from truing.rendering import Renderer
 from truing.scoring.principle import answer_logprobs, says_nothing
 from truing.stages.select import ALIKE
 from truing.statistics import Interval
@@ -41,10 +42,10 @@ PLAIN = "bradley_terry"
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class Size(Trainings):
     """How much is tried.
 
-    rows: of each set, at most. rates, epochs: what is chosen among. seeds: reward models of each fold.
+    rows: of each set, at most. rates, epochs: what is chosen among, the latter up to so many.
     shares: labels turned round for an audit. members: models that vote in it.
     pool, budget: rows to select from, and selected. draws: trainings of each selection. references: answers of people
     that measure them. prompts, tokens: how many of their prompts are answered, and the length limit of an answer.
@@ -53,7 +54,6 @@ class Size:
     rows: int = 100_000
     rates: tuple[float, ...] = (3e-5, 1e-4)
     epochs: int = 3
-    batch: int = 32
     seeds: int = 1
     shares: tuple[float, ...] = (0.05, 0.1, 0.2)
     members: int = 2
@@ -66,9 +66,19 @@ class Size:
 
 
 QUICK = Size(
-    rows=60, rates=(1e-4,), epochs=1, batch=8, shares=(0.2,), members=1, pool=48, budget=12, draws=1, references=12,
-    prompts=6, tokens=24,
-)  # fmt: skip
+    rows=60,
+    rates=(1e-4,),
+    epochs=1,
+    batch=8,
+    shares=(0.2,),
+    members=1,
+    pool=48,
+    budget=12,
+    draws=1,
+    references=12,
+    prompts=6,
+    tokens=24,
+)
 """Everything once, so small that two CPU cores do it in some minutes; its numbers mean nothing."""
 
 
@@ -240,6 +250,7 @@ ARMS = (
 def selection(trial: Trial) -> None:
     """Rows selected by each arm, and the models trained on them, beside the one that they all begin with."""
     references = human.references(trial.data)[: trial.size.references]
+    reference_lengths(trial)
     trial.found.piece("judge", lambda: judge_judged(trial))
     trial.found.piece("untrained", lambda: short(losses(trial, trial.model, references)))
     for draw in range(trial.size.draws):
@@ -247,6 +258,13 @@ def selection(trial: Trial) -> None:
             trained(trial, arm, draw, references)
     for arm in ARMS[3:]:
         trained(trial, arm, 0, references)
+
+
+def reference_lengths(trial: Trial) -> None:
+    """How many tokens of each reference a loss is the mean of."""
+    references = human.references(trial.data)[: trial.size.references]
+    renderer = read_renderer(locate(trial.model))
+    trial.found.piece("references", lambda: {"tokens": scored_tokens(renderer, references)})
 
 
 def judge(trial: Trial) -> Run:
@@ -267,7 +285,7 @@ def trained(trial: Trial, arm: Arm, draw: int, references: Sequence[Group]) -> N
     """What a model trained on the rows of an arm makes of people's answers, and what the judge makes of its own."""
 
     def find() -> dict[str, Any]:
-        asked = [replace(group, completions=()) for group in references[: trial.size.prompts]]
+        asked = [replace(group, completions=()) for group in _numbered(references[: trial.size.prompts])]
         settings = trial.common(draw, "sft", "score") | {
             "data.path": str(selected(trial, arm, draw)),
             "sample.data": write(asked, trial.folder / "prompts.jsonl"),
@@ -275,10 +293,12 @@ def trained(trial: Trial, arm: Arm, draw: int, references: Sequence[Group]) -> N
             "score.scorer.model": _model_of(judge(trial), "reward"),
         }
         with passing_run("select-train", trial.folder / "trained", settings) as finished:
-            answered = [group.completions[0] for group in made_groups(finished, "score")]
+            scored = made_groups(finished, "score")
+            answered = [group.completions[0] for group in scored]
             return {
+                "prompts": [group.extra["row"] for group in scored],
                 "losses": short(losses(trial, _model_of(finished, "model"), references)),
-                "scores": [None if says_nothing(one) else short([one.score or 0.0])[0] for one in answered],
+                "scores": [None if says_nothing(one) else short([_score(one)])[0] for one in answered],
                 "words": fmean(len(one.text.split()) for one in answered),
                 "finished": fmean(one.finished for one in answered),
             }
@@ -293,7 +313,8 @@ def selected(trial: Trial, arm: Arm, draw: int) -> Path:
     if not every.exists():
         write(_thinned(human.pool(trial.data), trial.size.pool), every)
     settings = trial.common(draw, "select") | {"data.path": str(every), "select.keep": trial.size.budget}
-    settings |= {"select.by": arm.by, "select.embeddings": trial.model}
+    by = {"name": arm.by, "seed": draw} if arm is RANDOM else arm.by  # chance has a seed apart from the run's
+    settings |= {"select.by": by, "select.embeddings": trial.model}
     if not arm.diverse:
         settings["select.similarity"] = "none"
     finished = run("select-pool", trial.folder / f"selected-{ARMS.index(arm)}-{draw}", settings)
@@ -319,9 +340,13 @@ def losses(trial: Trial, model: str, groups: Sequence[Group]) -> list[float]:
     """Negative log-likelihood of each row's answer, in nats per token."""
     device = best_device()
     loaded = load(locate(model), dtype=compute_dtype(trial.precision, device), device=device)
-    tokens = [sum(loaded.renderer.render(group).answers[0].scored) for group in groups]
     said = answer_logprobs(LocalEngine(loaded, trainable=False), groups, budget=trial.forest)
-    return [-total / count for (total,), count in zip(said, tokens, strict=True)]
+    return [-total / count for (total,), count in zip(said, scored_tokens(loaded.renderer, groups), strict=True)]
+
+
+def scored_tokens(renderer: Renderer, groups: Sequence[Group]) -> list[int]:
+    """How many tokens of each row's answer are scored."""
+    return [sum(renderer.render(group).answers[0].scored) for group in groups]
 
 
 PARTS: Mapping[str, Callable[[Trial], None]] = {
@@ -330,6 +355,7 @@ PARTS: Mapping[str, Callable[[Trial], None]] = {
     "reward": reward,
     "length": length,
     "audit": audit,
+    "references": reference_lengths,
     "selection": selection,
 }
 """What can be measured, in order."""
@@ -365,7 +391,7 @@ def _reward_settings(
 
 def _detected(groups: Sequence[Group]) -> dict[str, Any]:
     """How well a low strength tells turned labels, and how many of as many weakest labels are turned."""
-    weak = [-group.strength for group in groups if group.strength is not None]
+    weak = [-_strength(group) for group in groups]
     wrong = [bool(group.extra["turned"]) for group in groups]
     count = sum(wrong)
     weakest = sorted(range(len(weak)), key=lambda place: -weak[place])[:count]
@@ -373,16 +399,25 @@ def _detected(groups: Sequence[Group]) -> dict[str, Any]:
         "comparisons": len(groups),
         "turned": count,
         "auroc": auroc_interval(weak, wrong, clusters=[human.conversation(group) for group in groups]).plain,
-        "among_weakest": statistics.proportion(sum(wrong[place] for place in weakest), count).plain,
+        "among_weakest": _share([groups[place] for place in weakest], [wrong[place] for place in weakest]).plain,
         "agree": _agreement(groups).plain,
     }
 
 
 def _agreement(groups: Sequence[Group]) -> Interval:
     """How often the vote sides with the labels as people gave them."""
-    right = [float(((group.strength or 0.0) > 0) != group.extra["turned"]) for group in groups]
+    return _share(groups, [(_strength(group) > 0) != group.extra["turned"] for group in groups])
+
+
+def _share(groups: Sequence[Group], outcomes: Sequence[bool]) -> Interval:
+    """Of how many comparisons something holds; its interval counts conversations."""
     asked = [human.conversation(group) for group in groups]
-    return statistics.win_rate(right, prompts=asked, weights=[1.0] * len(right))
+    return statistics.win_rate([float(one) for one in outcomes], prompts=asked, weights=[1.0] * len(outcomes))
+
+
+def _strength(group: Group) -> float:
+    assert group.strength is not None, "an audit gives every comparison a strength"
+    return group.strength
 
 
 def _by_words(train: list[Group], held_out: list[Group]) -> dict[str, Any]:
@@ -409,7 +444,12 @@ def _longer_words(groups: Sequence[Group]) -> list[int]:
 
 def _gaps_of(scored: Sequence[Group]) -> dict[str, Any]:
     pairs = [group.comparison() for group in scored]
-    return _gaps(scored, [(chosen.score or 0.0) - (rejected.score or 0.0) for chosen, rejected in pairs])
+    return _gaps(scored, [_score(chosen) - _score(rejected) for chosen, rejected in pairs])
+
+
+def _score(answer: Completion) -> float:
+    assert answer.score is not None, "the recipe stops where an answer gets no score"
+    return answer.score
 
 
 def _gaps(groups: Sequence[Group], found: list[float]) -> dict[str, Any]:

@@ -24,19 +24,16 @@ TENTHS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """How much is tried.
+class Size(running.Trainings):
+    """How much is tried of each treatment.
 
-    train, clean: comparisons. rows: prompts with unlabelled answers. epochs, seeds: of each treatment.
+    train, clean: comparisons. rows: prompts with unlabelled answers. answers: of each of these.
     """
 
     train: int = 2000
     clean: int = 1000
     rows: int = 200
     answers: int = 8
-    epochs: int = 6
-    seeds: int = 3
-    batch: int = 32
 
 
 class Tenth(NamedTuple):

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ from truing.statistics import Interval
 from truing.store import Run
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "evidence"
+
+
+@dataclass(frozen=True, slots=True)
+class Trainings:
+    """How much reward models are trained.
+
+    epochs: of each one. batch: comparisons of a step. seeds: models on the same rows, each with an order of its own.
+    """
+
+    epochs: int = 6
+    batch: int = 32
+    seeds: int = 3
 
 
 def run(recipe: str, folder: Path, settings: Mapping[str, Any]) -> Run:
