@@ -23,6 +23,14 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 KEPT = "people.json"
+SHORT = 5
+"""Tokens of an answer so short that a loss is of next to nothing."""
+LENGTHS = ((1, SHORT), (SHORT + 1, 30), (31, 100), (101, 100_000))
+"""Tokens of answers that are looked at together: from, to."""
+FEWEST = 2
+"""Trainings of an order without which nothing is said of it: one does not tell how much another would differ."""
+PAPER = tuple(arm.name for arm in ARMS[:3])
+"""The orders that DEITA compares, worst first."""
 
 HEAD = """# Reward models and selected data, measured on people
 
@@ -53,7 +61,14 @@ AUDIT = """## Does the audit find labels that were turned round on purpose?
 A share of the labels is turned round, and {members} vote on each comparison, none on a prompt that it was trained on.
 AUROC is the chance that a turned label has a lower strength than one that was left. Labels that were left are those of
 people, who disagree with each other: some of them are wrong too, and no audit is rewarded here for finding them. The
-bracket of the AUROC is of a bootstrap over conversations.
+bracket of the AUROC is of a bootstrap over conversations. Learning rate and epochs are those that did best for the
+first fold above: they were chosen with labels that nobody had turned, of comparisons that are audited here too, which
+an audit of doubtful labels could not have done.
+"""
+
+UNCLUSTERED = """
+Where no bracket stands, which comparisons were the weakest was not kept: the rate is known, not how sure it is when
+conversations are counted.
 """
 
 LENGTH = """## Can a reward model be kept from loving length?
@@ -67,17 +82,23 @@ SELECTION = """## Do selected rows teach more than random ones?
 
 Of {pool:,} instructions with GPT-4's answers (GPTeacher) each order selects {budget} rows; SmolLM2 itself grades them
 for DEITA, and its own hidden states tell which are alike. The same training on each selection is measured by what it
-makes of {references} answers of people (Self-Instruct): the loss in nats per token, mean over answers. Chance selects
-anew for each training; the other orders select the same rows, and their trainings differ in the order of the rows.
+makes of {references} answers of people (Self-Instruct): the loss in nats per token. By answer, each counts the same
+however short it is; by token, each counts as often as it has tokens. Brackets are of the answers alone: how much
+trainings scatter is not in them.
 """
 
 JUDGE = """
 The judge of the models' own answers to {prompts} of these instructions is a reward model of ours, ODIN on
-OpenAssistant's comparisons. On the answers of other models to the very same instructions it sides with most of three
-people (PandaLM's test set, {judged} comparisons) in {right}; "the longer one", in words, does in {longer}. So it is
-{worth}. An answer that is empty or goes round in circles loses. Wins are counted against the random selection with the
-same seed.
+OpenAssistant's comparisons, whatever that is worth by itself (see above). On the answers of other models to the very
+same instructions it sides with most of three people (PandaLM's test set, {judged} comparisons) in {right}; "the longer
+one", in words, does in {longer}, and the judge is {beside} that. So it is {worth}. A plain reward model as a second
+judge is not measured yet. An answer that is empty or goes round in circles loses. Wins are counted against the random
+selection with the same seed.
 """
+
+
+Arms = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""What was measured, by order of selection and seed."""
 
 
 class Set(NamedTuple):
@@ -114,7 +135,7 @@ def write(folder: Path) -> None:
     if debiased is not None:
         parts.append(_length_section(debiased))
         _length_picture(debiased, folder / "people-length.svg")
-    if "untrained" in found.pieces and any(found.under("trained", RANDOM.name)):
+    if {"untrained", "references"} <= found.pieces.keys() and any(found.under("trained", RANDOM.name)):
         parts.append(_selection_section(found))
         _selection_picture(found, folder / "people-selection.svg")
     (folder / "people.md").write_text("\n".join(parts), encoding="utf-8")
@@ -129,26 +150,21 @@ def _reward_section(found: Found, sets: Sequence[Set]) -> str:
     seeds = len(sets[0].model) // len(sets[0].words)
     models = "a model is" if seeds == 1 else f"{seeds} models, with heads and orders of their own, are"
     lines = [REWARD.format(folds=FOLDS, models=models)]
-    columns = [
-        "comparisons",
-        "reward model",
-        *(["mean of their scores"] if seeds > 1 else []),
-        "words",
-        "the longer one",
-    ]
+    scorers = [name for name, _ in _models(sets[0])]
+    columns = ["comparisons", *scorers, "words", "the longer one"]
     lines += [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for one in sets:
         longer = _rate(one.model, one.model.of_longer)
         many = f"{len(one.words):,} of {len(set(one.words.prompt)):,} conversations"
-        scorers = (one.model, *((one.mean,) if seeds > 1 else ()), one.words)
-        rates = [*(agreement.accuracy(some) for some in scorers), longer]
+        rates = [*(agreement.accuracy(some) for _, some in _models(one)), agreement.accuracy(one.words), longer]
         lines.append(f"| {one.name}: {many} | {' | '.join(map(_percent, rates))} |")
     lines += ["", "Points that the reward model is ahead on the same comparisons:", ""]
     lines += ["| comparisons | of words | of the longer one |", "| --- | --- | --- |"]
     for one in sets:
-        for said, some in (("", one.model), (", mean of their scores", one.mean))[: min(seeds, 2)]:
+        for name, some in _models(one):
             ahead = over_words(some, one.words), agreement.over_longer(some)
-            lines.append(f"| {one.name}{said} | {' | '.join(map(_points, ahead))} |")
+            said = one.name if some is one.model else f"{one.name}, {name}"
+            lines.append(f"| {said} | {' | '.join(map(_points, ahead))} |")
     lines += ["", *(f"- {_said(one)}" for one in sets), EXPECTED]
     lines += ["What was chosen for each fold:", "", "| comparisons | learning rate, epochs | C of the words |"]
     lines += ["| --- | --- | --- |"]
@@ -157,6 +173,12 @@ def _reward_section(found: Found, sets: Sequence[Set]) -> str:
         strengths = [f"{piece['strength']:g}" for _, piece in found.under("words", one.name)]
         lines.append(f"| {one.name} | {'; '.join(chosen)} | {'; '.join(strengths)} |")
     return "\n".join([*lines, "", "![rates](people-rates.svg)", ""])
+
+
+def _models(one: Set) -> list[tuple[str, Comparisons]]:
+    """The reward models, and where there are several, the mean of their scores as one more scorer."""
+    alone = [("reward model", one.model)]
+    return alone if len(one.model) == len(one.mean) else [*alone, ("mean of their scores", one.mean)]
 
 
 def over_words(model: Comparisons, words: Comparisons) -> Interval:
@@ -190,11 +212,17 @@ def _audit_section(found: Found) -> str:
     for (name, share), one in pieces:
         lines.append(
             f"| {name} | {100 * float(share):.0f} %: {one['turned']} of {one['comparisons']:,} | "
-            f"{interval(one['auroc'])} | {interval(one['among_weakest']).percent} | {interval(one['agree']).percent} |"
+            f"{interval(one['auroc'])} | {_weakest(one['among_weakest'])} | {interval(one['agree']).percent} |"
         )
     told = sum(one["auroc"]["low"] > 0.5 for _, one in pieces)
     lines += ["", f"In {told} of {len(pieces)} audits the whole interval lies above chance, which is 0.5."]
+    if any("low" not in one["among_weakest"] for _, one in pieces):
+        lines.append(UNCLUSTERED.rstrip())
     return "\n".join([*lines, "", "![AUROC](people-audit.svg)", ""])
+
+
+def _weakest(found: Mapping[str, Any]) -> str:
+    return interval(found).percent if "low" in found else f"{100 * found['value']:.0f} %"
 
 
 def _length_section(pair: Pair) -> str:
@@ -212,46 +240,134 @@ def _length_section(pair: Pair) -> str:
     less = "less than" if follows.high < 0 else "more than" if follows.low > 0 else "not clearly less than"
     better = _beside(evened)
     lines += ["", f"ODIN follows length {less} the plain model; where length does not tell it is {better} that."]
+    lines += ["", _left_of(pair.odin)]
     return "\n".join([*lines, "", "![by length](people-length.svg)", ""])
 
 
+def _left_of(odin: Comparisons) -> str:
+    """Whether anything is left of the preference once length is taken out of it."""
+    rates = [rate for rate in (agreement.accuracy(odin), agreement.balanced_accuracy(odin)) if rate is not None]
+    above = sum(rate.low > 0.5 for rate in rates)
+    if above == len(rates):
+        return "Both rates of ODIN lie above a coin's: something of what people prefer is left without length."
+    if above == 0:
+        return (
+            "Neither rate of ODIN can be told from a coin: length went, and nothing that can be measured here is left. "
+            "That taking length out keeps what else people prefer is not shown."
+        )
+    return "One rate of ODIN cannot be told from a coin: what is left without length is not clearly anything."
+
+
 def _selection_section(found: Found) -> str:
-    untrained = found.pieces["untrained"]
     arms = _arms(found)
+    size, pool = found.pieces["size"], next(piece["of"] for _, piece in found.under("selected"))
+    tokens = found.pieces["references"]["tokens"]
+    lines = [SELECTION.format(pool=pool, budget=size["budget"], references=len(tokens)), *_losses_table(found, arms)]
+    lines += ["", *_trainings(found, arms), "", "Gain over random in nats per token, by the length of the answer:", ""]
+    lines += [*_lengths_table(arms, tokens), "", *_rows_table(found, arms), "", _order(found, arms)]
+    prompts = len(next(iter(arms[RANDOM.name].values()))["scores"])
+    return "\n".join([*lines, _judge(found, prompts), "![gains](people-selection.svg)", ""])
+
+
+def _losses_table(found: Found, arms: Arms) -> list[str]:
+    """Loss, gain and wins of every order."""
+    untrained, tokens = found.pieces["untrained"], found.pieces["references"]["tokens"]
     base = arms[RANDOM.name]
-    some = next(iter(base.values()))
-    budget, pool = found.pieces["size"]["budget"], next(piece["of"] for _, piece in found.under("selected"))
-    lines = [SELECTION.format(pool=pool, budget=budget, references=len(untrained))]
-    lines += ["| order | trainings | loss | least to most | gain over random, nats per token | wins against random |"]
-    lines += ["| --- | --- | --- | --- | --- | --- |"]
-    lines.append(f"| not trained | | {statistics.mean(untrained)} | | {_nats(gain(base.values(), [untrained]))} | |")
+    lines = ["| order | trainings | loss | least to most | gain by answer | gain by token | wins against random |"]
+    lines += [f"|{' --- |' * 7}"]
+    gains = [_nats(gain(base.values(), [untrained], weights)) for weights in (None, tokens)]
+    lines.append(f"| not trained | | {statistics.mean(untrained)} | | {' | '.join(gains)} | |")
     for name, runs in arms.items():
-        means = [fmean(run["losses"]) for run in runs.values()]
-        whole = statistics.mean(np.mean([run["losses"] for run in runs.values()], axis=0).tolist())
-        own = name == RANDOM.name
-        lead = "" if own else _nats(gain(base.values(), [run["losses"] for run in runs.values()]))
-        won = "" if own else wins(runs, base).percent
-        lines.append(f"| {name} | {len(runs)} | {whole} | {min(means):.3f} to {max(means):.3f} | {lead} | {won} |")
-    lines += ["", "What was selected, and what was answered:", ""]
-    lines += ["| order | left out as alike | words of a selected answer | code | words of an answer given | finished |"]
-    lines += ["| --- | --- | --- | --- | --- | --- |"]
+        each = [run["losses"] for run in runs.values()]
+        means = [fmean(one) for one in each]
+        whole = statistics.mean(np.mean(each, axis=0).tolist())
+        scatter = f"{min(means):.3f} to {max(means):.3f}" if len(means) > 1 else ""
+        gains = [_nats(gain(base.values(), each, weights)) for weights in (None, tokens)]
+        rest = " |  | " if name == RANDOM.name else f"{' | '.join(gains)} | {wins(runs, base).percent}"
+        planned = _planned(found, name)
+        lines.append(f"| {name} | {len(runs)} of {planned} | {whole} | {scatter} | {rest} |")
+    return lines
+
+
+def _trainings(found: Found, arms: Arms) -> list[str]:
+    """What the trainings of one order share, and which orders have none."""
+    said = []
+    several = [name for name, runs in arms.items() if len(runs) > 1 and name != RANDOM.name]
+    if several:
+        said.append(f"Trainings of {', '.join(several)} have the same rows, in orders of their own.")
+    trained, drawn = len(arms[RANDOM.name]), _selections(found, RANDOM.name)
+    if drawn < trained:
+        said.append(
+            f"The {trained} trainings of random rows have {drawn} selection{'s' * (drawn > 1)} between them; those of "
+            "the same rows differ in their order alone."
+        )
+    elif trained > 1:
+        said.append("Each training of random rows has rows of its own.")
+    missing = [arm.name for arm in ARMS if arm.name not in arms]
+    if missing:
+        said.append(f"Not measured: {', '.join(missing)}.")
+    return said
+
+
+def _lengths_table(arms: Arms, tokens: Sequence[int]) -> list[str]:
+    """The gain of every order, on answers of about the same length."""
+    base = arms[RANDOM.name].values()
+    parts = [[place for place, count in enumerate(tokens) if low <= count <= high] for low, high in LENGTHS]
+    kept = [(ends, part) for ends, part in zip(LENGTHS, parts, strict=True) if part]
+    heads = [f"{low} to {high}" if high < LENGTHS[-1][1] else f"over {low - 1}" for (low, high), _ in kept]
+    counts = [f"{head} tokens ({len(part)})" for head, (_, part) in zip(heads, kept, strict=True)]
+    lines = [f"| order | {' | '.join(counts)} |", f"|{' --- |' * (len(kept) + 1)}"]
+    for name, runs in arms.items():
+        leads = _leads(base, [run["losses"] for run in runs.values()])
+        gains = [_nats(statistics.mean([leads[place] for place in part])) for _, part in kept]
+        if name != RANDOM.name:
+            lines.append(f"| {name} | {' | '.join(gains)} |")
+    return lines
+
+
+def _rows_table(found: Found, arms: Arms) -> list[str]:
+    """What was selected, and what was answered."""
+    lines = ["What was selected, and what was answered:", ""]
+    lines += ["| order | words of a selected answer | code | words of an answer given | finished |"]
+    lines += [f"|{' --- |' * 5}"]
     for name, runs in arms.items():
         taken = [piece for _, piece in found.under("selected", name)]
         words, code = (fmean(one[what] for one in taken) for what in ("words", "code"))
         given, finished = (fmean(run[what] for run in runs.values()) for what in ("words", "finished"))
-        alike = taken[0].get("alike", "not noted") if name == DIVERSE.name else ""
-        lines.append(f"| {name} | {alike} | {words:.0f} | {100 * code:.0f} % | {given:.0f} | {100 * finished:.0f} % |")
-    lines += ["", _order(arms), _judge(found, len(some["scores"]))]
-    return "\n".join([*lines, "![gains](people-selection.svg)", ""])
+        lines.append(f"| {name} | {words:.0f} | {100 * code:.0f} % | {given:.0f} | {100 * finished:.0f} % |")
+    if DIVERSE.name in arms:
+        alike = next(piece for _, piece in found.under("selected", DIVERSE.name)).get("alike")
+        many = "How many rows" if alike is None else f"{alike:,} rows"
+        lines += ["", f"{many} {DIVERSE.name} left out as too like a better one{' was not kept' * (alike is None)}."]
+    return lines
 
 
-def gain(base: Iterable[Mapping[str, Any]], others: Sequence[Sequence[float]]) -> Interval:
+def _planned(found: Found, name: str) -> int:
+    """Trainings that an order is to have."""
+    return int(found.pieces["size"]["draws"]) if name in PAPER else 1
+
+
+def _selections(found: Found, name: str) -> int:
+    """How many selections of an order differ, by all that was kept of them."""
+    return len({tuple(piece.values()) for _, piece in found.under("selected", name)})
+
+
+def gain(
+    base: Iterable[Mapping[str, Any]], others: Sequence[Sequence[float]], weights: Sequence[float] | None = None
+) -> Interval:
     """How much lower the loss is than with random rows, answer by answer, both as means over their trainings.
 
-    The interval is of answers alone: how much trainings scatter stands beside it.
+    weights: how much each answer counts; none: all alike. The interval is of answers alone: how much trainings scatter
+    stands beside it.
     """
+    return statistics.mean(_leads(base, others), weights=weights)
+
+
+def _leads(base: Iterable[Mapping[str, Any]], others: Sequence[Sequence[float]]) -> list[float]:
+    """How much lower the loss of each answer is than with random rows."""
     usual = np.mean([run["losses"] for run in base], axis=0)
-    return statistics.mean((usual - np.mean(others, axis=0)).tolist())
+    found: list[float] = (usual - np.mean(others, axis=0)).tolist()
+    return found
 
 
 def wins(runs: Mapping[str, Mapping[str, Any]], base: Mapping[str, Mapping[str, Any]]) -> Interval:
@@ -259,26 +375,65 @@ def wins(runs: Mapping[str, Mapping[str, Any]], base: Mapping[str, Mapping[str, 
     outcomes: list[float] = []
     prompts: list[int] = []
     for draw in runs.keys() & base.keys():
-        for prompt, (ours, theirs) in enumerate(zip(runs[draw]["scores"], base[draw]["scores"], strict=True)):
+        ours, theirs = (dict(zip(run["prompts"], run["scores"], strict=True)) for run in (runs[draw], base[draw]))
+        for prompt, score in ours.items():
+            other = theirs[prompt]
             worst = float("-inf")
-            mine, other = worst if ours is None else ours, worst if theirs is None else theirs
-            outcomes.append(0.5 if mine == other else float(mine > other))
+            mine, its = worst if score is None else score, worst if other is None else other
+            outcomes.append(0.5 if mine == its else float(mine > its))
             prompts.append(prompt)
     return statistics.win_rate(outcomes, prompts=prompts)
 
 
-def _order(arms: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Whether random < score first < score and diversity, as the paper has it."""
-    names = [arm.name for arm in ARMS[:3] if arm.name in arms]
-    if len(names) < 3:
-        return "Not all three orders of the paper are measured yet."
-    lost = {name: np.mean([run["losses"] for run in arms[name].values()], axis=0) for name in names}
-    steps = []
-    for worse, better in pairwise(names):
-        lead = statistics.mean((lost[worse] - lost[better]).tolist())
-        how = "holds" if lead.low > 0 else "is turned round" if lead.high < 0 else "is not to be told"
-        steps.append(f"{worse} < {better} {how} ({_nats(lead)} nats per token)")
+def _order(found: Found, arms: Arms) -> str:
+    """Whether random < score first < score and diversity, as the paper has it; nothing where too little was trained."""
+    trained = {name: len(arms.get(name, ())) for name in PAPER}
+    trained[RANDOM.name] = min(trained[RANDOM.name], _selections(found, RANDOM.name))
+    few = [f"{name} {count}" for name, count in trained.items() if count < FEWEST]
+    if few:
+        return (
+            "DEITA's order (random, then score first, then score and diversity) is neither confirmed nor refuted: that "
+            f"takes {FEWEST} trainings of each, on selections of their own for random, and there are of "
+            f"{', '.join(few)}. {_weightings(found, arms)}"
+        )
+    tokens = found.pieces["references"]["tokens"]
+    steps = [_step(arms, worse, better, tokens) for worse, better in pairwise(PAPER)]
     return f"DEITA's order by the loss: {'; '.join(steps)}."
+
+
+def _step(arms: Arms, worse: str, better: str, tokens: Sequence[int]) -> str:
+    """Whether one order is better than another: said only where it is so by answer and by token."""
+    base, others = arms[worse].values(), [run["losses"] for run in arms[better].values()]
+    leads = [gain(base, others), gain(base, others, tokens)]
+    how = "is not to be told"
+    if all(lead.low > 0 for lead in leads):
+        how = "holds"
+    elif all(lead.high < 0 for lead in leads):
+        how = "is turned round"
+    by_answer, by_token = map(_nats, leads)
+    return f"{worse} < {better} {how} (by answer {by_answer}, by token {by_token} nats per token)"
+
+
+def _weightings(found: Found, arms: Arms) -> str:
+    """Which orders gain by one weighting and lose by the other, and whether very short answers make the difference."""
+    tokens, base = found.pieces["references"]["tokens"], arms[RANDOM.name].values()
+    long = [float(count > SHORT) for count in tokens]
+    turned: dict[str, Interval] = {}
+    short_alone = True
+    for name, runs in arms.items():
+        each = [run["losses"] for run in runs.values()]
+        by_answer, by_token = gain(base, each), gain(base, each, tokens)
+        if by_answer.high < 0 < by_token.low or by_token.high < 0 < by_answer.low:
+            turned[name] = gain(base, each, long)
+            short_alone = short_alone and _beside(turned[name]) != _beside(by_answer)
+    if not turned:
+        return ""
+    without = " and ".join(map(_nats, turned.values()))
+    why = ": it is the loss on very short answers that turns" if short_alone else ""
+    return (
+        f"Of {' and of '.join(turned)} not even the sign can be said: it is another one by answer than by token. "
+        f"Without answers of up to {SHORT} tokens the gain by answer is {without}{why}."
+    )
 
 
 def _judge(found: Found, prompts: int) -> str:
@@ -286,7 +441,14 @@ def _judge(found: Found, prompts: int) -> str:
     some = _comparisons(said, [dict(zip(said["rows"], said["gaps"], strict=True))], said["rows"])
     right, longer = agreement.accuracy(some), _rate(some, some.of_longer)
     worth = "a weak judge" if right.low > 0.5 else "no judge at all: it may be guessing"
-    return JUDGE.format(prompts=prompts, judged=len(some), right=_percent(right), longer=_percent(longer), worth=worth)
+    return JUDGE.format(
+        prompts=prompts,
+        judged=len(some),
+        right=_percent(right),
+        longer=_percent(longer),
+        beside=_beside(agreement.over_longer(some)),
+        worth=worth,
+    )
 
 
 def _set(found: Found, name: str) -> Set | None:
@@ -343,7 +505,7 @@ def _comparisons(about: Mapping[str, Any], scored: Sequence[Mapping[int, float]]
     )
 
 
-def _arms(found: Found) -> dict[str, dict[str, Mapping[str, Any]]]:
+def _arms(found: Found) -> Arms:
     """What was measured of each order of selection, by seed."""
     measured = {arm.name: {parts[0]: piece for parts, piece in found.under("trained", arm.name)} for arm in ARMS}
     return {name: runs for name, runs in measured.items() if runs}
@@ -400,9 +562,7 @@ def _rates_picture(sets: Sequence[Set], path: Path) -> None:
         places = [place + 0.25 * (number - 1) for place in range(len(sets))]
         _bars(axes, places, rates, name)
     axes.set_xticks(range(len(sets)), [one.name for one in sets])
-    axes.axhline(0.5, color="#888888", linestyle="--", linewidth=0.8)
-    axes.set_ylabel("accuracy, held out")
-    _save(figure, axes, path)
+    _save(figure, axes, path, Scale("accuracy, held out"))
 
 
 def _rates(one: Set) -> tuple[Interval, Interval, Interval]:
@@ -417,10 +577,7 @@ def _audit_picture(found: Found, path: Path) -> None:
         places = [100 * share + 0.4 * number for share, _ in pieces]
         _bars(axes, places, [rate for _, rate in pieces], name)
         axes.set_xticks([100 * share for share, _ in pieces])
-    axes.axhline(0.5, color="#888888", linestyle="--", linewidth=0.8)
-    axes.set_xlabel("labels turned round, %")
-    axes.set_ylabel("AUROC")
-    _save(figure, axes, path)
+    _save(figure, axes, path, Scale("AUROC", of="labels turned round, %"))
 
 
 def _length_picture(pair: Pair, path: Path) -> None:
@@ -428,32 +585,44 @@ def _length_picture(pair: Pair, path: Path) -> None:
     for name, some in (("plain", pair.plain), ("ODIN", pair.odin)):
         bins: list[Bin] = agreement.by_length(some)
         _bars(axes, [one.mean for one in bins], [one.accuracy for one in bins], name)
-    axes.axhline(0.5, color="#888888", linestyle="--", linewidth=0.8)
-    axes.set_xlabel("tokens that the chosen answer is longer")
-    axes.set_ylabel("accuracy, held out")
-    _save(figure, axes, path)
+    _save(figure, axes, path, Scale("accuracy, held out", of="tokens that the chosen answer is longer"))
 
 
 def _selection_picture(found: Found, path: Path) -> None:
+    """Gains by answer and by token; in grey each training alone, by answer."""
     figure, axes = plt.subplots(figsize=(7, 3))
     arms = _arms(found)
-    base = arms[RANDOM.name].values()
+    base, weightings = (
+        arms[RANDOM.name].values(),
+        (("by answer", None), ("by token", found.pieces["references"]["tokens"])),
+    )
     for number, runs in enumerate(arms.values()):
         each = [gain(base, [run["losses"]]).value for run in runs.values()]
         axes.plot([number] * len(each), each, "o", color="#888888", markersize=3)
-        _bars(axes, [number + 0.1], [gain(base, [run["losses"] for run in runs.values()])], None)
-    axes.axhline(0.0, color="#888888", linestyle="--", linewidth=0.8)
+    for shift, (name, weights) in enumerate(weightings, 1):
+        leads = [gain(base, [run["losses"] for run in runs.values()], weights) for runs in arms.values()]
+        _bars(axes, [number + 0.1 * shift for number in range(len(arms))], leads, name)
     axes.set_xticks(range(len(arms)), [name.replace(" ", "\n", 1) for name in arms], fontsize=8)
-    axes.set_ylabel("gain over random,\nnats per token")
-    _save(figure, axes, path)
+    _save(figure, axes, path, Scale("gain over random,\nnats per token", chance=0.0))
 
 
-def _bars(axes: Any, places: Sequence[float], found: Sequence[Interval], name: str | None) -> None:
+def _bars(axes: Any, places: Sequence[float], found: Sequence[Interval], name: str) -> None:
     low, high = [one.value - one.low for one in found], [one.high - one.value for one in found]
     axes.errorbar(places, [one.value for one in found], [low, high], fmt="o", capsize=2, label=name)
 
 
-def _save(figure: Any, axes: Any, path: Path) -> None:
+class Scale(NamedTuple):
+    """What a picture shows: its height, of what, and the height that means nothing."""
+
+    name: str
+    of: str = ""
+    chance: float = 0.5
+
+
+def _save(figure: Any, axes: Any, path: Path, scale: Scale) -> None:
+    axes.axhline(scale.chance, color="#888888", linestyle="--", linewidth=0.8)
+    axes.set_xlabel(scale.of)
+    axes.set_ylabel(scale.name)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8)
     figure.tight_layout()

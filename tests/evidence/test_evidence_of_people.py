@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from evidence.found import Found, OutOfTimeError
 from evidence.people import Arm, Trial
 from evidence.running import RECIPES
 from truing.errors import ConfigError
+from truing.formats import read_groups
 from truing.recipe import read_recipe
 from truing.records import Completion, Group, assistant, comparison, user
 from truing.scoring.scorers import make
@@ -174,10 +176,18 @@ def test_every_recipe_is_sound(name: str) -> None:
 
 
 def test_gains_and_wins_are_those_of_the_same_answers() -> None:
-    base = {"0": {"losses": [2.0, 4.0], "scores": [1.0, None]}, "1": {"losses": [4.0, 4.0], "scores": [0.0, 3.0]}}
-    ours = {"0": {"losses": [1.0, 5.0], "scores": [2.0, None]}, "1": {"losses": [3.0, 4.0], "scores": [None, 4.0]}}
+    base = {
+        "0": {"losses": [2.0, 4.0], "prompts": [0, 1], "scores": [1.0, None]},
+        "1": {"losses": [4.0, 4.0], "prompts": [0, 1], "scores": [0.0, 3.0]},
+    }
+    ours = {
+        "0": {"losses": [1.0, 5.0], "prompts": [0, 1], "scores": [2.0, None]},
+        "1": {"losses": [3.0, 4.0], "prompts": [1, 0], "scores": [4.0, None]},
+    }
     lead = people_page.gain(base.values(), [run["losses"] for run in ours.values()])
     assert lead.value == pytest.approx(((3.0 - 2.0) + (4.0 - 4.5)) / 2)
+    by_token = people_page.gain(base.values(), [run["losses"] for run in ours.values()], [1, 3])
+    assert by_token.value == pytest.approx((1 * (3.0 - 2.0) + 3 * (4.0 - 4.5)) / 4)
     won = people_page.wins(ours, base)
     assert won.value == pytest.approx((1 + 0.5 + 0 + 1) / 4)
     assert won.n == 4
@@ -212,6 +222,100 @@ def test_the_page_says_which_way_it_falls(tmp_path: Path) -> None:
     assert "2 models, with heads and orders of their own, are trained" in good
 
 
+def selection_page(folder: Path, trainings: int, losses: dict[str, list[float]], *, anew: bool = True) -> str:
+    """The page of selections with these losses on 40 answers of 2 tokens, and on 40 of 200."""
+    found = Found(folder / people_page.KEPT)
+    found.pieces = {
+        "size": {"budget": 4, "draws": 3},
+        "references": {"tokens": [2] * 40 + [200] * 40},
+        "untrained": [3.0 + n % 3 / 10 for n in range(80)],
+        "judge": {"rows": [0, 1], "gaps": [1.0, 1.0], "longer": [1, 1], "conversation": [0, 1]},
+    }
+    for name, (brief, long) in losses.items():
+        for draw in range(trainings):
+            words = 5.0 + draw * (anew and name == "random")
+            found.pieces[f"selected/{name}/{draw}"] = {"of": 12, "rows": 4, "words": words, "code": 0.5}
+            found.pieces[f"trained/{name}/{draw}"] = {
+                "losses": [(brief if n < 40 else long) + n % 3 / 10 + draw / 100 for n in range(80)],
+                "prompts": [0, 1],
+                "scores": [1.0, 1.0],
+                "words": 5.0,
+                "finished": 1.0,
+            }
+    found.save()
+    people_page.write(folder)
+    return (folder / "people.md").read_text()
+
+
+def test_no_order_is_told_by_one_training_of_each(tmp_path: Path) -> None:
+    better = {"random": [2.0, 2.0], "score first": [1.5, 1.5], "score and diversity": [1.0, 1.0]}
+    once, twice = (selection_page(tmp_path, times, better) for times in (1, 2))
+    assert "neither confirmed nor refuted" in once
+    assert "there are of random 1, score first 1, score and diversity 1" in once
+    assert "| score first | 1 of 3 |" in once
+    assert "1.500 to" not in once, "one training does not scatter"
+    assert "Not measured: longest answers, hardest to foresee (IFD)." in once
+    assert "random < score first holds" in twice
+    assert "score first < score and diversity holds" in twice
+    worse = {"random": [1.0, 1.0], "score first": [1.5, 1.5], "score and diversity": [1.5, 1.5]}
+    turned = selection_page(tmp_path, 2, worse)
+    assert "random < score first is turned round" in turned
+    assert "score first < score and diversity is not to be told" in turned
+    same_rows = selection_page(tmp_path, 2, better, anew=False)
+    assert "The 2 trainings of random rows have 1 selection between them" in same_rows
+    assert "there are of random 1." in same_rows
+
+
+def test_no_order_is_told_where_answers_and_tokens_disagree(tmp_path: Path) -> None:
+    """Much is lost on answers of 2 tokens and a little won on those of 200."""
+    two_ways = {"random": [2.0, 2.0], "score first": [3.0, 1.9], "score and diversity": [3.0, 1.9]}
+    page = selection_page(tmp_path, 2, two_ways)
+    assert "random < score first is not to be told (by answer -0.4500" in page
+    assert "by token +0.0891" in page  # (2 * -1 + 200 * 0.1) / 202
+    assert "| score first | -1.0000 [-1.0000, -1.0000] | +0.1000 [+0.1000, +0.1000] |" in page
+    once = selection_page(tmp_path, 1, two_ways)
+    assert "Of score first and of score and diversity not even the sign can be said" in once
+    assert "is +0.1000 [+0.1000, +0.1000] and +0.1000 [+0.1000, +0.1000]: it is the loss on very short answers" in once
+
+
+def length_page(folder: Path, odin: list[float]) -> str:
+    """The page of 60 comparisons, half of whose chosen answers are longer, as ODIN sees them."""
+    every = list(range(60))
+    found = Found(folder / people_page.KEPT)
+    found.pieces = {"rows/oasst1_en": {"conversation": every, "longer": [(-1) ** row * (row + 1) for row in every]}}
+    for fold in range(3):
+        rows = every[fold::3]
+        for objective, gaps in (("bradley_terry", [1.0] * 60), ("odin", odin)):
+            piece = {"rows": rows, "gaps": [gaps[row] for row in rows]}
+            found.pieces[f"judged/oasst1_en/{fold}/{objective}/0"] = piece
+    found.save()
+    people_page.write(folder)
+    return (folder / "people.md").read_text()
+
+
+def test_odin_is_held_against_a_coin(tmp_path: Path) -> None:
+    coin = [(-1.0) ** (row // 2) for row in range(60)]
+    assert "Neither rate of ODIN can be told from a coin" in length_page(tmp_path, coin)
+    assert "Both rates of ODIN lie above a coin's" in length_page(tmp_path, [1.0] * 60)
+
+
+def test_shares_of_an_audit_count_conversations() -> None:
+    """Four comparisons of each conversation, all of them turned or none, know as much as one."""
+
+    def weakest(times: int) -> dict[str, float]:
+        groups = [
+            replace(group, strength=-float(n % 4 < 3) + n / 100, extra={"turned": n % 2 == 0})
+            for n, group in enumerate(said(40))
+            for _ in range(times)
+        ]
+        found: dict[str, float] = people._detected(groups)["among_weakest"]
+        return found
+
+    once, often = weakest(1), weakest(4)
+    assert often["value"] == once["value"]
+    assert often["high"] - often["low"] == pytest.approx(once["high"] - once["low"], rel=0.02)
+
+
 @pytest.mark.slow
 def test_all_parts_run_and_the_page_is_made_of_what_is_kept(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -237,6 +341,10 @@ def test_all_parts_run_and_the_page_is_made_of_what_is_kept(
         assert (out / f"people-{picture}.svg").stat().st_size > 1000
     kept = (out / people_page.KEPT).read_text()
     assert "yes it is" not in kept + page, "texts of people are not kept"
+    drawn = [(tmp_path / "runs" / f"selected-0-{draw}").glob("**/groups.jsonl") for draw in range(2)]
+    first, second = ({group.id for path in paths for group in read_groups(path, format="group")} for paths in drawn)
+    assert len(first) == len(second) == SMALL.budget
+    assert first != second, "chance selects anew for each training"
     assert not list((tmp_path / "runs").glob("trained*")), "runs that were read are removed"
     people_page.write(out)
     assert (out / "people.md").read_text() == page
