@@ -14,7 +14,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from truing import models
+from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, MissingError
+from truing.packing import forest
 
 CPU = torch.device("cpu")
 
@@ -152,3 +154,16 @@ def test_a_run_that_is_not_there_is_not_asked_of_the_hub(tmp_path: Path, monkeyp
     with pytest.raises(ConfigError, match=r"runs/mina: no such run or model; did you mean 'runs/mine'"):
         models.locate("runs/mina")
     assert models.locate("elsewhere/model") == "elsewhere/model"
+
+
+def test_a_trained_model_is_read_in_bf16_to_the_very_weights_it_computed_with(tmp_path: Path) -> None:
+    """Rounded to the nearest they would be others, and so would what is measured of the model."""
+    engine = LocalEngine(tiny.loaded_model(torch.float32), dtype=torch.bfloat16)
+    engine.backward(-engine.logprobs(forest(tiny.random_rows(0, [(5, (4, 7))]))).token.mean())
+    engine.step(1e-3, 1.0)
+    engine.save_model(tmp_path / "trained")
+    read = dict(models.load(str(tmp_path / "trained"), dtype=torch.bfloat16, device=CPU).model.named_parameters())
+    for name, weight in engine.model.named_parameters():
+        assert torch.equal(weight, read[name]), name
+    wide = models.load(str(tmp_path / "trained"), dtype=torch.float32, device=CPU).model
+    assert any(not torch.equal(weight.to(torch.bfloat16), read[name]) for name, weight in wide.named_parameters())

@@ -19,6 +19,15 @@ AT_ONCE = {"cpu": 1, "cuda": 64}
 """Chunks that are rounded at a time: few stay in a CPU's cache, many keep a GPU busy."""
 
 
+def rounded(master: Tensor, dtype: torch.dtype) -> Tensor:
+    """The master in this dtype; itself where it has it already."""
+    if master.dtype == dtype:
+        return master
+    narrow = torch.empty_like(master, dtype=dtype)
+    round_into(narrow, master)
+    return narrow
+
+
 @torch.no_grad()
 def round_into(narrow: Tensor, master: Tensor) -> None:
     """Writes the master into `narrow`, rounded up or down with the chances that make the mean right.

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 
 from truing.compute.attention import ATTENTION
+from truing.compute.rounding import rounded
 from truing.errors import ConfigError, MissingError, TruingError, did_you_mean
 from truing.models import reward, smollm2
 from truing.models.parity import demand_parity, refusal
@@ -162,6 +163,8 @@ def load(
 ) -> Loaded:
     """Weights in `dtype` on `device`, running on forests. An adapter is merged into its base, in fp32, on loading.
 
+    fp32 weights are rounded to bf16 as they are in training, so that a trained model is measured as it was trained.
+
     outputs: how many numbers a reward head is to give; 0 for a language model. A model without such a head gets one.
     writes: a reward model keeps beside it, as it is, the head that it wrote with.
 
@@ -230,7 +233,7 @@ def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) ->
     for folder in (base, source):
         _demand_safetensors(folder)
     adapted = is_adapter(source)
-    width = torch.float32 if adapted else dtype
+    width = torch.float32 if adapted or config.dtype == torch.float32 else dtype
     if outputs:
         model = reward.read(base, config, width, outputs)
     elif gives_scores(source):
@@ -245,8 +248,9 @@ def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) ->
         model = PeftModel.from_pretrained(model, source, config=about).merge_and_unload()
         model.requires_grad_(True)  # PEFT froze what the adapter lay on
         model.name_or_path = source  # it is its base no longer
+    if width != dtype:
         for weight in model.parameters():  # not model.to(dtype): rotary frequencies do not survive bf16
-            weight.data = weight.data.to(dtype)
+            weight.data = rounded(weight.data, dtype)
     return model
 
 

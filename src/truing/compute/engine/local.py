@@ -16,7 +16,7 @@ from truing.compute import ForestStatistics, Role
 from truing.compute.attention import ForestLayout
 from truing.compute.head import Head, token_logprobs, token_statistics
 from truing.compute.lean import keep_less
-from truing.compute.rounding import round_into
+from truing.compute.rounding import round_into, rounded
 from truing.errors import GuardError, MissingError
 from truing.models import Loaded, is_adapted
 from truing.models.output import output_weight
@@ -302,7 +302,7 @@ class LocalEngine:
         """The reference's weights in the dtype of compute."""
         self._reference = {}
         for name, master in self._reference_masters.items():
-            self._reference[name] = _rounded(master.detach(), self._weights[name])
+            self._reference[name] = rounded(master.detach(), self._weights[name].dtype)
 
     @contextmanager
     def _with_kept_reference(self) -> Iterator[None]:
@@ -330,15 +330,6 @@ def _master(weight: torch.nn.Parameter, compute: torch.dtype) -> torch.nn.Parame
     if compute in (torch.float32, torch.float64):
         return weight
     return torch.nn.Parameter(weight.detach().to(torch.float32))
-
-
-def _rounded(master: Tensor, weight: Tensor) -> Tensor:
-    """The master as the weight holds it; itself where that is as wide."""
-    if weight.dtype == master.dtype:
-        return master
-    narrow = torch.empty_like(weight)
-    round_into(narrow, master)
-    return narrow
 
 
 def _narrow(model: Any, dtype: torch.dtype | None) -> None:
