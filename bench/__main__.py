@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from bench import curves, dpo, gpu, page, plan, reward, sampling, scaling, sft
+from bench import profile as profiling
 from bench.rows import NotThereError
 from bench.training import RESULTS, Settings, say
 
@@ -61,6 +62,12 @@ def measure_plan(case: str = "all", tokens: int = 0, settings: Given = None) -> 
     plan.run(settings or Settings(), case, tokens)
 
 
+@app.command(name="profile")
+def measure_profile(settings: Given = None) -> None:
+    """Where the time of a step goes, for DPO, SFT and reward models."""
+    profiling.run(settings or Settings())
+
+
 @app.command(name="gpu")
 def measure_gpu(size: str = "0.6b", settings: Given = None) -> None:
     """DPO, SFT and sampling on CUDA, with random weights of size 0.6b, 1.7b or 8b."""
@@ -80,6 +87,7 @@ def measure_all(settings: Given = None) -> None:
     measure_scaling(settings)
     measure_curves(settings=settings)
     measure_plan(settings=settings)
+    measure_profile(settings)
     write_page((settings or Settings()).out)
 
 

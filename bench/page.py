@@ -135,6 +135,7 @@ def write(results: Path) -> None:
     parts = [INTRODUCTION, _targets(entries), *pictures]
     parts += [_training(entry) for entry in entries.values() if "utilisation" in entry]
     parts += [_sampling(entry) for entry in entries.values() if entry["task"].endswith("sampling")]
+    parts += [_profile(entry) for entry in entries.values() if entry["task"] == "profile"]
     parts += [_scaling(entry) for entry in entries.values() if entry["task"] == "scaling"]
     parts += [_curves(entry) for entry in entries.values() if entry["task"] == "curves"]
     parts.append(_planned([entry for entry in entries.values() if entry["task"] == "plan"]))
@@ -311,6 +312,22 @@ def _tuning(entry: Entry) -> str:
     return "\nTried for the tuned peer:\n\n" + _table(("settings", "measured once"), lines)
 
 
+TRIED = """
+Tried for speed and memory, and not kept: masters, gradients and AdamW's moments as flat vectors (0.4 GB more, as freed
+activations are not reused for them); giving memory back after each step, one allocation arena, huge pages (no gain or
+slower); flushing denormals (no gain). Of the reward model's memory 1.6 GB are gradients and moments, which both sides
+have. The step was profiled while other work ran on the machine, which the shares hardly tell.
+"""
+
+
+def _profile(entry: Entry) -> str:
+    """Where the time of a step goes."""
+    kinds = next(iter(entry["shares"].values()))
+    lines = [(kind, *(f"{100 * found[kind]:.0f} %" for found in entry["shares"].values())) for kind in kinds]
+    table = _table(("share of a step's time", *entry["shares"]), lines)
+    return "\n".join(["\n## Where the time of a step goes\n", _measured_on(entry), table, TRIED])
+
+
 def _brief(error: str) -> str:
     """A peer's error without its advice."""
     return "ran out of memory" if "OutOfMemoryError" in error else error
@@ -369,10 +386,13 @@ def _planned(entries: Sequence[Entry]) -> str:
 
 
 def _heading(entry: Entry) -> str:
+    return f"\n## {entry['task']} on {entry['profile']}\n\n{_measured_on(entry)}"
+
+
+def _measured_on(entry: Entry) -> str:
     machine = entry["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    what = f"\n## {entry['task']} on {entry['profile']}\n\n"
-    return what + (
+    return (
         f"{entry['date']}; {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['memory_gb']} GB, {machine['device']}; {versions}; commit {entry.get('commit', 'not noted')}.\n\n"
     )

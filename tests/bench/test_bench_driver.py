@@ -12,6 +12,7 @@ import tiny_model
 import torch
 
 from bench import curves, dpo, gpu, machine, page, plan, process, reward, sampling, scaling, sft
+from bench import profile as profiling
 from bench.rows import ROOT, NotThereError
 from bench.training import RESULTS, Settings
 
@@ -59,6 +60,17 @@ def test_every_task_ends_in_the_page(settings, capsys):
     again = text
     page.write(settings.out)
     assert (settings.out.parent / "README.md").read_text() == again
+
+
+def test_a_profile_shares_out_a_whole_step(settings):
+    profiling.run(settings)
+    found = json.loads(settings.out.read_text())["profile/hh"]["shares"]
+    assert found.keys() == set(profiling.TASKS)
+    for shares in found.values():
+        assert sum(shares.values()) == pytest.approx(1)
+        assert shares["products of layers and head"] > 0
+    page.write(settings.out)
+    assert "## Where the time of a step goes" in (settings.out.parent / "README.md").read_text()
 
 
 def test_adapters_agree_as_well(settings):
