@@ -101,7 +101,7 @@ def test_a_reply_that_breaks_off_is_asked_for_again(monkeypatch: pytest.MonkeyPa
     assert (answer.text, next(calls)) == ("well", 3)
     with (
         serving(lambda _: Said("well", missing=20)) as url,
-        pytest.raises(MissingError, match="broke off: IncompleteRead.*same command"),
+        pytest.raises(MissingError, match=r"broke off: IncompleteRead.*same command"),
     ):
         generated(url, PROMPTS[:1], retries=1)
 

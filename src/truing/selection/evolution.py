@@ -41,13 +41,22 @@ COPY = "a copy of what it was to better"
 EARLIER = "a copy of an earlier variant"
 TALK = "talks about the rewriting"
 
+_TEXT = r"(?:request|prompt|instruction|question|answer|response|reply)"
+_CHANGED = r"(?:re-?(?:written|phrased|worded|vised|fined)|improved|modified|updated|enhanced|harder|better)"
 _TALK = re.compile(
-    r"<<<|>>>|\b(?:re-?(?:writ(?:e|es|ing|ten)|phras(?:e|es|ed|ing)|word(?:s|ed|ing)?|vis(?:e|es|ed|ing|ion))"
-    r"|the (?:user|assistant)|(?:original|given|earlier|previous|improved|modified) "
-    r"(?:request|prompt|instruction|question|answer|response|version))\b",
-    re.IGNORECASE,
+    rf"\A\W*(?:(?:sure|certainly|of course|okay|absolutely)\b\W*)?(?:"
+    rf"here(?: is|['’]s)(?: [\w-]+){{0,3}} (?:{_CHANGED}(?: [\w-]+)? (?:{_TEXT}|version)|(?:request|prompt|instruction))\b"
+    rf"|(?:the )?{_CHANGED} (?:{_TEXT}|version)\b(?=\W*(?::|\n)| (?:is|would|could|might)\b)"
+    rf"|the (?:original|given|earlier|previous) {_TEXT}\b"
+    rf"|(?:the|a) (?:user|assistant) (?:could|might|would) (?:instead )?(?:have )?"
+    rf"(?:ask|write|say|answer|reply|written|said|replied)(?:ed)?\b)"
+    rf"|\bthe (?:user|assistant) (?:wrote|asked|answered|replied)\b"
+    rf"|\bI(?: have|['’]ve)? (?:re-?(?:wrote|written|phrased|worded|vised)) (?:the|this|your) {_TEXT}\b"
+    r"|\A\s*<<<(?!<)|^[ \t]*(?:<<<|>>>)[ \t]*$",
+    re.IGNORECASE | re.MULTILINE,
 )
-"""Words of somebody who speaks of the text and does not write it, and the marks between which the requests put it."""
+"""Somebody who speaks of the text and does not write it: by how he begins, or by phrases that hardly belong to another
+matter. Or the marks between which the requests put a text, alone on a line: within one they are code."""
 
 
 class Variant(NamedTuple):

@@ -25,10 +25,10 @@ from truing.selection.evolution import (
 )
 from truing.selection.ranking import MOST
 from truing.selection.turns import turns_of
+from truing.signatures import Count
 from truing.stages.context import Context, Groups, Model, write_json
 from truing.stages.replies import Reply, Writing, writer
 from truing.stages.select import head
-from truing.stages.training import Count
 
 FILE = "groups.jsonl"
 FINDINGS = "evolution.json"

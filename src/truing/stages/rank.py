@@ -14,11 +14,10 @@ from truing.errors import DataError
 from truing.selection.evolution import Variant, chains, from_group
 from truing.selection.expectation import GRADES
 from truing.selection.ranking import MOST, grades_in, in_order_of_chance, lesson, ranking_request
-from truing.signatures import NonNegative
+from truing.signatures import Count, NonNegative
 from truing.stages.context import Context, Groups, Model, write_json
 from truing.stages.evolve import variant_shown
 from truing.stages.replies import Writing, writer
-from truing.stages.training import Count
 
 FILE = "groups.jsonl"
 FINDINGS = "ranking.json"

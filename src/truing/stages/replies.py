@@ -14,9 +14,9 @@ from truing.errors import ConfigError
 from truing.records import Completion, Group, user
 from truing.rendering import Renderer
 from truing.scoring.choices import asked
+from truing.signatures import Count
 from truing.stages.context import Context, Model
 from truing.stages.sample import SamplingSettings, draw
-from truing.stages.training import Count
 
 TOO_LONG = "the request was longer than max_length"
 REFUSED = "the endpoint would not answer"

@@ -55,7 +55,7 @@ class Endpoint(Settings):
     at_once: Count = Field(8, description="requests under way at one time")
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The first choice of the reply. A busy server is asked again after 1, 2, 4 ... seconds, or later if it says so.
+        """The first choice of the reply. A busy server is asked again after 1, 2, 4 ... seconds, or when it says.
 
         Raises Declined where it says no, and another OSError where it says nothing or breaks off.
         """
@@ -94,7 +94,7 @@ def _wait(error: OSError, attempt: int) -> float | None:
 
 
 def _retry_after(headers: Message) -> float:
-    """The header Retry-After in seconds: of a number, or of a date (RFC 9110, section 10.2.3); 0 where it is neither."""
+    """The header Retry-After in seconds: a number, or until a date (RFC 9110, section 10.2.3); 0 if it is neither."""
     said = (headers["Retry-After"] or "").strip()
     if said.isdecimal():
         return float(said)
