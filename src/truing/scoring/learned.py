@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -94,22 +94,21 @@ def process_reward(
         return torch.stack([JOINED[by](chances) for chances in each])
 
     def score(groups: Sequence[Group]) -> list[tuple[Score, ...]]:
-        stepped = [
-            replace(group, completions=tuple(in_steps(answer, separator) for answer in group.completions))
-            for group in groups
-        ]
+        stepped = [tuple(in_steps(answer, separator) for answer in group.completions) for group in groups]
         lacking = Score.failed("an answer without a step")
-        read: list[Row | Score] = [
-            rendered(engine.renderer.render, group, max_length)
-            if group.completions and all(answer.steps for answer in group.completions)
-            else lacking
-            for group in stepped
-        ]
+        read: list[Row | Score] = []
+        for group, answers in zip(groups, stepped, strict=True):
+            judged = tuple(answer for answer in answers if answer.steps)
+            row = (
+                rendered(engine.renderer.render, replace(group, completions=judged), max_length) if judged else lacking
+            )
+            read.append(row)
         said = iter(of_answers([row for row in read if isinstance(row, Row)], say, budget=tools.budget))
-        return [
-            tuple(map(Score.of, next(said))) if isinstance(row, Row) else (row,) * len(group.completions)
-            for row, group in zip(read, groups, strict=True)
-        ]
+        scores: list[tuple[Score, ...]] = []
+        for row, answers in zip(read, stepped, strict=True):
+            own = map(Score.of, next(said)) if isinstance(row, Row) else repeat(row)
+            scores.append(tuple(next(own) if answer.steps else lacking for answer in answers))
+        return scores
 
     return score
 
