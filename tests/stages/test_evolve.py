@@ -21,7 +21,7 @@ from truing.records import Completion, Group, Message, assistant, comparison, te
 from truing.selection.evolution import COPY, EMPTY, TALK, Variant, chains, from_group
 from truing.signatures import validated
 from truing.stages import sample
-from truing.stages.evolve import LOOPS, NO_ANSWER, NO_REQUEST, TWICE, Evolve, begun, evolve
+from truing.stages.evolve import LOOPS, NO_ANSWER, NO_REQUEST, PREFACED, TWICE, Evolve, begun, evolve
 from truing.stages.replies import CUT, REFUSED, TOO_LONG
 from truing.store import Artifact, Run
 
@@ -109,9 +109,7 @@ def test_what_is_no_variant_is_counted_and_dropped_and_the_chain_goes_on(runs: C
 
 
 def test_seeds_are_first_requests_with_the_preferred_answer() -> None:
-    talk = Group(
-        (Message("system", "Be kind."), user("one?"), assistant("1"), user("two?")), (Completion((assistant("2"),)),)
-    )
+    talk = Group((user("one?"), assistant("1"), user("two?")), (Completion((assistant("2"),)),))
     ranked = comparison((user("r?"),), Completion((assistant("good"),)), Completion((assistant("bad"),)))
     turned = Group(ranked.prompt, ranked.completions[::-1])
     plain = Group((text("Once "),), (Completion((text("upon"),)),))
@@ -128,6 +126,11 @@ def test_rows_that_cannot_begin() -> None:
     made, unused = begun([bare, silent, row("b?", "x"), row("b?", "y")], ["quality"])
     assert [chain[0].text for chain in made] == ["x", "y"]
     assert unused == {NO_ANSWER: 1, NO_REQUEST: 1}
+    told = Group((Message("system", "Answer in rhymes."), *bare.prompt), row("a?", "x").completions)
+    greeted = Group((assistant("Hi!"), *bare.prompt))
+    made, unused = begun([told, greeted, row("c?", "x")], ["complexity", "quality"])
+    assert [chain[0].text for chain in made] == ["c?", "x"]
+    assert unused == {PREFACED: 2}
     made, unused = begun([bare, row("a?", "x")], ["complexity", "quality"])
     assert [chain[0].kind for chain in made] == ["complexity", "quality"]
     assert not unused
