@@ -11,11 +11,16 @@ from typing import Any, NamedTuple
 
 
 class Said(NamedTuple):
-    """A reply: its words, why they end, and the status of HTTP."""
+    """A reply: its words, why they end, and the status of HTTP.
+
+    missing: bytes that its Content-Length promises and that never come. retry_after: the header of that name, if any.
+    """
 
     words: str | None
     reason: str = "stop"
     status: int = 200
+    missing: int = 0
+    retry_after: str = ""
 
 
 @contextmanager
@@ -25,10 +30,14 @@ def serving(say: Callable[[dict[str, Any]], Said]) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             said = say(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(said.status)
-            self.end_headers()
             choice = {"message": {"content": said.words}, "finish_reason": said.reason}
-            self.wfile.write(json.dumps({"choices": [choice]}).encode() if said.status == 200 else b"no, because")
+            sent = json.dumps({"choices": [choice]}).encode() if said.status == 200 else b"no, because"
+            self.send_response(said.status)
+            self.send_header("Content-Length", str(len(sent) + said.missing))
+            if said.retry_after:
+                self.send_header("Retry-After", said.retry_after)
+            self.end_headers()
+            self.wfile.write(sent)
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -134,7 +134,7 @@ def test_an_answer_is_judged_by_its_steps(
     said = make(spelled_out({"name": "process_reward", "by": by}), tools)(
         [
             replace(rows()[0], completions=(rows()[0].completions[0], Completion((assistant("1\n\n2 \n"),)))),
-            Group((user("Hi"),), (Completion((assistant(""),)), Completion((assistant("a"),)))),
+            Group((user("Hi"),), tuple(Completion((assistant(words),)) for words in ("", "a", " \n", "b"))),
             Group((user("Hi"),)),
             Group((user("Hi"),), (Completion((assistant("a"), user("b"), assistant("c"))),)),
         ]
@@ -145,7 +145,9 @@ def test_an_answer_is_judged_by_its_steps(
     lines = [plain(engine, "1\n", asked), plain(engine, "1\n\n2 \n", asked)]
     expected = [join([1 / (1 + math.exp(-r)) for r in some]) for some in (known, lines)]
     assert [score.value for score in said[0]] == pytest.approx(expected, abs=1e-8)
-    assert said[1] == (Score.failed("an answer without a step"),) * 2
+    assert said[1][::2] == (Score.failed("an answer without a step"),) * 2
+    expected = [1 / (1 + math.exp(-plain(engine, words, "Hi"))) for words in "ab"]
+    assert [score.value for score in said[1][1::2]] == pytest.approx(expected, abs=1e-8)
     assert said[2] == ()
     assert said[3][0].value is None
     assert "must be one turn" in said[3][0].reason

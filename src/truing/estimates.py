@@ -231,8 +231,8 @@ def _side_by_side(settings: SideBySide, source: Groups, rows: Sequence[Lengths],
     if source.ready:
         return [Lengths.of(renderer.render(row)) for row in placed(settings, renderer, source.read(), Counter())]
     around = Lengths.of(renderer.render(asked(renderer, duel((), "", ""), LETTERS)))
-    return [row._replace(prompt=around.prompt + _longest(row, 2).tokens, answers=around.answers, scored=around.scored)
-            for row in rows for _ in LETTERS]  # fmt: skip
+    prompts = [around.prompt + _longest(row, 2).tokens for row in rows]
+    return [around._replace(prompt=prompt) for prompt in prompts for _ in LETTERS]
 
 
 def _longest(row: Lengths, count: int | None) -> Lengths:

@@ -15,9 +15,8 @@ from truing.errors import ConfigError, MissingError, did_you_mean
 from truing.models.precision import Precision, best_device
 from truing.scoring.principle import Principle
 from truing.scoring.scorers import paths_of
-from truing.signatures import Positive, Settings, validated
+from truing.signatures import Count, Positive, Settings, validated
 from truing.stages import inputs_of, settings_type, stage
-from truing.stages.training import Count
 
 INPUT_NAMES = ("model", "base", "reward", "data", "held_out", "unlabelled")
 

@@ -22,7 +22,7 @@ SAMPLING = Sampling(temperature=0.3, top_p=0.9, max_new_tokens=7)
 
 
 def generated(url: str, prompts: list[Group] = PROMPTS, *, answers: int = 1, seed: int = 0, **settings: Any) -> Any:
-    generator = EndpointGenerator(Endpoint(url=url, model="m", **settings), at_once=3)
+    generator = EndpointGenerator(Endpoint(url=url, model="m", **settings))
     return generator.generate(prompts, SAMPLING, answers=answers, seed=seed)
 
 
@@ -93,6 +93,64 @@ def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None
     assert waited == [1, 2]
 
 
+def test_a_reply_that_breaks_off_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    calls = iter(range(9))
+    with serving(lambda _: Said("well", missing=20 if next(calls) < 2 else 0)) as url:
+        ((answer,),) = generated(url, PROMPTS[:1])
+    assert (answer.text, next(calls)) == ("well", 3)
+    with (
+        serving(lambda _: Said("well", missing=20)) as url,
+        pytest.raises(MissingError, match=r"broke off: IncompleteRead.*same command"),
+    ):
+        generated(url, PROMPTS[:1], retries=1)
+
+
+@pytest.mark.parametrize(
+    ("said", "waits"),
+    [("30", 30), ("0", 1), ("Sat, 01 Jan 2000 00:00:20 GMT", 20), ("Fri, 31 Dec 1999 00:00:00 GMT", 1), ("soon", 1)],
+)
+def test_an_endpoint_says_when_to_ask_again(monkeypatch: pytest.MonkeyPatch, said: str, waits: float) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("time.time", lambda: 946684800.0)  # the year 2000 begins
+    calls = iter(range(9))
+    with serving(lambda _: Said("well", status=429 if next(calls) < 1 else 200, retry_after=said)) as url:
+        ((answer,),) = generated(url, PROMPTS[:1])
+    assert answer.text == "well"
+    assert waited == [waits]
+
+
+def test_who_wants_to_be_left_alone_for_long_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    with serving(lambda _: Said("", status=429, retry_after="3600")) as url, pytest.raises(MissingError, match="429"):
+        generated(url, PROMPTS[:1])
+    assert waited == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"at_once": 3}])
+def test_no_more_requests_are_under_way_than_the_endpoint_is_given(settings: dict[str, int]) -> None:
+    """A server that answers once so many ask it, counts them, and lets them go together."""
+    most = settings.get("at_once", 8)
+    full = threading.Barrier(most)
+    under_way: list[int] = []
+
+    def say(_: dict[str, Any]) -> Said:
+        under_way.append(1)
+        full.wait(20)
+        seen.append(len(under_way))
+        full.wait(20)
+        under_way.pop()
+        full.wait(20)
+        return Said("fine")
+
+    seen: list[int] = []
+    with serving(say) as url:
+        generated(url, [Group((user(str(number)),)) for number in range(2 * most)], **settings)
+    assert seen == [most] * 2 * most
+
+
 def test_the_key_is_read_from_the_environment_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
     monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: sent.append(request) or _Reply())
@@ -132,7 +190,7 @@ def test_whoever_stops_it_stops_what_has_not_been_asked() -> None:
 
     many = [Group((user(str(number)),), (Completion(()),)) for number in range(60)]
     with serving(say) as url:
-        generator = EndpointGenerator(Endpoint(url=url, model="m"), at_once=2)
+        generator = EndpointGenerator(Endpoint(url=url, model="m", at_once=2))
         with pytest.raises(Interrupted):
             generator.generate(many, SAMPLING, on_finished=stop)
     assert len(asked) < 20

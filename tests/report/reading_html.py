@@ -65,6 +65,12 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+def escaped(page: Page, *sections: str) -> bool:
+    """Whether PAYLOAD is words in each of these sections, and the page is whole and without the tags that it names."""
+    shown = all("<script>alert(1)</script>" in page.section(name) for name in sections)
+    return shown and page.problems == [] and not {tag for tag, _ in page.tags} & {"script", "img"}
+
+
 def plain(text: str) -> str:
     return re.sub(r"\s+", " ", text)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from truing import formats
 from truing.errors import DataError
 from truing.records import Group, from_json, to_json, user
 from truing.selection.evolution import (
@@ -26,6 +29,7 @@ from truing.selection.evolution import (
 )
 from truing.selection.turns import Turn
 
+DATA = Path(os.environ.get("TRUING_DATA") or Path(__file__).parents[3] / "shared" / "data")
 TEA = Turn("What is tea?", "A leaf.")
 
 
@@ -94,19 +98,60 @@ def test_replies_that_are_no_variants() -> None:
         ("what is tea", EARLIER),
         ("Here is the rewritten request: Why does tea calm?", TALK),
         ("The original question was too easy. Why does tea calm?", TALK),
-        ("<<<\nWhy does tea calm?\n>>>", TALK),
+        ("**Improved request:** Why does tea calm?", TALK),
+        ("Rewritten question:\nWhy does tea calm?", TALK),
+        ("Sure! Here’s a question that asks for more: Why does tea calm?", TALK),
+        ("Why does tea calm? I have rephrased the question so that it asks for a cause.", TALK),
         ("The user could ask why tea calms.", TALK),
+        ("Why does tea calm? The user asked what it is.", TALK),
+        ("<<<\nWhy does tea calm?\n>>>", TALK),
+        ("<<< Why does tea calm?", TALK),
+        ("Why does tea calm?\n>>> ", TALK),
         ("Why does tea calm?", ""),
     ):
         assert degenerate(text, chain) == reason, text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Write a login form in HTML that tells the user why a password was refused.",
+        "Draft a landing page and revise it for phones.",
+        "Explain the original question of Fermat, and why the given answer took so long.",
+        "Rewrite this paragraph of the contract so that a child understands it.",
+        "Write an improved version of this function: it must not recurse.",
+        "Sure: tea is a leaf. Here is an example of a better answer to thirst.",
+        "What does it print?\n>>> len('tea')\n3",
+        "What does `cat <<< tea` do, and how does >>> differ from >>?",
+        "Resolve this:\n<<<<<<< HEAD\ntea\n=======\nrain\n>>>>>>> main",
+        "Make an app in which the user can ask a question and the assistant may answer later.",
+    ],
+)
+def test_ordinary_texts_are_no_talk(text: str) -> None:
+    assert degenerate(text, [seed_of("complexity", TEA)]) == ""
+    assert degenerate(text, [seed_of("quality", TEA)]) == ""
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data is not at {DATA}: set TRUING_DATA to its folder")
+def test_requests_and_answers_of_real_data_are_no_talk() -> None:
+    """They were written by nobody who was asked to rewrite."""
+    seed = seed_of("complexity", Turn("", ""))
+    for name, count in (("codegen", 4535), ("roleplay", 1923)):
+        groups = formats.read_groups(DATA / "gpteacher" / f"{name}.jsonl.gz")
+        texts = [text for group in groups for text in (group.prompt[-1].content, group.completions[0].text)]
+        assert len(texts) == 2 * count
+        assert [text for text in texts if degenerate(text, [seed]) == TALK] == []
+
+
 def test_what_the_person_speaks_of_is_no_talk_about_the_rewriting() -> None:
     seed = seed_of("complexity", Turn("Rewrite this sentence.", ""))
-    assert degenerate("Rewrite this sentence for a child of six.", [seed]) == ""
-    assert degenerate("Revise this sentence for a child of six.", [seed]) == TALK
-    answer = seed_of("quality", Turn("Should I revise my letter?", "Yes."))
-    assert degenerate("Yes: revise the first line.", [answer]) == ""
+    assert degenerate("Revise this sentence for a child of six.", [seed]) == ""
+    asked = seed_of("quality", Turn("What did Fermat write? The original question of Fermat is lost.", "A proof."))
+    answer = "The original question was whether a cube is the sum of two."
+    assert degenerate(answer, [asked]) == TALK
+    asked = seed_of("quality", Turn("The original question of Fermat: what is it?", "A riddle."))
+    assert degenerate(answer, [asked]) == ""
 
 
 def test_rows_find_their_chains_in_any_order() -> None:
@@ -117,3 +162,12 @@ def test_rows_find_their_chains_in_any_order() -> None:
     turned = chains(rows[::-1])
     assert sorted(turned, key=whole.index) == whole
     assert all(one.round < other.round for chain in turned for one, other in pairwise(chain))
+
+
+def test_a_text_stands_in_a_chain_once() -> None:
+    """Rows come twice where the variants of two runs over the same seeds are put together."""
+    seed = seed_of("complexity", TEA)
+    first, other = grown(seed, 1, "depth", "Why tea?"), grown(seed, 1, "steps", "Plan a tea house.")
+    later = grown(other, 2, "depth", "Why tea?")
+    assert chains([seed, first, seed, other, later, first]) == [[seed, first, other]]
+    assert len(chains([seed, seed_of("quality", TEA)])) == 2

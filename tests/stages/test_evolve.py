@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from truing.records import Completion, Group, Message, assistant, comparison, te
 from truing.selection.evolution import COPY, EMPTY, TALK, Variant, chains, from_group
 from truing.signatures import validated
 from truing.stages import sample
-from truing.stages.evolve import LOOPS, NO_ANSWER, NO_REQUEST, TWICE, Evolve, begun, evolve
+from truing.stages.evolve import LOOPS, NO_ANSWER, NO_REQUEST, PREFACED, TWICE, Evolve, begun, evolve
 from truing.stages.replies import CUT, REFUSED, TOO_LONG
 from truing.store import Artifact, Run
 
@@ -46,10 +47,12 @@ def artifact(run: Run) -> Artifact:
     return next(artifact for artifact in run.artifacts() if "groups" in artifact.meta)
 
 
-def evolved(run: Run, data: list[Group], say: Callable[[dict[str, Any]], Said], **settings: Any) -> list[Variant]:
+def evolved(
+    run: Run, data: list[Group], say: Callable[[dict[str, Any]], Said], *, at_once: int = 8, **settings: Any
+) -> list[Variant]:
     with serving(say) as url:
         # the port differs from test to test, and is no part of what is tested
-        asked = validated(Evolve, {"endpoint": {"url": url, "model": "m"}, **settings}, "test")
+        asked = validated(Evolve, {"endpoint": {"url": url, "model": "m", "at_once": at_once}, **settings}, "test")
         evolve(tiny_model.context(run, "evolve"), asked, tiny_model.given(data))
     return [from_group(group) for group in formats.read_groups(artifact(run).path / "groups.jsonl", format="group")]
 
@@ -106,9 +109,7 @@ def test_what_is_no_variant_is_counted_and_dropped_and_the_chain_goes_on(runs: C
 
 
 def test_seeds_are_first_requests_with_the_preferred_answer() -> None:
-    talk = Group(
-        (Message("system", "Be kind."), user("one?"), assistant("1"), user("two?")), (Completion((assistant("2"),)),)
-    )
+    talk = Group((user("one?"), assistant("1"), user("two?")), (Completion((assistant("2"),)),))
     ranked = comparison((user("r?"),), Completion((assistant("good"),)), Completion((assistant("bad"),)))
     turned = Group(ranked.prompt, ranked.completions[::-1])
     plain = Group((text("Once "),), (Completion((text("upon"),)),))
@@ -125,6 +126,11 @@ def test_rows_that_cannot_begin() -> None:
     made, unused = begun([bare, silent, row("b?", "x"), row("b?", "y")], ["quality"])
     assert [chain[0].text for chain in made] == ["x", "y"]
     assert unused == {NO_ANSWER: 1, NO_REQUEST: 1}
+    told = Group((Message("system", "Answer in rhymes."), *bare.prompt), row("a?", "x").completions)
+    greeted = Group((assistant("Hi!"), *bare.prompt))
+    made, unused = begun([told, greeted, row("c?", "x")], ["complexity", "quality"])
+    assert [chain[0].text for chain in made] == ["c?", "x"]
+    assert unused == {PREFACED: 2}
     made, unused = begun([bare, row("a?", "x")], ["complexity", "quality"])
     assert [chain[0].kind for chain in made] == ["complexity", "quality"]
     assert not unused
@@ -165,7 +171,7 @@ def test_going_on_after_a_stop_asks_nothing_twice(runs: Callable[[], Run], monke
         asked.append(parts(body)[0])
         return Said("", status=500) if broken[0] and asked[-1] == "d more" else more(body)
 
-    run, settings = runs(), {"of": ["complexity"], "rounds": 2, "live_answers": 1}
+    run, settings = runs(), {"of": ["complexity"], "rounds": 2, "at_once": 1}
     with pytest.raises(MissingError, match="same command again"):
         evolved(run, data, say, **settings)
     assert asked[:8] == [*"abcde", "a more", "b more", "c more"]
@@ -218,6 +224,11 @@ def test_a_plan_counts_what_is_written(folder: Path, rows: Path) -> None:
     ]
 
 
+def test_a_recipe_spelled_out_means_the_same(folder: Path, rows: Path) -> None:
+    recipe = make_recipe(table(folder, rows, endpoint={"url": "http://e/v1", "model": "m"}))
+    assert make_recipe(tomllib.loads(recipe.resolved())) == recipe
+
+
 def test_refusals(folder: Path, rows: Path) -> None:
     endpoint = {"url": "http://e/v1", "model": "m"}
     for settings, message in (
@@ -230,6 +241,7 @@ def test_refusals(folder: Path, rows: Path) -> None:
         ({"endpoint": {**endpoint, "modle": "m"}}, "did you mean 'model'"),
         ({"endpoint": endpoint, "top_k": 3}, "top_k changes nothing where an endpoint writes"),
         ({"endpoint": endpoint, "max_length": 3}, "max_length changes nothing"),
+        ({"endpoint": endpoint, "live_answers": 3}, "live_answers changes nothing"),
         ({"endpoint": endpoint, "model": str(folder)}, "both say who writes"),
     ):
         with pytest.raises(ConfigError, match=re.escape(message)):

@@ -24,7 +24,7 @@ from truing.selection.evolution import Variant, grown, seed_of, to_group
 from truing.selection.ranking import OFF, UNGRADED
 from truing.selection.turns import Turn, complexity_request, quality_request
 from truing.signatures import validated
-from truing.stages.rank import ALONE, Rank, rank
+from truing.stages.rank import ALONE, TWICE, Rank, rank
 from truing.stages.replies import CUT
 from truing.store import Artifact, Run
 
@@ -88,8 +88,9 @@ def test_every_variant_becomes_a_request_with_its_grade(runs: Callable[[], Run])
 
 
 def test_what_the_judge_says_wrongly_is_counted_and_never_graded(runs: Callable[[], Run]) -> None:
-    data = [chain("complexity", name, 2) for name in ("a", "b", "c", "e")] + [chain("complexity", "d", 1)]
-    wrong = {"a?": Said("both are fine"), "b?": Said("A: 9\nB: 1"), "e?": Said("A: 2\nB: 1", "length")}
+    sizes = {"a": 2, "b": 3, "c": 2, "e": 4, "d": 1}
+    data = [chain("complexity", name, size) for name, size in sizes.items()]
+    wrong = {"a?": Said("both are fine"), "b?": Said("A: 9\nB: 1\nC: 2"), "e?": Said("A: 2\nB: 1", "length")}
 
     def say(body: dict[str, Any]) -> Said:
         return next((said for name, said in wrong.items() if f"\n{name}" in asked(body)), counting(body))
@@ -101,9 +102,23 @@ def test_what_the_judge_says_wrongly_is_counted_and_never_graded(runs: Callable[
     assert found(run)["dropped"] == {ALONE: 1, UNGRADED: 1, OFF: 1, CUT: 1}
     assert found(run)["unread"] == [
         {"reason": UNGRADED, "reply": "both are fine"},
-        {"reason": OFF, "reply": "A: 9\nB: 1"},
+        {"reason": OFF, "reply": "A: 9\nB: 1\nC: 2"},
         {"reason": CUT, "reply": "A: 2\nB: 1"},
     ]  # fmt: skip
+    (event,) = run.events(kind="data")
+    assert (event["rows"], event["used"]) == (12, 2)
+    assert event["refused"] == {ALONE: 1, UNGRADED: 2, OFF: 3, CUT: 4}, "rows, as the others are"
+
+
+def test_rows_that_come_twice_are_graded_once(runs: Callable[[], Run]) -> None:
+    bodies: list[dict[str, Any]] = []
+    data = rows(chain("quality", "a", 3))
+    run = runs()
+    lessons = ranked(run, [*data, *data[:2]], lambda body: bodies.append(body) or counting(body))
+    assert len(lessons) == 3
+    assert [len(re.findall("^[A-Z]:\n<<<", asked(body), re.MULTILINE)) for body in bodies] == [3]
+    (event,) = run.events(kind="data")
+    assert (event["rows"], event["used"], event["refused"]) == (5, 3, {TWICE: 2})
 
 
 def test_errors_say_what_to_do(runs: Callable[[], Run]) -> None:

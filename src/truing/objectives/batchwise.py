@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, logsigmoid, normalize
 
 from truing.objectives.shared import better, compared, log_ratios, logistic, ranked, scaled
-from truing.signatures import Fraction, NonNegative, Positive
+from truing.signatures import Count, Fraction, NonNegative, Positive
 from truing.tensors import Features, Logprobs, Loss, Pair, Scores
 
 Contrasted = Literal["answers", "differences"]
-Count = Annotated[int, Field(ge=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 

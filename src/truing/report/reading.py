@@ -58,6 +58,13 @@ def known(found: Mapping[str, Any]) -> Interval:
     return Interval(float(found["value"]), float(found["low"]), float(found["high"]), int(found["n"]))
 
 
+def by_reason(
+    found: Mapping[str, Sequence[Mapping[str, Any]]], read: Callable[[Mapping[str, Any]], Found]
+) -> dict[str, list[Found]]:
+    """Examples by reason, each as `read` makes it; a reason without examples is left out."""
+    return {reason: [read(one) for one in some] for reason, some in found.items() if some}
+
+
 def turns(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Role and text of each turn."""
     return [(str(turn.get("role", "")), str(turn.get("content", ""))) for turn in found]

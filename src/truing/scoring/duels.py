@@ -6,18 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import permutations
 from statistics import fmean
-from typing import Annotated
-
-from pydantic import Field
 
 from truing.records import TEXT_ROLE, Group, Message
 from truing.scoring.choices import choice_ids, choice_logprobs
 from truing.scoring.score import LanguageModelName, Score, Scorer, Tools
-from truing.signatures import Fraction
+from truing.signatures import Count, Fraction
 
 LETTERS = ("A", "B")
 """What a model says where the first answer is better, and where the second is."""
-Positive = Annotated[int, Field(ge=1)]
 
 
 def duel(prompt: Sequence[Message], first: str, second: str) -> str:
@@ -45,9 +41,7 @@ Reply with one letter, {yes} or {no}, and nothing else. Better answer:
 """
 
 
-def pairwise(
-    tools: Tools, *, model: LanguageModelName = "", max_length: Positive = 4096, mass: Fraction = 0.01
-) -> Scorer:
+def pairwise(tools: Tools, *, model: LanguageModelName = "", max_length: Count = 4096, mass: Fraction = 0.01) -> Scorer:
     """How often an answer beats the others of its row, from 0 to 1, by a model that reads two answers at a time.
 
     Each pair is read in both orders, whose chances are averaged, so a love of the first place cancels out. A row of n

@@ -13,8 +13,7 @@ from truing.compute.generate.endpoint import Endpoint
 from truing.errors import ConfigError
 from truing.records import Completion, Group
 from truing.scoring.score import Score, Scorer
-
-Positive = Annotated[int, Field(ge=1)]
+from truing.signatures import Count, Positive
 
 RATING = """You rate an assistant's answer.
 
@@ -40,10 +39,10 @@ def rating(
     low: int = 1,
     high: int = 10,
     key: str = "OPENAI_API_KEY",
-    max_tokens: Positive = 512,
+    max_tokens: Count = 512,
     retries: Annotated[int, Field(ge=0)] = 3,
-    timeout: Annotated[float, Field(gt=0)] = 60.0,
-    at_once: Positive = 8,
+    timeout: Positive = 60.0,
+    at_once: Count = 8,
 ) -> Scorer:
     """A language model behind an OpenAI-compatible endpoint rates every answer. What it does not rate has failed.
 
@@ -64,7 +63,7 @@ def rating(
     missing = [name for name in ("{prompt}", "{answer}") if name not in template]
     if missing:
         raise ConfigError(f"rating: the template has no {missing[0]}")
-    endpoint = Endpoint(url=url, model=model, key=key, retries=retries, timeout=timeout)
+    endpoint = Endpoint(url=url, model=model, key=key, retries=retries, timeout=timeout, at_once=at_once)
 
     def say(asked: tuple[Group, Completion]) -> Score:
         group, answer = asked
@@ -79,7 +78,7 @@ def rating(
 
     def score(groups: Sequence[Group]) -> list[tuple[Score, ...]]:
         asked = [(group, answer) for group in groups for answer in group.completions]
-        with ThreadPoolExecutor(at_once) as pool:
+        with ThreadPoolExecutor(endpoint.at_once) as pool:
             said = pool.map(say, asked)
             return [tuple(next(said) for _ in group.completions) for group in groups]
 

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated
-
-from pydantic import Field
 
 from truing.compute import Engine
 from truing.records import Group, text
@@ -20,15 +17,14 @@ from truing.scoring.score import LanguageModelName, Score, Scorer, Tools
 from truing.selection.difficulty import MISALIGNED, difficulty
 from truing.selection.expectation import GRADES, Grade, expected
 from truing.selection.turns import Turn, complexity_request, quality_request, turns_of
-from truing.signatures import Fraction
+from truing.signatures import Count, Fraction
 
-Positive = Annotated[int, Field(ge=1)]
 MASS = 0.01
 NO_TURN = "no request that is graded in the row"
 
 
 def complexity(
-    tools: Tools, *, model: LanguageModelName = "", max_length: Positive = 4096, mass: Fraction = MASS
+    tools: Tools, *, model: LanguageModelName = "", max_length: Count = 4096, mass: Fraction = MASS
 ) -> Scorer:
     """How demanding the instructions are, graded 1 to 6 by a language model and added up over the turns.
 
@@ -39,9 +35,7 @@ def complexity(
     return _graded(tools, model, max_length, mass, (complexity_request,))
 
 
-def quality(
-    tools: Tools, *, model: LanguageModelName = "", max_length: Positive = 4096, mass: Fraction = MASS
-) -> Scorer:
+def quality(tools: Tools, *, model: LanguageModelName = "", max_length: Count = 4096, mass: Fraction = MASS) -> Scorer:
     """How good the answers are, graded 1 to 6 by a language model and added up over the turns.
 
     model: a model, its folder or hub id, or the stage that trains it; none: the run's own.
@@ -51,7 +45,7 @@ def quality(
     return _graded(tools, model, max_length, mass, (quality_request,))
 
 
-def deita(tools: Tools, *, model: LanguageModelName = "", max_length: Positive = 4096, mass: Fraction = MASS) -> Scorer:
+def deita(tools: Tools, *, model: LanguageModelName = "", max_length: Count = 4096, mass: Fraction = MASS) -> Scorer:
     """Complexity times quality, added up over the turns (arXiv:2312.15685).
 
     model: a model, its folder or hub id, or the stage that trains it; none: the run's own.
@@ -61,7 +55,7 @@ def deita(tools: Tools, *, model: LanguageModelName = "", max_length: Positive =
     return _graded(tools, model, max_length, mass, (complexity_request, quality_request))
 
 
-def ifd(tools: Tools, *, model: LanguageModelName = "", max_length: Positive = 4096) -> Scorer:
+def ifd(tools: Tools, *, model: LanguageModelName = "", max_length: Count = 4096) -> Scorer:
     """Instruction-following difficulty: how little the prompt helps a model to foresee the answer (arXiv:2308.12032).
 
     The mean negative log-likelihood of the answer's tokens after the prompt, over that of the same tokens on their own.

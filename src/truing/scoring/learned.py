@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -19,9 +19,9 @@ from truing.records import AnswerStep, Completion, Group
 from truing.rendering import Row
 from truing.scoring.answers import of_answers, rendered, rewards
 from truing.scoring.score import FileName, ModelName, Pooling, Score, Scorer, Tools, each, pooled
+from truing.signatures import Count
 from truing.tensors import Forest
 
-Positive = Annotated[int, Field(ge=1)]
 Joining = Literal["minimum", "product", "last"]
 JOINED: dict[Joining, Callable[[Tensor], Tensor]] = {
     "minimum": torch.min,
@@ -37,7 +37,7 @@ def reward_model(
     model: ModelName = "",
     members: Pooling | None = None,
     deviations: float = 1.0,
-    max_length: Positive = 4096,
+    max_length: Count = 4096,
 ) -> Scorer:
     """What a reward model gives an answer, at the token that ended it; of a cut answer at its last token.
 
@@ -77,7 +77,7 @@ def process_reward(
     model: ModelName = "",
     by: Joining = "minimum",
     separator: Annotated[str, Field(min_length=1)] = "\n",
-    max_length: Positive = 4096,
+    max_length: Count = 4096,
 ) -> Scorer:
     """What a process reward model makes of an answer: its chances that each step is right, as one number from 0 to 1.
 
@@ -94,22 +94,21 @@ def process_reward(
         return torch.stack([JOINED[by](chances) for chances in each])
 
     def score(groups: Sequence[Group]) -> list[tuple[Score, ...]]:
-        stepped = [
-            replace(group, completions=tuple(in_steps(answer, separator) for answer in group.completions))
-            for group in groups
-        ]
+        stepped = [tuple(in_steps(answer, separator) for answer in group.completions) for group in groups]
         lacking = Score.failed("an answer without a step")
-        read: list[Row | Score] = [
-            rendered(engine.renderer.render, group, max_length)
-            if group.completions and all(answer.steps for answer in group.completions)
-            else lacking
-            for group in stepped
-        ]
+        read: list[Row | Score] = []
+        for group, answers in zip(groups, stepped, strict=True):
+            judged = tuple(answer for answer in answers if answer.steps)
+            row = (
+                rendered(engine.renderer.render, replace(group, completions=judged), max_length) if judged else lacking
+            )
+            read.append(row)
         said = iter(of_answers([row for row in read if isinstance(row, Row)], say, budget=tools.budget))
-        return [
-            tuple(map(Score.of, next(said))) if isinstance(row, Row) else (row,) * len(group.completions)
-            for row, group in zip(read, groups, strict=True)
-        ]
+        scores: list[tuple[Score, ...]] = []
+        for row, answers in zip(read, stepped, strict=True):
+            own = map(Score.of, next(said)) if isinstance(row, Row) else repeat(row)
+            scores.append(tuple(next(own) if answer.steps else lacking for answer in answers))
+        return scores
 
     return score
 
@@ -131,7 +130,7 @@ def classifier(
     label: str,
     reads: Literal["answer", "prompt_and_answer"] = "answer",
     scale: Literal["probability", "log_odds"] = "probability",
-    max_length: Positive = 512,
+    max_length: Count = 512,
 ) -> Scorer:
     """The probability that a text classifier of transformers gives to a label.
 
@@ -169,7 +168,7 @@ def classifier(
     return each(say)
 
 
-def bag_of_words(*, file: FileName, ngrams: Positive = 2, regularisation: float = 1.0) -> Scorer:
+def bag_of_words(*, file: FileName, ngrams: Count = 2, regularisation: float = 1.0) -> Scorer:
     """Logistic regression on TF-IDF of an answer's words: the baseline that a reward model must beat.
 
     It learns from the file when it is made. Of comparisons it learns which differences of words are preferred, of

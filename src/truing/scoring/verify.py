@@ -19,11 +19,10 @@ from truing.scoring import expressions, sandbox
 from truing.scoring.expressions import Mark, Result
 from truing.scoring.sandbox import Isolation, Limits, Test
 from truing.scoring.score import Score, Scorer, each
-from truing.signatures import NonNegative, Positive
+from truing.signatures import Count, NonNegative, Positive
 
 REFERENCE = "answer"
 """The column in which a reference stands unless a recipe says otherwise."""
-Count = Annotated[int, Field(ge=1)]
 Marks = Annotated[tuple[Mark, ...], Field(min_length=1)]
 
 _BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)

@@ -41,13 +41,28 @@ COPY = "a copy of what it was to better"
 EARLIER = "a copy of an earlier variant"
 TALK = "talks about the rewriting"
 
+_TEXT = r"(?:request|prompt|instruction|question|answer|response|reply)"
+_CHANGED = r"(?:re-?(?:written|phrased|worded|vised|fined)|improved|modified|updated|enhanced|harder|better)"
 _TALK = re.compile(
-    r"<<<|>>>|\b(?:re-?(?:writ(?:e|es|ing|ten)|phras(?:e|es|ed|ing)|word(?:s|ed|ing)?|vis(?:e|es|ed|ing|ion))"
-    r"|the (?:user|assistant)|(?:original|given|earlier|previous|improved|modified) "
-    r"(?:request|prompt|instruction|question|answer|response|version))\b",
-    re.IGNORECASE,
+    rf"""
+    \A \W* (?: (?:sure|certainly|of\ course|okay|absolutely) \b \W* )? (?:
+        here (?:\ is|['’]s) (?:\ [\w-]+){{0,3}}\ (?:
+          {_CHANGED} (?:\ [\w-]+)?\  (?:{_TEXT}|version) | {_TEXT}\ that\  (?:asks|is\ (?:harder|better|more))
+        ) \b
+        | (?:the\ )? {_CHANGED}\  (?:{_TEXT}|version) \b (?= \W* [:\n] | \ (?:is|would|could|might) \b )
+        | the\  (?:original|given|earlier|previous)\  {_TEXT} \b
+        | (?:the|a)\  (?:user|assistant)\  (?:could|might|would)\  (?:instead\ )?
+          (?:ask|write|say|answer|reply | have\  (?:asked|written|said|answered|replied)) \b
+    )
+    | \b the\  (?:user|assistant)\  (?:wrote|asked|answered|replied) \b
+    | \b I (?:\ have|['’]ve)?\  re-?(?:wrote|written|phrased|worded|vised)\  (?:the|this|your)\  {_TEXT} \b
+    | \A \s* <<< (?!<)
+    | ^ [ \t]* (?:<<<|>>>) [ \t]* $
+    """,
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
-"""Words of somebody who speaks of the text and does not write it, and the marks between which the requests put it."""
+"""Somebody who speaks of the text and does not write it: by how he begins, or by words that hardly belong to another
+matter. Or the marks between which the requests put a text, alone on a line: within one they are code."""
 
 
 class Variant(NamedTuple):
@@ -147,10 +162,12 @@ def from_group(group: Group) -> Variant:
 
 
 def chains(variants: Sequence[Variant]) -> list[list[Variant]]:
-    """The variants by the seed and kind they belong to, in the order of their rounds."""
+    """The variants by the seed and kind they belong to, in the order of their rounds; of equal texts the first."""
     found: dict[tuple[str, str], list[Variant]] = {}
     for variant in variants:
-        found.setdefault((variant.seed, variant.kind), []).append(variant)
+        chain = found.setdefault((variant.seed, variant.kind), [])
+        if variant.text not in [other.text for other in chain]:
+            chain.append(variant)
     return [sorted(chain, key=lambda variant: variant.round) for chain in found.values()]
 
 

@@ -18,10 +18,16 @@ from truing.selection.turns import DEMAND, WORTH, complexity_request, quality_re
 MOST = len(ascii_uppercase)
 """Variants that can be judged together: each has a letter."""
 _GRADE = re.compile(
-    r"(?<!\w)([A-Z])[*_`) ]*[:=][*_` ]*([+-]?\d+(?:\.\d+)?)(?: ?/ ?6)?[*_` .]*(?=$|[,;|][*_` ]*[A-Z][*_`) ]*[:=])",
-    re.MULTILINE,
+    r"""
+    (?<!\w) ([A-Z]) [*_`)\ ]* [:=] [*_`\ ]*      # a letter, and
+    ([+-]?\d+(?:\.\d+)?) (?:\ ?/\ ?6)? [*_`.\ ]* # its grade, before
+    (?= [|\ ]* $                                # the end of the line or of its cell,
+    | [,;|\ ] [|*_`\ ]* [A-Z] [*_`)\ ]* [:=]     # the next letter, or
+    | (?:\ +[-–—]\ +|\ *\() [^\W\d_] )           # a remark in words
+    """,
+    re.MULTILINE | re.VERBOSE,
 )
-"""A letter and its grade, which ends the line or stands before the next letter: of a list of numbers none is it."""
+"""A letter and its grade: of a list of numbers, a range or a count of something none is it."""
 
 UNGRADED = "the judge did not grade every variant"
 CONTRADICTORY = "the judge gave a variant two grades"
@@ -55,9 +61,11 @@ def grades_in(reply: str, count: int) -> list[int] | str:
     """The grades of so many variants in the order in which they were shown, or why the reply has none that hold.
 
     A reply counts whole or not at all: its grades are of one scale, and what it says wrongly casts doubt on the rest.
+    Lines may end as on any system, and 3.0 is 3.
     """
     found: dict[str, str] = {}
-    for letter, value in _GRADE.findall(reply):
+    for letter, value in _GRADE.findall("\n".join(reply.splitlines())):
+        value = re.sub(r"\.0+$", "", value)
         if found.setdefault(letter, value) != value:
             return CONTRADICTORY
     letters = ascii_uppercase[:count]

@@ -22,12 +22,12 @@ from truing.models import read_renderer
 from truing.records import Group, comparison
 from truing.rendering import Row
 from truing.scoring.answers import rewards
-from truing.signatures import Fraction
+from truing.signatures import Count, Fraction
 from truing.stages.arranging import Judged, judge, judged_rows
 from truing.stages.context import Context, Groups, Model, write_json
 from truing.stages.preference import fit
 from truing.stages.reward_model import RewardModel
-from truing.stages.training import Count, describe_data, load_trainable, render_rows, step_count
+from truing.stages.training import describe_data, load_trainable, render_rows, step_count
 from truing.statistics import Interval
 
 FILE = "groups.jsonl"

@@ -20,9 +20,8 @@ from truing.curation.texts import content, length, messages
 from truing.errors import ConfigError, DataError
 from truing.records import Group, to_json
 from truing.scoring.score import FileName
-from truing.signatures import Fraction, Settings
+from truing.signatures import Count, Fraction, Settings
 from truing.stages.context import Context, Groups, write_json
-from truing.stages.training import Count
 
 FILE = "groups.jsonl"
 REFUSED = "refused.jsonl"

@@ -13,11 +13,11 @@ from truing.compute import Engine
 from truing.errors import ConfigError, DataError
 from truing.records import Completion, Group
 from truing.scoring.principle import Principle, answer_logprobs, is_looping, principle_scores, says_nothing
+from truing.signatures import Count
 from truing.stages.arranging import instructed_by
 from truing.stages.arranging import judge as judged
 from truing.stages.context import Context, Groups, Model, write_json
 from truing.stages.sample import SamplingSettings, bare, draw, draw_once, make_generator
-from truing.stages.training import Count
 from truing.statistics import Interval
 
 Judge = Literal["principle", "likelihood"]

@@ -19,11 +19,11 @@ from truing.scoring.agreement import Comparisons, Scored
 from truing.scoring.answers import rewards
 from truing.scoring.best_of import BestOf
 from truing.scoring.scorers import Spec
-from truing.signatures import Settings
+from truing.signatures import Count, Settings
 from truing.stages.arranging import Judged, Pairs, has_strength, judge
 from truing.stages.context import Context, Groups, Judges, Model, write_json
 from truing.stages.score import scores_of
-from truing.stages.training import Count, TooLong, render_rows
+from truing.stages.training import TooLong, render_rows
 
 FILE = "reward.json"
 UNNAMED = "no source"

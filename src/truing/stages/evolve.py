@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from truing import formats
 from truing.errors import ConfigError, DataError
-from truing.records import Group
+from truing.records import TEXT_ROLE, Group
 from truing.scoring.principle import is_looping
 from truing.selection.evolution import (
     Kind,
@@ -25,10 +25,10 @@ from truing.selection.evolution import (
 )
 from truing.selection.ranking import MOST
 from truing.selection.turns import turns_of
+from truing.signatures import Count
 from truing.stages.context import Context, Groups, Model, write_json
 from truing.stages.replies import Reply, Writing, writer
 from truing.stages.select import head
-from truing.stages.training import Count
 
 FILE = "groups.jsonl"
 FINDINGS = "evolution.json"
@@ -36,6 +36,7 @@ SHOWN = 4
 """Chains of each kind, and replies of each reason, that are shown with their text."""
 NO_REQUEST = "no request in the row"
 NO_ANSWER = "no answer to better"
+PREFACED = "something before the first request, such as a system prompt, which variants would lack"
 TWICE = "a seed that an earlier row has too"
 LOOPS = "goes round in circles"
 
@@ -108,12 +109,16 @@ def evolve(context: Context, settings: Evolve, data: Groups, model: Model | None
 def begun(groups: Sequence[Group], kinds: Sequence[Kind]) -> tuple[list[list[Variant]], Counter[str]]:
     """A chain of one variant, the seed, for each row and kind, and how many rows have none and why.
 
-    Of a conversation the first request counts: later ones are not understood without what was said before.
+    Of a conversation the first request counts: later ones are not understood without what was said before. So is
+    neither what follows a system prompt, which no variant, judge or grader is shown.
     """
     chains: list[list[Variant]] = []
     seen: set[tuple[Kind, str]] = set()
     unused: Counter[str] = Counter()
     for group in groups:
+        if group.prompt and group.prompt[0].role not in ("user", TEXT_ROLE):
+            unused[PREFACED] += 1
+            continue
         preferred = head(group)
         turns = turns_of(preferred.prompt, [turn for answer in preferred.completions for turn in answer.messages])
         if not turns or not turns[0].instruction.strip():

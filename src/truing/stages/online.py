@@ -28,10 +28,10 @@ from truing.rendering import Row
 from truing.scoring.score import Scorer
 from truing.scoring.scorers import Spec, make
 from truing.shaping import ShapingState
-from truing.signatures import Positive, asks_for
+from truing.signatures import Count, Positive, asks_for
 from truing.stages.context import Context, Groups, Judges, Model
 from truing.stages.rollouts import Rollout, forget, in_turn, kept, per_token, prompts_of
-from truing.stages.training import Count, Step, Updates, load_trainable, save_checkpoint, updates
+from truing.stages.training import Step, Updates, load_trainable, save_checkpoint, updates
 from truing.tensors import Forest, Logprobs, PerToken
 
 Correction = Literal["none", "truncate", "mask"]

@@ -17,13 +17,13 @@ from truing.errors import ConfigError
 from truing.models import Loaded, read_renderer
 from truing.objectives import Bound, bind
 from truing.rendering import Row
+from truing.signatures import Count
 from truing.stages.arranging import Judged, Pairs, judged_rows
 from truing.stages.asking import Case, ask, join, weights
 from truing.stages.context import Context, Groups, Model
 from truing.stages.material import Material, Sources, case_of, mismatched_kl
 from truing.stages.reference import Moving, ReferenceKind
 from truing.stages.training import (
-    Count,
     Step,
     Training,
     describe_data,

@@ -14,17 +14,17 @@ from truing.errors import DataError
 from truing.selection.evolution import Variant, chains, from_group
 from truing.selection.expectation import GRADES
 from truing.selection.ranking import MOST, grades_in, in_order_of_chance, lesson, ranking_request
-from truing.signatures import NonNegative
+from truing.signatures import Count, NonNegative
 from truing.stages.context import Context, Groups, Model, write_json
 from truing.stages.evolve import variant_shown
 from truing.stages.replies import Writing, writer
-from truing.stages.training import Count
 
 FILE = "groups.jsonl"
 FINDINGS = "ranking.json"
 SHOWN = 6
 """Seeds, and replies without grades that hold, that are shown with their text."""
 ALONE = "a seed without a variant to compare it with"
+TWICE = "a text that an earlier row of its seed has too"
 
 
 class Rank(Writing):
@@ -47,12 +47,14 @@ def rank(context: Context, settings: Rank, data: Groups, model: Model | None = N
     Such rows teach a language model to grade: a stage `sft` on them, whose name is then `model` in the scorers
     `complexity`, `quality` and `deita`.
     """
-    together = chains([from_group(group) for group in data.read()])
+    rows = [from_group(group) for group in data.read()]
+    together = chains(rows)
     crowd = next((chain for chain in together if len(chain) > MOST), None)
     if crowd:
         raise DataError(f"seed {crowd[0].seed} has {len(crowd)} variants, and a judge can grade {MOST} at once")
     shown = [in_order_of_chance(chain, context.seed) for chain in together if len(chain) > 1]
-    dropped = Counter({ALONE: len(together) - len(shown)})
+    dropped = Counter({ALONE: len(together) - len(shown)})  # seeds
+    refused = Counter({ALONE: dropped[ALONE], TWICE: len(rows) - sum(map(len, together))})  # rows
     unread: list[dict[str, str]] = []
     graded: list[Graded] = []
     replies = writer(context, settings, model)([ranking_request(variants) for variants in shown], "ranking")
@@ -60,6 +62,7 @@ def rank(context: Context, settings: Rank, data: Groups, model: Model | None = N
         grades = reply.failure or grades_in(reply.text, len(variants))
         if isinstance(grades, str):
             dropped[grades] += 1
+            refused[grades] += len(variants)
             unread.append({"reason": grades, "reply": reply.text})
         else:
             graded.append(Graded(variants, grades))
@@ -70,8 +73,7 @@ def rank(context: Context, settings: Rank, data: Groups, model: Model | None = N
         )
     lessons = [lesson(*pair) for one in graded for pair in zip(one.variants, one.grades, strict=True)]
     found = findings(graded) | {"seeds": len(together), "graded": len(graded), "dropped": dict(+dropped)}
-    rows = sum(len(chain) for chain in together)
-    context.event("data", source=data.description, rows=rows, used=len(lessons), refused=found["dropped"])
+    context.event("data", source=data.description, rows=len(rows), used=len(lessons), refused=dict(+refused))
     with context.output({"groups": FILE, "ranking": FINDINGS, "rows": len(lessons)}) as folder:
         formats.write_data(lessons, folder / FILE, format="group")
         write_json(folder / FINDINGS, found | {"unread": unread[:SHOWN]})

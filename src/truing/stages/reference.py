@@ -16,9 +16,8 @@ from truing.compute import Engine
 from truing.packing import pack
 from truing.reductions import scored_tokens
 from truing.rendering import Row
-from truing.signatures import Fraction, Settings
+from truing.signatures import Count, Fraction, Settings
 from truing.stages.context import Context
-from truing.stages.training import Count
 from truing.store import hash_of
 from truing.store.cache import cache_folder, cached
 from truing.tensors import Forest, Logprobs

@@ -14,9 +14,9 @@ from truing.errors import ConfigError
 from truing.records import Completion, Group, user
 from truing.rendering import Renderer
 from truing.scoring.choices import asked
+from truing.signatures import Count
 from truing.stages.context import Context, Model
 from truing.stages.sample import SamplingSettings, draw
-from truing.stages.training import Count
 
 TOO_LONG = "the request was longer than max_length"
 REFUSED = "the endpoint would not answer"
@@ -34,8 +34,10 @@ class Writing(SamplingSettings):
     @model_validator(mode="after")
     def _heard(self) -> Self:
         """Settings that an endpoint would not hear of are refused."""
-        for name in ("top_k", "max_length") if self.endpoint else ():
-            if getattr(self, name) != Writing.model_fields[name].default:
+        here = {"top_k": self.top_k, "max_length": self.max_length, "live_answers": self.live_answers}
+        for name, value in here.items() if self.endpoint else ():
+            # a recipe with its defaults spelled out means the same, so what counts is the value, not that it was given
+            if value != Writing.model_fields[name].default:
                 raise ConfigError(f"{name} changes nothing where an endpoint writes: take it out")
         return self
 
@@ -54,7 +56,7 @@ Write = Callable[[Sequence[str], str], list[Reply]]
 def writer(context: Context, settings: Writing, model: Model | None) -> Write:
     """Whoever the settings ask: the endpoint, or else the model."""
     if settings.endpoint:
-        return _asking(context, settings, EndpointGenerator(settings.endpoint, at_once=settings.live_answers), None)
+        return _asking(context, settings, EndpointGenerator(settings.endpoint), None)
     assert model is not None, "a plan gives a model where there is no endpoint"
     loaded = context.load(model)
     generator = NativeGenerator(loaded, policy=model.key, max_rows=settings.live_answers)

@@ -19,11 +19,11 @@ from truing.models import Loaded, read_renderer
 from truing.objectives.rewarding import difference
 from truing.packing import pack
 from truing.rendering import Row
-from truing.signatures import Positive, Settings
+from truing.signatures import Count, Positive, Settings
 from truing.stages.arranging import Judged
 from truing.stages.context import Context, Groups, Model
 from truing.stages.preference import Around, Preference, fit, prepared
-from truing.stages.training import Count, Step, finish, load_trainable, render_rows, save_checkpoint, step_count
+from truing.stages.training import Step, finish, load_trainable, render_rows, save_checkpoint, step_count
 from truing.tensors import Forest, RankedScores, Scores
 
 

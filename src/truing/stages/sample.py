@@ -19,9 +19,8 @@ from truing.progress import Task
 from truing.records import Completion, Group, comparison, to_json
 from truing.scoring.principle import Principle, instructed, says_nothing
 from truing.scoring.verify import REFERENCE
-from truing.signatures import NonNegative, Settings
+from truing.signatures import Count, NonNegative, Settings
 from truing.stages.context import Context, Groups, Model
-from truing.stages.training import Count
 from truing.store import hash_of
 from truing.store.cache import cache_folder, cached
 

@@ -17,9 +17,8 @@ from truing.errors import DataError
 from truing.records import Completion, Group
 from truing.scoring.score import Score, Scorer
 from truing.scoring.scorers import Spec, make
-from truing.signatures import Settings
+from truing.signatures import Count, Settings
 from truing.stages.context import Context, Groups, Judges, write_json
-from truing.stages.training import Count
 
 PART = 256
 """Rows whose scores are kept on disk together: what an interruption loses at most."""

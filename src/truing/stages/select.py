@@ -23,10 +23,9 @@ from truing.scoring.rules import length_of
 from truing.scoring.score import Score
 from truing.scoring.scorers import Spec
 from truing.selection.diversity import Choice, Vectors, best_first, centred, most_diverse
-from truing.signatures import Settings
+from truing.signatures import Count, Settings
 from truing.stages.context import Context, Groups, Judges, Model, write_json
 from truing.stages.score import in_order, scores_of
-from truing.stages.training import Count
 
 PART = 256
 """Rows whose embeddings are kept on disk together: what an interruption loses at most."""

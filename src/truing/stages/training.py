@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import psutil
 import torch
@@ -27,12 +27,11 @@ from truing.models.reward import add_prototypes
 from truing.packing import pack
 from truing.records import TEXT_ROLE, Group
 from truing.rendering import Renderer, Row, shorten
-from truing.signatures import Fraction, NonNegative, Positive, Settings
+from truing.signatures import Count, Fraction, NonNegative, Positive, Settings
 from truing.stages.context import Context, Groups, Model
 from truing.stages.merge import in_full
 from truing.tensors import Forest, Loss
 
-Count = Annotated[int, Field(ge=1)]
 TooLong = Literal["drop", "cut_prompt", "error"]
 MEMORY = "memory.safetensors"
 LOOKED_AT = 200

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import fake_runs
 import pytest
-from reading_html import PAYLOAD, built
+from reading_html import PAYLOAD, escaped
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    with fake_runs.opened(path) as run:
-        fake_runs.evolution(run, text=PAYLOAD)
-        fake_runs.ranking(run, text=PAYLOAD)
-    return built(path)
+def page(page_of):
+    return page_of(
+        lambda run: fake_runs.evolution(run, text=PAYLOAD),
+        lambda run: fake_runs.ranking(run, text=PAYLOAD),
+    )
 
 
 def test_variants_are_counted_by_kind_and_round(page):
@@ -29,6 +28,7 @@ def test_chains_show_what_grew_and_how(page):
     assert "Seed Why is the sky blue? Round 1, depth </pre></script><script>alert(1)</script>" in section
     assert "request Why is the sky blue? Seed Air. Round 1, depth" in section
     assert "To better (quality) Air. Reply Here it is:" in section
+    assert "Dropped, empty" not in section, "there is no reply to show"
 
 
 def test_grades_are_counted_and_shown_by_round(page):
@@ -43,7 +43,4 @@ def test_grades_are_counted_and_shown_by_round(page):
 
 
 def test_texts_of_models_are_escaped(page):
-    assert page.problems == []
-    for name in ("evolution", "ranking"):
-        assert "<script>alert(1)</script>" in page.section(name)
-    assert not {tag for tag, _ in page.tags} & {"script", "img"}
+    assert escaped(page, "evolution", "ranking")

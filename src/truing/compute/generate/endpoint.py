@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import time
@@ -11,6 +12,8 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from email.message import Message
+from email.utils import parsedate_to_datetime
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -18,21 +21,27 @@ from pydantic import Field
 from truing.compute import Sampling
 from truing.errors import MissingError
 from truing.records import Completion, FinishReason, Group, Sampled, assistant
-from truing.signatures import Positive, Settings
+from truing.signatures import Count, Positive, Settings
 
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 """Status codes after which asking again may help."""
 UNWANTED = (400, 413, 422)
 """Status codes that speak of one request: it is too long, or filtered. All others are of the endpoint or the key."""
+PATIENCE = 120.0
+"""Seconds: who asks to be left alone for longer is not asked again in this run."""
 REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
 class Declined(OSError):  # noqa: N818 - it is an answer
-    """The endpoint answered by a status of HTTP that is no success, and said why."""
+    """The endpoint answered by a status of HTTP that is no success, and said why.
 
-    def __init__(self, status: int, words: str) -> None:
+    wait: seconds for which it asks to be left alone, by its header Retry-After; 0 where it does not say.
+    """
+
+    def __init__(self, status: int, words: str, wait: float = 0.0) -> None:
         super().__init__(f"{status}: {words}")
         self.status = status
+        self.wait = wait
 
 
 class Endpoint(Settings):
@@ -43,11 +52,12 @@ class Endpoint(Settings):
     key: str = Field("OPENAI_API_KEY", description="environment variable that holds the key; none is sent without it")
     retries: Annotated[int, Field(ge=0)] = Field(3, description="how often a request is sent again that failed")
     timeout: Positive = Field(60.0, description="seconds for one request")
+    at_once: Count = Field(8, description="requests under way at one time")
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The first choice of the reply. A busy server is asked again, after 1, 2, 4 ... seconds.
+        """The first choice of the reply. A busy server is asked again after 1, 2, 4 ... seconds, or when it says.
 
-        Raises Declined where it says no, and another OSError where it says nothing.
+        Raises Declined where it says no, and another OSError where it says nothing or breaks off.
         """
         headers = {"Content-Type": "application/json"}
         if os.environ.get(self.key):
@@ -56,18 +66,42 @@ class Endpoint(Settings):
         request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", sent, headers)
         for attempt in range(self.retries + 1):
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                    return dict(json.load(reply)["choices"][0])
-            except urllib.error.HTTPError as error:
-                with error:
-                    words = error.read(500).decode("utf-8", "replace")
-                if attempt == self.retries or error.code not in AGAIN:
-                    raise Declined(error.code, f"{error.reason}: {words}") from None
-            except OSError:
-                if attempt == self.retries:
+                return self._once(request)
+            except OSError as error:
+                wait = _wait(error, attempt)
+                if attempt == self.retries or wait is None:
                     raise
-            time.sleep(2**attempt)
+            time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
+
+    def _once(self, request: urllib.request.Request) -> dict[str, Any]:
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as reply:
+                return dict(json.load(reply)["choices"][0])
+        except urllib.error.HTTPError as error:
+            with error:
+                words = error.read(500).decode("utf-8", "replace")
+            raise Declined(error.code, f"{error.reason}: {words}", _retry_after(error.headers)) from None
+        except http.client.HTTPException as error:  # such as a reply that ends before its Content-Length: no OSError
+            raise OSError(f"the reply broke off: {type(error).__name__}: {error}") from error
+
+
+def _wait(error: OSError, attempt: int) -> float | None:
+    """Seconds until a request is sent again that failed so, or None where that would not help."""
+    if not isinstance(error, Declined):
+        return 2.0**attempt
+    return max(2.0**attempt, error.wait) if error.status in AGAIN and error.wait <= PATIENCE else None
+
+
+def _retry_after(headers: Message) -> float:
+    """The header Retry-After in seconds: a number, or until a date (RFC 9110, section 10.2.3); 0 if it is neither."""
+    said = (headers["Retry-After"] or "").strip()
+    if said.isdecimal():
+        return float(said)
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        return 0.0
 
 
 class EndpointGenerator:
@@ -75,13 +109,10 @@ class EndpointGenerator:
 
     A request that the endpoint refuses has an empty answer whose finish reason is "refused". Where it refuses all, or
     cannot be reached, MissingError says what it said.
-
-    at_once: requests under way at one time.
     """
 
-    def __init__(self, endpoint: Endpoint, *, at_once: int) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.at_once = at_once
 
     def generate(
         self,
@@ -94,7 +125,7 @@ class EndpointGenerator:
     ) -> list[tuple[Completion, ...]]:
         """`answers` answers to each prompt. The endpoint is sent a seed for each; whether it heeds it, it knows."""
         bodies = self._bodies(prompts, sampling, answers, seed)
-        pool = ThreadPoolExecutor(self.at_once)
+        pool = ThreadPoolExecutor(self.endpoint.at_once)
         said: list[Completion | str] = []
         try:
             for answer in pool.map(self._answer, bodies):

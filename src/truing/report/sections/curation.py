@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from truing.report.reading import mapping, turns
+from truing.report.reading import by_reason, mapping, turns
 from truing.report.sections.section import Section
 
 
@@ -44,7 +44,7 @@ def read(stage: str, found: Mapping[str, Any]) -> Curation:
         rows=int(found["rows"]),
         kept=int(found["kept"]),
         refused=mapping(found["refused"]),
-        examples={reason: [_refused(row) for row in rows] for reason, rows in found["examples"].items()},
+        examples=by_reason(found["examples"], _refused),
         warnings={kind: list(warning["places"]) for kind, warning in found["warnings"].items()},
         lengths=mapping(found["lengths"]),
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from truing.report.reading import by_reason
 from truing.report.sections.section import Section
 
 
@@ -51,7 +52,7 @@ class Evolution:
 
 def read(stage: str, found: Mapping[str, Any]) -> Evolution:
     """As `evolution.json` says it."""
-    dropped = {reason: [Dropped(**one) for one in some] for reason, some in found["dropped"].items() if some}
+    dropped = by_reason(found["dropped"], lambda one: Dropped(**one))
     return Evolution(stage, [_growth(kind, one) for kind, one in found["kinds"].items()], dropped)
 
 
