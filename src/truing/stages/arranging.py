@@ -73,11 +73,12 @@ def judged_rows(objective: Bound, groups: Sequence[Group], which: Pairs = "all")
 
 
 def to_watch(objective: Bound, groups: Sequence[Group]) -> list[Group]:
-    """The held-out rows that an objective can be measured on: not bare prompts. Without a strength the margin is 0.
+    """The held-out rows that an objective can be measured on: not bare prompts, nor rows that count nothing.
 
-    Margins come from an audit of the training rows; held-out rows are to be as people labelled them.
+    Without a strength the margin is 0: margins come from an audit of the training rows, and held-out rows are to be as
+    people labelled them.
     """
-    rows = [group for group in groups if group.completions]
+    rows = [group for group in groups if group.completions and group.weight]
     if not objective.needs("margin"):
         return rows
     return [group if has_strength(group) else replace(group, strength=0.0) for group in rows]

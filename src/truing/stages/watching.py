@@ -14,7 +14,7 @@ from truing.objectives import Bound
 from truing.packing import pack
 from truing.records import Group
 from truing.stages.arranging import Pairs, judged_rows, to_watch
-from truing.stages.asking import Case, ask, join, owners, rows_of
+from truing.stages.asking import Case, ask, join, owners, rows_of, weights
 from truing.stages.material import Material, Sources, case_of, mismatched_kl
 from truing.stages.training import render_rows
 from truing.statistics import Interval
@@ -51,7 +51,7 @@ class Watch:
         step = context.first_step + after
         seen = {event["step"] for event in context.run.events(context.stage, "held_out")}
         measured = self._measure(self.material, memory)
-        result: dict[str, Any] = {"loss": float(torch.cat([loss.value for _, loss in measured]).mean())}
+        result: dict[str, Any] = {"loss": _mean_loss(self.objective, measured)}
         accuracy = self._accuracy(measured)
         if accuracy is not None:
             result["accuracy"] = accuracy.plain
@@ -60,21 +60,29 @@ class Watch:
         return result
 
     def _measure(self, material: Material, memory: Mapping[str, Tensor]) -> list[tuple[Case, Loss]]:
-        """The objective on the rows, without gradient."""
+        """The objective on the rows, without gradient.
+
+        Where rows meet in the objective it is that of as many rows as a step has, in their order: with others to be
+        told from it would be another loss, and its memory grows with their square.
+        """
         engine, objective = self.sources.engine, self.objective
         kl = mismatched_kl(engine, objective, material, range(len(material.rows)))
-        with torch.no_grad():
-            cases = [
-                replace(
-                    case_of(engine, objective, material, forest),
-                    kl=kl,
-                    memory=memory,
-                    uniform=[[0.5] * len(judged.pairs) for judged in rows_of(forest, material.judged)],
-                )
-                for forest in pack(material.rows, material.budget)
-            ]
-            whole = [_undropped(join(cases))] if objective.is_coupled else cases
-            return [(case, ask(objective, case)) for case in whole]
+        at_once = self.sources.settings.batch_size if objective.is_coupled else len(material.rows)
+        measured: list[tuple[Case, Loss]] = []
+        for first in range(0, len(material.rows), at_once):
+            with torch.no_grad():
+                cases = [
+                    replace(
+                        case_of(engine, objective, material, forest),
+                        kl=kl,
+                        memory=memory,
+                        uniform=[[0.5] * len(judged.pairs) for judged in rows_of(forest, material.judged)],
+                    )
+                    for forest in pack(material.rows[first : first + at_once], material.budget)
+                ]
+                whole = [_undropped(join(cases))] if objective.is_coupled else cases
+                measured += [(case, ask(objective, case)) for case in whole]
+        return measured
 
     def _accuracy(self, measured: Sequence[tuple[Case, Loss]]) -> Interval | None:
         """How often the implicit reward is right, where the objective has one; comparisons of a row count together."""
@@ -85,6 +93,13 @@ class Watch:
         if self.objective.kind == "ranking":  # the share of a ranking's comparisons that are right
             return statistics.mean(right)
         return statistics.win_rate(right, prompts=rows)
+
+
+def _mean_loss(objective: Bound, measured: Sequence[tuple[Case, Loss]]) -> float:
+    """The mean in which each loss has the weight that it has in training."""
+    value = torch.cat([loss.value for _, loss in measured])
+    share = value.new_tensor([weight for case, _ in measured for weight in weights(objective, case.judged)])
+    return float((value * share).sum() / share.sum())
 
 
 def _undropped(case: Case) -> Case:
