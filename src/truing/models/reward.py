@@ -89,12 +89,17 @@ def first_output(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def readout(model: Any, hidden: Float[Tensor, "N width"]) -> Float[Tensor, "N outputs"]:
     """What the head says of hidden states, computed in fp32 at least: differences of rewards are small."""
-    return torch.nn.functional.linear(wide(hidden), beside(model, HEAD))
+    return torch.nn.functional.linear(wide(hidden), head_of(model))
 
 
-def beside(model: Any, name: str) -> Tensor:
-    """The weights of the head, [outputs, width], or the PROTOTYPES, [K, width], in fp32 at least."""
-    return wide(getattr(model, HEAD).weight if name == HEAD else getattr(model, PROTOTYPES))
+def head_of(model: Any) -> Float[Tensor, "outputs width"]:
+    """The weights of the head, in fp32 at least."""
+    return wide(model.get_parameter(f"{HEAD}.weight"))
+
+
+def prototypes_of(model: Any) -> Float[Tensor, "K width"]:
+    """The PROTOTYPES, in fp32 at least."""
+    return wide(model.get_parameter(PROTOTYPES))
 
 
 def wide(values: Tensor) -> Tensor:

@@ -49,6 +49,9 @@ NEEDS: dict[str, str] = {
     "memory": "what the objective returned at the step before; it is part of the checkpoint",
 }
 
+KINDS: dict[str, Kind] = {"Pair": "pair", "Ranking": "ranking", "RankedScores": "ranking", "StepScores": "step"}
+"""What one loss belongs to, by the type of what is trained; of other types to an answer."""
+
 
 def objective(name: str) -> Objective:
     """The objective of this name."""
@@ -63,8 +66,7 @@ def kind_of(function: Objective) -> Kind:
         return "token"
     asked = asks_for(function)
     main = asked.get("score") or asked["policy"]
-    kinds: dict[str, Kind] = {"Pair": "pair", "Rank": "ranking", "Step": "step"}
-    return kinds.get(main[:4], "answer")
+    return KINDS.get(main.partition("[")[0], "answer")
 
 
 def stage_of(function: Objective) -> str:

@@ -182,11 +182,10 @@ def _add(
     step: Step, engine: Engine, objective: Bound, material: Material, memory: Mapping[str, Tensor], seed: int
 ) -> Mapping[str, Tensor]:
     """Gathers the gradient of one optimizer step. Returns what the objective wants to remember."""
-    kl = mismatched_kl(engine, objective, material, [row.index for row in step.rows])
-    uniform = _uniform(material.judged, step, seed)
-    divisor = sum(weights(objective, [material.judged[row.index] for row in step.rows]))
     if objective.is_coupled:
-        return _add_coupled(step, engine, objective, material, memory, uniform, divisor, seed)
+        return _add_coupled(step, engine, objective, material, memory, seed)
+    kl = mismatched_kl(engine, objective, material, [row.index for row in step.rows])
+    divisor = _divisor(step, objective, material)
     for forest in step.forests:
         case = replace(case_of(engine, objective, material, forest), kl=kl)
         step.add(ask(objective, case), torch.tensor(weights(objective, case.judged)), divisor)
@@ -194,14 +193,7 @@ def _add(
 
 
 def _add_coupled(
-    step: Step,
-    engine: Engine,
-    objective: Bound,
-    material: Material,
-    memory: Mapping[str, Tensor],
-    uniform: Mapping[int, Sequence[float]],
-    divisor: float,
-    seed: int,
+    step: Step, engine: Engine, objective: Bound, material: Material, memory: Mapping[str, Tensor], seed: int
 ) -> Mapping[str, Tensor]:
     """The gradient where all rows of the step meet in one loss.
 
@@ -211,28 +203,51 @@ def _add_coupled(
     """
     whole = len(step.forests) == 1
     with torch.set_grad_enabled(whole):
-        cases = [
-            replace(case_of(engine, objective, material, forest), uniform=[uniform[row] for row in forest.rows])
-            for forest in step.forests
-        ]
-    case = replace(join(cases), memory=memory)
-    case = replace(case, dropped=_dropped(case, [row for forest in step.forests for row in forest.rows], step, seed))
+        cases = [case_of(engine, objective, material, forest) for forest in step.forests]
+    rows = [row for forest in step.forests for row in forest.rows]
+    drawn = _uniform(material.judged, step, seed)
+    case = replace(join(cases), memory=memory, uniform=[drawn[row] for row in rows])
+    case = replace(case, dropped=_dropped(case, rows, step, seed))
     case = case if whole else case.apart()
     loss = ask(objective, case)
-    total = step.total(loss, torch.tensor(weights(objective, case.judged)), divisor)
+    total = step.total(loss, torch.tensor(weights(objective, case.judged)), _divisor(step, objective, material))
     if whole:
         engine.backward(total)
-        return loss.memory
-    slopes = torch.autograd.grad(total, [*case.trained, *case.weights])
-    sizes = zip(*([len(values) for values in one.trained] for one in cases), strict=True)
-    parts = [torch.split(slope, list(size)) for slope, size in zip(slopes, sizes, strict=False)]
-    for number, (forest, *slopes_here) in enumerate(zip(step.forests, *parts, strict=True)):
-        again = case_of(engine, objective, material, forest)
-        pairs = [*zip(again.trained, slopes_here, strict=True)]
-        if number == 0:  # weights are the same in each forest, and so count once
-            pairs += zip(again.weights, slopes[len(case.trained) :], strict=True)
-        engine.backward(sum((values * slope).sum() for values, slope in pairs))
+    else:
+        of_values, of_weights = _slopes(total, case, cases)
+        _send_back(step, engine, objective, material, of_values, of_weights)
     return loss.memory
+
+
+def _divisor(step: Step, objective: Bound, material: Material) -> float:
+    """The weights of all losses of the step, added up."""
+    return sum(weights(objective, [material.judged[row.index] for row in step.rows]))
+
+
+def _slopes(total: Tensor, case: Case, cases: Sequence[Case]) -> tuple[list[tuple[Tensor, ...]], Sequence[Tensor]]:
+    """The slope of the total at all that is trained, of each of the cases that `case` joins, and at the weights."""
+    slopes = torch.autograd.grad(total, [*case.trained, *case.weights])
+    count = len(case.trained)
+    sizes = zip(*([len(values) for values in one.trained] for one in cases), strict=True)
+    parts = [torch.split(slope, list(size)) for slope, size in zip(slopes[:count], sizes, strict=True)]
+    return list(zip(*parts, strict=True)), slopes[count:]
+
+
+def _send_back(
+    step: Step,
+    engine: Engine,
+    objective: Bound,
+    material: Material,
+    of_values: Sequence[Sequence[Tensor]],
+    of_weights: Sequence[Tensor],
+) -> None:
+    """The second pass: the slopes through each forest, and those of weights once, as they are the same in each."""
+    for number, (forest, slopes) in enumerate(zip(step.forests, of_values, strict=True)):
+        case = case_of(engine, objective, material, forest)
+        sent = [*zip(case.trained, slopes, strict=True)]
+        if number == 0:
+            sent += zip(case.weights, of_weights, strict=True)
+        engine.backward(torch.stack([(values * slope).sum() for values, slope in sent]).sum())
 
 
 def _uniform(judged: Sequence[Judged], step: Step, seed: int) -> dict[int, list[float]]:

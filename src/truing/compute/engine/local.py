@@ -22,7 +22,7 @@ from truing.models import Loaded, is_adapted
 from truing.models.output import output_weight
 from truing.models.parity import demand_parity, longest_exact, too_long
 from truing.models.quiet import quiet_libraries
-from truing.models.reward import HEAD, PROTOTYPES, beside, first_output, is_reward, language_head, readout, wide
+from truing.models.reward import first_output, head_of, is_reward, language_head, prototypes_of, readout, wide
 from truing.rendering import Renderer
 from truing.tensors import Forest, Logprobs, PerToken, Scores
 
@@ -119,11 +119,11 @@ class LocalEngine:
 
     def head(self) -> Tensor:
         """The weights of the reward head, [outputs, width], fp32 (fp64), with gradient."""
-        return beside(self._whole(), HEAD)
+        return head_of(self._whole())
 
     def prototypes(self) -> Tensor:
         """The directions that are trained beside the reward head, [K, width], fp32 (fp64), with gradient."""
-        return beside(self._whole(), PROTOTYPES)
+        return prototypes_of(self._whole())
 
     def hidden(self, forest: Forest) -> Tensor:
         """The last layer's hidden state of each token, [S, width], fp32 (fp64 for an fp64 model), without gradient."""
