@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 
 from truing import models
 from truing.compute.engine.local import LocalEngine
-from truing.errors import DataError
+from truing.errors import ConfigError, DataError
 from truing.formats import FORMATS
 from truing.objectives import bind
 from truing.packing import forest, pack
+from truing.planning import plan
+from truing.recipe import read_recipe
 from truing.records import AnswerStep, Completion, Group, Message, assistant, text, user
 from truing.rendering import Renderer
 from truing.scoring.learned import in_steps
@@ -28,6 +31,8 @@ from truing.scoring.scorers import make, spelled_out
 from truing.signatures import validated
 from truing.stages.arranging import judge
 from truing.stages.asking import weights
+from truing.stages.context import Judges
+from truing.stages.evaluate_reward import EvaluateReward, evaluate_reward
 from truing.stages.reward_model import RewardModel, reward_model
 from truing.store import Run
 
@@ -130,7 +135,7 @@ def test_an_answer_is_judged_by_its_steps(
     engine: LocalEngine, by: str, join: Callable[[Sequence[float]], float]
 ) -> None:
     """Those that it names, or its lines; blank lines are no steps."""
-    tools = Tools(lambda name, members: [engine], no_models, budget=64)
+    tools = Tools(no_models, no_models, budget=64, process=lambda name: engine)
     said = make(spelled_out({"name": "process_reward", "by": by}), tools)(
         [
             replace(rows()[0], completions=(rows()[0].completions[0], Completion((assistant("1\n\n2 \n"),)))),
@@ -206,13 +211,74 @@ def test_the_stage_learns_which_steps_are_right(tmp_path: Path) -> None:
     assert after["loss"] < 0.5 * before["loss"]
     made = made_of(run)
     loaded = models.load(str(made), dtype=torch.float32, device=torch.device("cpu"), outputs=1)
-    tools = Tools(lambda name, members: [LocalEngine(loaded, trainable=False)], no_models)
+    tools = Tools(no_models, no_models, process=lambda name: LocalEngine(loaded, trainable=False))
     two = tuple(Completion((assistant(words),)) for words in ("it is 4\nit is 2", "it is 4\nit is 3"))
     ((good, bad),) = make(spelled_out("process_reward"), tools)([Group((user("q 99"),), two)])
     assert good.value is not None
     assert bad.value is not None
     assert good.value > 0.5 > bad.value
     run.close()
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_a_reward_model_is_read_where_it_was_trained_alone(tmp_path: Path, lora: dict[str, int] | None) -> None:
+    """Its folder says whether that is at the ends of answers or of steps; a copy of it says the same."""
+    folder = tiny_model.save(tmp_path / "tiny")
+    found = {}
+    for objective, data in (("process", rows()), ("bradley_terry", tiny_model.pairs(4))):
+        run = tiny_model.open_run(tmp_path / objective)
+        settings = validated(RewardModel, {"objective": objective, "max_steps": 1, "lora": lora}, "test")
+        reward_model(tiny_model.context(run, "rm"), settings, tiny_model.model_of(folder), tiny_model.given(data))
+        found[objective] = Path(shutil.copytree(made_of(run), tmp_path / f"copy of {objective}"))
+        run.close()
+    by_steps, by_answers = (tiny_model.model_of(found[name]) for name in ("process", "bradley_terry"))
+    run = tiny_model.open_run(tmp_path / "run")
+    context = tiny_model.context(run, "s")
+    right = context.tools(Judges("k", {"s": by_steps, "a": by_answers}), 64)
+    wrong = context.tools(Judges("k", {"s": by_answers, "a": by_steps}), 64)
+    asked = [Group((user("2 + 3?"),), (Completion((assistant("5"),)),))]
+    for name, model in (("process_reward", "s"), ("reward_model", "a")):
+        ((score,),) = make(spelled_out({"name": name, "model": model}), right)(asked)
+        assert score.value is not None
+    with pytest.raises(ConfigError, match=r"is a process reward model.*use the scorer 'process_reward'"):
+        make(spelled_out({"name": "reward_model", "model": "a"}), wrong)
+    with pytest.raises(ConfigError, match=r"scores whole answers.*use the scorer 'reward_model'"):
+        make(spelled_out({"name": "process_reward", "model": "s"}), wrong)
+    held_out, nobody = tiny_model.given(tiny_model.pairs(2)), Judges("k", {})
+    with pytest.raises(ConfigError, match="use the scorer 'process_reward'"):
+        evaluate_reward(context, validated(EvaluateReward, {}, "test"), by_steps, held_out, nobody)
+    for file in found.values():
+        (file / "manifest.json").write_text("{}")  # as somebody else's, which says nothing
+        assert models.scored_by(str(file)) is None
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("objective", "last", "told"),
+    [
+        ("process", 'use = "score"\nscorer = "reward_model"', "use the scorer 'process_reward'"),
+        ("process", 'use = "evaluate_reward"', "use the scorer 'process_reward'"),
+        ("bradley_terry", 'use = "score"\nscorer = "process_reward"', "use the scorer 'reward_model'"),
+        ("process", 'use = "score"\nscorer = "process_reward"', None),
+        ("bradley_terry", 'use = "evaluate_reward"', None),
+    ],
+)
+def test_a_plan_knows_what_a_reward_model_will_score(
+    tmp_path: Path, objective: str, last: str, told: str | None
+) -> None:
+    """Before it is trained."""
+    folder = tiny_model.save(tmp_path / "tiny")
+    file = tiny_model.write_pairs(tmp_path / "rows.jsonl")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'model = "{folder}"\ndata = {{ path = "{file}", held_out = 0.25 }}\n'
+        f'[[stage]]\nuse = "reward_model"\nobjective = "{objective}"\n[[stage]]\n{last}\n'
+    )
+    if told is None:
+        assert len(plan(read_recipe(recipe))) == 2
+        return
+    with pytest.raises(ConfigError, match=rf"the model made by stage 'reward_model': .*{told}"):
+        plan(read_recipe(recipe))
 
 
 def made_of(run: Run) -> Path:

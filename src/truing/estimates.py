@@ -319,7 +319,11 @@ def _asked(stage_plan: Planned, planned: Sequence[Planned], rows: Sequence[Lengt
 
 def _readings(scorer: Mapping[str, Any]) -> int:
     """How often the models that a scorer names read each row, about: a request is longer than what it asks about."""
-    return len(named_in(scorer, "model")) + 2 * len(named_in(scorer, "language_model"))
+    return (
+        len(named_in(scorer, "model"))
+        + len(named_in(scorer, "process_model"))
+        + 2 * len(named_in(scorer, "language_model"))
+    )
 
 
 def _evaluated(rows: int, prompt: int, settings: Evaluate, instructions: int) -> float:

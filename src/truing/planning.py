@@ -83,7 +83,9 @@ def plan(recipe: Recipe) -> list[Planned]:
         planned.append(Planned(spec.name, spec.use, settings, inputs, key))
         if makes in ("model", "reward"):
             models_made.append(key)
-            known[makes] = known[f"{spec.name}.{makes}"] = Model(key, f"(made by {spec.name})")
+            scored = settings.scored if isinstance(settings, Preference) else None
+            made = Model(key, f"the model made by stage '{spec.name}'", scored=scored)
+            known[makes] = known[f"{spec.name}.{makes}"] = made
         elif makes == "data":
             read = functools.partial(_not_yet, spec.name)
             known["data"] = known[f"{spec.name}.data"] = Groups(key, read, f"made by {spec.name}", ready=False)
@@ -145,6 +147,8 @@ def _inputs(spec: StageSpec, wanted: Mapping[str, bool], known: Mapping[str, Any
             raise ConfigError(f"stage '{spec.name}' needs '{name}': {_advice(name)}")
         if value is not None:
             found[name] = value
+    if "reward" in found:
+        models.demand_scored(found["reward"].source, found["reward"].scored, "answers")
     return found
 
 
@@ -157,7 +161,7 @@ def _named_input(name: str, given: str, known: Mapping[str, Any], spec: StageSpe
     if kind != "data":
         source = models.locate(given, kind)
         if kind == "reward":
-            models.demand_scores(source)
+            models.demand_scores(source, "answers")
         return Model(models.content_hash(source), source)
     if Path(given).exists() or given.startswith("hub:"):
         return sources.inputs(DataSettings(path=given))["data"]
@@ -167,7 +171,10 @@ def _named_input(name: str, given: str, known: Mapping[str, Any], spec: StageSpe
 def _judges(stage_name: str, settings: Settings, known: Mapping[str, Any]) -> Judges:
     """What the scorers in a stage's settings name, found and hashed."""
     specs = [spec for name in _scorers_of(type(settings)) if (spec := getattr(settings, name)) is not None]
-    found = {name: _judge(stage_name, name, known) for spec in specs for name in named_in(spec, "model")}
+    found = {name: _judge(stage_name, name, "answers", known) for spec in specs for name in named_in(spec, "model")}
+    found |= {
+        name: _judge(stage_name, name, "steps", known) for spec in specs for name in named_in(spec, "process_model")
+    }
     language = {name: _writer(name, known) for spec in specs for name in named_in(spec, "language_model")}
     files = [Path(name) for spec in specs for name in named_in(spec, "file")]
     for spec in specs:
@@ -188,18 +195,19 @@ def _scorers_of(settings: type[Settings]) -> tuple[str, ...]:
     return tuple(name for name, hint in hints.items() if hint is Spec or Spec in typing.get_args(hint))
 
 
-def _judge(stage_name: str, name: str, known: Mapping[str, Any]) -> Model:
+def _judge(stage_name: str, name: str, of: models.Scored, known: Mapping[str, Any]) -> Model:
     """The reward model that a scorer names: the last one, an earlier stage's, or one from elsewhere."""
-    made = known.get(f"{name}.reward") if name else known.get("reward")
+    made: Model | None = known.get(f"{name}.reward") if name else known.get("reward")
     if made is not None:
-        return made  # type: ignore[no-any-return]
+        models.demand_scored(made.source, made.scored, of)
+        return made
     if not name:
         raise ConfigError(
             f"stage '{stage_name}' scores with the recipe's reward model, and no stage before it makes one: name a "
             'reward model by scorer = { name = "reward_model", model = "FOLDER" }, or choose another scorer'
         )
     source = models.locate(name, "reward")
-    models.demand_scores(source)
+    models.demand_scores(source, of)
     return Model(models.content_hash(source), source)
 
 

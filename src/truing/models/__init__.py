@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -16,12 +16,12 @@ from transformers.utils import cached_file
 
 from truing.compute.attention import ATTENTION
 from truing.compute.rounding import rounded
-from truing.errors import ConfigError, MissingError, TruingError, did_you_mean
+from truing.errors import ConfigError, MissingError, StorageError, TruingError, did_you_mean
 from truing.models import reward, smollm2
 from truing.models.parity import demand_parity, refusal
 from truing.models.quiet import quiet_libraries
 from truing.rendering import Renderer
-from truing.store.files import MANIFEST, sha256_file
+from truing.store.files import MANIFEST, read_manifest, sha256_file
 
 ADAPTER_FILE = "adapter_config.json"
 _CONVERT = (
@@ -33,6 +33,9 @@ DECIDING = (
     "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*.jinja"
 )  # fmt: skip
 """Files of a model folder that decide what it computes: weights, configurations, tokenizer, chat templates."""
+
+Scored = Literal["answers", "steps"]
+"""What the scores of a reward model are of: whole answers, read at their ends, or each of their steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +114,39 @@ def gives_scores(source: str) -> bool:
     return reward.is_reward(read_config(source))
 
 
-def demand_scores(source: str) -> None:
-    """Refuses a language model where a reward model is asked for: a fresh head would give it scores by chance."""
+def demand_scores(source: str, of: Scored) -> None:
+    """Refuses a language model where a reward model is asked for: a fresh head would give it scores by chance.
+
+    And a reward model that was trained to score something else.
+    """
     if not gives_scores(source):
         raise ConfigError(f"{source}: this is a language model, which has no head for scores: name a reward model")
+    demand_scored(source, scored_by(source), of)
+
+
+def scored_by(source: str) -> Scored | None:
+    """What a reward model was trained to score, as its folder says; None where it does not, as those of others."""
+    if not (Path(source) / MANIFEST).exists():
+        return None
+    try:
+        found: Scored | None = read_manifest(Path(source))["meta"].get("meta", {}).get("scored")
+    except StorageError:  # a file of that name that somebody else wrote
+        return None
+    return found
+
+
+def demand_scored(name: str, known: Scored | None, of: Scored) -> None:
+    """Refuses a reward model that is known to score something else: it would be read where nothing was trained."""
+    if known == "steps" and of == "answers":
+        raise ConfigError(
+            f"{name}: this is a process reward model, whose scores are of the steps of an answer and not of its end: "
+            "use the scorer 'process_reward'"
+        )
+    if known == "answers" and of == "steps":
+        raise ConfigError(
+            f"{name}: this reward model scores whole answers and none of their steps: use the scorer 'reward_model', "
+            "or train one by objective 'process'"
+        )
 
 
 def adapter_base(folder: Path) -> str:

@@ -18,7 +18,7 @@ from truing.models.quiet import quiet_libraries
 from truing.records import AnswerStep, Completion, Group
 from truing.rendering import Row
 from truing.scoring.answers import of_answers, rendered, rewards
-from truing.scoring.score import FileName, ModelName, Pooling, Score, Scorer, Tools, each, pooled
+from truing.scoring.score import FileName, ModelName, Pooling, ProcessModelName, Score, Scorer, Tools, each, pooled
 from truing.signatures import Count
 from truing.tensors import Forest
 
@@ -74,7 +74,7 @@ def reward_model(
 def process_reward(
     tools: Tools,
     *,
-    model: ModelName = "",
+    model: ProcessModelName = "",
     by: Joining = "minimum",
     separator: Annotated[str, Field(min_length=1)] = "\n",
     max_length: Count = 4096,
@@ -86,7 +86,7 @@ def process_reward(
     separator: what ends a step, in answers that do not say where their steps end.
     max_length: longer rows, in tokens, fail.
     """
-    (engine,) = tools.engines(model, False)
+    engine = tools.process(model)
 
     def say(forest: Forest) -> Tensor:
         said = engine.scores(forest)[0].at(forest.step)

@@ -15,6 +15,8 @@ from truing.records import Completion, Group
 
 ModelName = Annotated[str, "model"]
 """A setting that names a model: its content counts, and not where it lies."""
+ProcessModelName = Annotated[str, "process_model"]
+"""A setting that names a model that scores steps, in the same way."""
 LanguageModelName = Annotated[str, "language_model"]
 """A setting that names a model that writes, in the same way; none is the run's own."""
 FileName = Annotated[str, "file"]
@@ -59,6 +61,11 @@ Scorer = Callable[[Sequence[Group]], list[tuple[Score, ...]]]
 """Scores of all answers of all Groups. Whole Groups, so that a scorer may look at the answers side by side."""
 
 
+def no_models(name: str, members: bool = False) -> NoReturn:
+    """For scorers that run none."""
+    raise ConfigError(f"there is no model here to score with{f': {name}' if name else ''}")
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What scorers that run a model are given.
@@ -66,16 +73,13 @@ class Tools:
     engines: engines for the reward model of this name, "" for the run's own: of the model itself, or of its members.
     language: an engine for the language model of this name, "" for the run's own.
     budget: tokens run at once.
+    process: an engine for the process reward model of this name, "" for the run's own.
     """
 
     engines: Callable[[str, bool], Sequence[Engine]]
     language: Callable[[str], Engine]
     budget: int = 2048
-
-
-def no_models(name: str, members: bool = False) -> NoReturn:
-    """For scorers that run none."""
-    raise ConfigError(f"there is no model here to score with{f': {name}' if name else ''}")
+    process: Callable[[str], Engine] = no_models
 
 
 NO_TOOLS = Tools(no_models, no_models)

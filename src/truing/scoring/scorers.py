@@ -140,7 +140,7 @@ def make(spec: Mapping[str, Any], tools: Tools = NO_TOOLS) -> Scorer:
     return function(**{name: offered[name] for name in asks_for(function)}, **settings)
 
 
-Place = Literal["model", "language_model", "file", "function"]
+Place = Literal["model", "process_model", "language_model", "file", "function"]
 Kind = Place | Literal["isolation"]
 
 

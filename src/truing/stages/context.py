@@ -16,7 +16,7 @@ from truing.blending import Share
 from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, Interrupted
-from truing.models import Loaded, demand_scores, load
+from truing.models import Loaded, Scored, demand_scores, load
 from truing.models.precision import Precision, compute_dtype
 from truing.progress import Reporter
 from truing.records import Group
@@ -26,11 +26,15 @@ from truing.store import Run
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model artifact: where it lies and the hash of what it is. members: the models whose average it is."""
+    """A model artifact: where it lies and the hash of what it is.
+
+    members: the models whose average it is. scored: what a reward model that a plan will make scores.
+    """
 
     key: str
     source: str
     members: tuple[str, ...] = ()
+    scored: Scored | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +120,18 @@ class Context:
             writes=writes,
         )
 
-    def scorer(self, model: Model, *, outputs: int = 0) -> Engine:
-        """An engine that scores with the model and does not train it. outputs: of the head that it must have."""
-        if outputs:
-            demand_scores(model.source)
-        return LocalEngine(self.load(model, outputs=outputs), trainable=False)
+    def scorer(self, model: Model, *, of: Scored | None = None) -> Engine:
+        """An engine that does not train the model. of: what the reward model that it must be scores."""
+        if of:
+            demand_scores(model.source, of)
+        return LocalEngine(self.load(model, outputs=1 if of else 0), trainable=False)
 
     def tools(self, judges: Judges, budget: int) -> Tools:
         """What scorers need to run the models that they name."""
 
         @functools.cache
-        def engine(model: Model, outputs: int) -> Engine:
-            return self.scorer(model, outputs=outputs)
+        def engine(model: Model, of: Scored | None) -> Engine:
+            return self.scorer(model, of=of)
 
         def engines(name: str, members: bool) -> list[Engine]:
             model = judges.models[name]
@@ -136,9 +140,14 @@ class Context:
                     f"reward_model: '{name or model.source}' has no members: name a stage with members = 2 or more"
                 )
             sources = model.members if members else [model.source]
-            return [engine(Model(model.key, source), 1) for source in sources]
+            return [engine(Model(model.key, source), "answers") for source in sources]
 
-        return Tools(engines, lambda name: engine(judges.language[name], 0), budget)
+        return Tools(
+            engines,
+            lambda name: engine(judges.language[name], None),
+            budget,
+            process=lambda name: engine(judges.models[name], "steps"),
+        )
 
     @contextmanager
     def output(self, meta: Mapping[str, Any], part: str = "") -> Iterator[Path]:

@@ -73,7 +73,7 @@ def evaluate_reward(
             f"{context.stage}: `gold` and `unlabelled` go together: name a scorer, and the stage that samples answers"
         )
     materials = {"": comparable(settings, held_out.read()), **category_rows(settings)}
-    engine = context.scorer(reward, outputs=1)
+    engine = context.scorer(reward, of="answers")
     scored: dict[str, list[Scored]] = {}
     for name, material in materials.items():
         scored[name] = _scored(context, settings, engine, name, material)

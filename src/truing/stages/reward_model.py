@@ -15,7 +15,7 @@ from torch import Tensor
 from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, DataError
-from truing.models import Loaded, read_renderer
+from truing.models import Loaded, Scored, read_renderer
 from truing.objectives.rewarding import difference
 from truing.packing import pack
 from truing.rendering import Row
@@ -58,6 +58,11 @@ class RewardModel(Preference):
     def outputs(self) -> int:
         """One, and a second one where the objective trains it."""
         return 1 + self.bound().needs("length_score")
+
+    @property
+    def scored(self) -> Scored:
+        """Steps, where the objective judges them; else answers."""
+        return "steps" if self.bound().kind == "step" else "answers"
 
     @property
     def writes(self) -> bool:

@@ -21,7 +21,7 @@ from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.costs import USABLE, Lengths, Load, Shape, Weights, free_memory, memory_of, resident
 from truing.errors import DataError, GuardError, StorageError
-from truing.models import Loaded, add_lora
+from truing.models import Loaded, Scored, add_lora
 from truing.models.precision import compute_dtype
 from truing.models.reward import add_prototypes
 from truing.packing import pack
@@ -56,6 +56,11 @@ class Updates(Settings):
     def outputs(self) -> int:
         """How many numbers the model's reward head gives; 0: it is a language model."""
         return 0
+
+    @property
+    def scored(self) -> Scored | None:
+        """What a reward model's scores are of; None: it is a language model."""
+        return None
 
     @property
     def writes(self) -> bool:
@@ -377,6 +382,7 @@ def save_checkpoint(
         "threads": torch.get_num_threads(),
         "versions": {"truing": __version__, "torch": torch.__version__},
         "next_row": number * settings.batch_size,
+        **({"scored": settings.scored} if settings.scored else {}),
     }
     with context.run.new_checkpoint(step, stage_key=context.key, meta=meta) as folder:
         engine.save_model(folder)
