@@ -91,6 +91,16 @@ class Online(Updates):
         """Whether a second set of the trained weights stands beside the first; without an adapter there is none."""
         return self.reads_reference and self.lora is None
 
+    @property
+    def parts(self) -> int:
+        """Optimizer steps of one epoch over a rollout."""
+        return -(-self.prompts // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in all."""
+        return self.rollouts * self.bound().epochs * self.parts
+
     def sampling(self) -> Sampling:
         """How answers are drawn: from the whole distribution, so that it is the one that is learnt."""
         return Sampling(self.temperature, max_new_tokens=self.max_new_tokens)
@@ -225,11 +235,11 @@ class _Play:
         self._context, self._settings, self._algorithm = context, settings, algorithm
         self._prompts, self._generator, self._scorer = prompts, generator, scorer
         self._policy, self._critic = policy, critic
-        self._parts = -(-settings.prompts // settings.batch_size)
+        self._parts = settings.parts
         self._current: tuple[int, Judged] | None = None
         first = _as_tensor(ShapingState.of(algorithm.shaping))
         self.memory: dict[str, Tensor] = {"rollout": torch.tensor(-1), "before": first, "after": first.clone()}
-        self.total = settings.rollouts * algorithm.epochs * self._parts
+        self.total = settings.steps
 
     def rows(self, step: int) -> list[Row]:
         """Those of an optimizer step, counted from 1. A new rollout is made where the last one is used up."""
