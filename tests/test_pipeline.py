@@ -755,6 +755,43 @@ def test_a_step_more_or_an_epoch_more_takes_its_share_of_time(model: Path, pairs
     assert facts(checkpointing=True)["memory_bytes"] < one["memory_bytes"]
 
 
+def online_facts(model: Path, pairs: Path, algorithm: Any = "grpo", **settings: Any) -> dict[str, Any]:
+    own = {"rollouts": 3, "prompts": 4, "batch_size": 2, "max_new_tokens": 10, "scorer": {"name": "length"}, **settings}
+    planned = plan(make_recipe(table(model, pairs, {"use": "online", "algorithm": algorithm, **own})))
+    sizes = estimates.sizes_of(planned, models.read_renderer(str(model)), 0)["online"]
+    assert all(row.answers == () for row in sizes)
+    machine = estimates.Machine(Shape.of(models.read_config(str(model))), 1000, 4, torch.device("cpu"), 1e9, 1e15)
+    facts = estimates._online(planned[0].settings, sizes, 5, machine)
+    return facts | {"prompt": sum(row.prompt for row in sizes) / len(sizes)}
+
+
+def test_online_learning_is_planned_in_tokens_by_hand(model: Path, pairs: Path) -> None:
+    """12 prompts are answered in all, 5 held-out ones once before and once after."""
+    found = online_facts(model, pairs)
+    whole = 12 * (found["prompt"] + 8 * 10)
+    assert found["steps"] == 3 * 2
+    assert found["tokens"] == {"sampled": (12 * 8 + 10) * 10, "read": round(2 * whole), "trained": round(whole)}
+    remax = online_facts(model, pairs, {"name": "remax", "reward_kl": 0.0})
+    whole = 12 * (found["prompt"] + 10)
+    assert remax["tokens"] == {"sampled": (12 * 2 + 10) * 10, "read": round(whole), "trained": round(whole)}
+    ppo = online_facts(model, pairs, "ppo")
+    assert ppo["steps"] == 4 * remax["steps"]
+    assert ppo["tokens"] == {"sampled": (12 + 10) * 10, "read": round(3 * whole), "trained": round(4 * whole)}
+    assert ppo["steps"] * ppo["step_seconds"] == pytest.approx(8 * remax["steps"] * remax["step_seconds"], rel=1e-3)
+
+
+def test_the_memory_of_online_learning_counts_what_stands_beside_the_policy(model: Path, pairs: Path) -> None:
+    free = {"name": "ppo", "reward_kl": 0.0}
+    ppo, bare_ppo = (online_facts(model, pairs, one)["memory"] for one in ("ppo", free))
+    assert (ppo["reference"], bare_ppo["reference"]) == (4 * 1000, 0)
+    assert online_facts(model, pairs, free, max_kl=5.0)["memory"]["reference"] == 4 * 1000
+    assert online_facts(model, pairs, "ppo", lora={"rank": 2})["memory"]["reference"] == 0
+    assert ppo["critic"] == 4000 + 8000 + 4000 + ppo["activations"]  # weights, moments, gradients
+    assert online_facts(model, pairs)["memory"]["critic"] == 0
+    few, many = (online_facts(model, pairs, live_answers=live)["memory"]["cache"] for live in (4, 8))
+    assert many == 2 * few
+
+
 def test_an_audit_is_as_many_trainings_as_it_runs_and_passes_its_rows_on(model: Path, pairs: Path) -> None:
     def facts(**settings: Any) -> dict[str, Any]:
         recipe = make_recipe(table(model, pairs, short("audit", **settings), short("preference")))

@@ -533,6 +533,9 @@ def _facts(facts: dict[str, Any]) -> list[str]:
         lines += [f"  {share}" for share in fed["shares"]]
     for name, found in facts["training"].items():
         lines.append(f"{name}, estimated: {_stage(found, found['memory_bytes'])}")
+        if "tokens" in found:
+            counts = ", ".join(f"{count:,} {done}" for done, count in found["tokens"].items())
+            lines.append(f"  tokens at most: {counts}")
     if facts["memory_bytes"]:
         lines.append(f"memory to train: about {_gib(facts['memory_bytes'])}, an estimate")
     if facts["seconds"]:
@@ -543,7 +546,7 @@ def _facts(facts: dict[str, Any]) -> list[str]:
         )
     for name, found in facts.get("measured", {}).items():
         lines += [f"{name}, measured: {_stage(found, found['peak_bytes'])}", f"  {_fitting(found)}"]
-    if facts["training"] and "measured" not in facts:
+    if any("tokens" not in found for found in facts["training"].values()) and "measured" not in facts:
         lines.append("truing plan --measure runs a few steps and replaces these estimates")
     return lines + [f"note: {note}" for note in facts["notes"]]
 

@@ -105,7 +105,11 @@ class Weights:
 
 
 class Memory(NamedTuple):
-    """Bytes that training takes. gradients: fp32, of everything trained. activations: of one forest, logits apart."""
+    """Bytes that training takes. gradients: fp32, of everything trained. activations: of one forest, logits apart.
+
+    critic: all that a second trained model takes. scorers: models that reward. cache: keys and values of answers that
+    are being written, which are let go before anything is learnt.
+    """
 
     libraries: float
     weights: float
@@ -116,12 +120,15 @@ class Memory(NamedTuple):
     activations: float
     logits: float
     loading: float
+    critic: float = 0.0
+    scorers: float = 0.0
+    cache: float = 0.0
 
     @property
     def peak(self) -> float:
         """The most at one time: all of it, or the model's weights in full width while they are read."""
-        lasting = self.weights + self.masters + self.reference + self.moments
-        held = lasting + self.gradients + self.activations + self.logits
+        lasting = self.weights + self.masters + self.reference + self.moments + self.critic + self.scorers
+        held = lasting + max(self.gradients + self.activations + self.logits, self.cache)
         return self.libraries + max(held, self.loading)
 
 

@@ -21,7 +21,7 @@ from truing.records import Group
 from truing.rendering import Renderer, Row
 from truing.scoring.choices import asked
 from truing.scoring.duels import LETTERS, duel
-from truing.scoring.scorers import named_in
+from truing.scoring.scorers import Kind, named_in
 from truing.selection.turns import Turn, quality_request
 from truing.stages.arranging import judged_rows
 from truing.stages.context import Groups
@@ -29,9 +29,11 @@ from truing.stages.curate import Curate
 from truing.stages.evaluate import Evaluate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
 from truing.stages.evolve import Evolve
+from truing.stages.online import Online
 from truing.stages.preference import Preference
 from truing.stages.rank import Rank
 from truing.stages.replies import Writing
+from truing.stages.rollouts import prompts_of
 from truing.stages.sample import Contrast, Sample, bare
 from truing.stages.score import KEPT, ScoreAnswers
 from truing.stages.select import Select
@@ -43,6 +45,8 @@ REACHED = 0.5
 """Share of the rate of one large matrix product that a whole model reaches, roughly."""
 GRADE = 2
 """Tokens of a grade and the end of its turn."""
+KINDS: tuple[Kind, ...] = ("model", "language_model")
+"""What scorers name that is loaded as a model."""
 TRAFFIC = 52
 """Bytes read and written to renew one weight: gathering, norm and clipping of its gradient, AdamW, rounding."""
 
@@ -71,6 +75,11 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
         p.name: _trained(p.settings, sizes[p.name], machine, recipe.seed)
         for p in planned
         if isinstance(p.settings, Training)
+    }
+    training |= {
+        p.name: _online(p.settings, sizes[p.name], _watched(p), machine)
+        for p in planned
+        if isinstance(p.settings, Online)
     }
     instructions = len(recipe.principle.positive) if recipe.principle else 0
     others = {
@@ -108,7 +117,7 @@ class Machine:
         rate, bandwidth = matrix_rate * REACHED, _bandwidth(device)
         return cls(Shape.of(models.read_config(source)), parameters, dtype.itemsize, device, rate, bandwidth)
 
-    def memory(self, settings: Training, load: Load, *, checkpointing: bool) -> Memory:
+    def memory(self, settings: Training | Online, load: Load, *, checkpointing: bool) -> Memory:
         """Bytes of training on forests of this size."""
         matrices = sum(wide + out for wide, out in self.shape.matrices())
         trained = settings.lora.rank * self.shape.layers * matrices if settings.lora else self.parameters
@@ -171,6 +180,9 @@ def training_rows(settings: Training, groups: Sequence[Group], renderer: Rendere
 def _notes(planned: Planned, facts: Mapping[str, Any]) -> list[str]:
     """What an objective makes of a step's size, where that is worth knowing before it runs."""
     settings = planned.settings
+    if isinstance(settings, Online):
+        most = f"answers of max_new_tokens = {settings.max_new_tokens:,} each, which is the most"
+        return [f"{planned.name}: the estimate is of {most}; --measure does not try this stage"]
     if not isinstance(settings, Preference):
         return []
     bound, notes = settings.bound(), []
@@ -221,6 +233,8 @@ def _lengths(source: Groups, settings: object, renderer: Renderer, seed: int) ->
     if isinstance(settings, EvaluateReward):
         read = (comparable(settings, source.read()), *category_rows(settings).values())
         return [Lengths.of(renderer.render(one.group)) for material in read for one in material.judged]
+    if isinstance(settings, Online):
+        return [Lengths.of(renderer.render(row, index)) for index, row in enumerate(prompts_of(source.read()))]
     whole = isinstance(settings, ScoreAnswers | Select | Evolve | Rank)
     rows = enumerate(source.read())
     return [Lengths.of(renderer.render(group if whole else bare(group), index)) for index, group in rows]
@@ -274,6 +288,89 @@ def _trained(settings: Training, rows: Sequence[Lengths], machine: Machine, seed
         "checkpointing": bool(checkpointing),
         "largest_forest": load.tokens,
     }
+
+
+def _online(settings: Online, prompts: Sequence[Lengths], watched: int, machine: Machine) -> dict[str, Any]:
+    """What online learning takes where every answer is as long as it may become, as `_trained` tells it.
+
+    watched: held-out prompts, which are answered before and after. tokens: those sampled; those read without gradient,
+    by policy, reference and critic; those that are learnt from, in all epochs.
+    """
+    algorithm, most = settings.bound(), settings.max_new_tokens
+    greedy = int(algorithm.needs("greedy"))
+    rows = [_answered(row, algorithm.group_size, most) for row in prompts]
+    asked = settings.rollouts * settings.prompts
+    whole = asked / len(rows) * sum(row.tokens for row in rows)
+    one_pass = asked / len(rows) * operations(machine.shape, rows) / machine.rate
+    readers = 1 + settings.reads_reference + algorithm.needs_critic
+    judges = _readings(settings.scorer)
+    load = _largest_rollout(settings, rows)
+    memory = _online_memory(settings, rows, load, machine)
+    written = asked * (algorithm.group_size + greedy) + 2 * watched
+    # each token is written by a pass over all weights, which the answers that are written at one time share
+    passes = most * written / min(settings.live_answers, settings.prompts * algorithm.group_size)
+    sampling = one_pass * written / (asked * algorithm.group_size)
+    sampling = max(sampling, passes * memory.weights / machine.bandwidth)
+    learners = 1 + algorithm.needs_critic
+    renewal = settings.steps * learners * memory.moments / 8 * TRAFFIC / machine.bandwidth
+    learning = (3 + settings.checkpointing) * learners * algorithm.epochs * one_pass + renewal
+    reading = (readers + judges * written / (asked * algorithm.group_size)) * one_pass
+    return {
+        "steps": settings.steps,
+        "seconds": sampling + reading + learning,
+        "step_seconds": learning / settings.steps,
+        "memory_bytes": memory.peak,
+        "memory": memory._asdict(),
+        "checkpointing": settings.checkpointing,
+        "largest_forest": load.tokens,
+        "tokens": {
+            "sampled": written * most,
+            "read": round(readers * whole),
+            "trained": round(algorithm.epochs * whole),
+        },
+    }
+
+
+def _answered(row: Lengths, answers: int, tokens: int) -> Lengths:
+    """The prompt of a row with so many answers of so many tokens."""
+    return Lengths(row.prompt, (tokens,) * answers, answers * tokens)
+
+
+def _largest_rollout(settings: Online, rows: Sequence[Lengths]) -> Load:
+    """A step as far as the budget goes, or its longest prompt with all answers: no forest cuts them apart."""
+    most = max(rows, key=lambda row: row.tokens)
+    tokens = max(most.tokens, min(settings.forest_tokens, settings.batch_size * most.tokens))
+    return Load(tokens, round(tokens * most.scored / most.tokens))
+
+
+def _online_memory(settings: Online, rows: Sequence[Lengths], load: Load, machine: Machine) -> Memory:
+    """Policy and reference, a critic of the same size where there is one, scorers of the same size, and the cache."""
+    algorithm, shape = settings.bound(), machine.shape
+    found = machine.memory(settings, load, checkpointing=settings.checkpointing)
+    all_trained = Weights(
+        machine.parameters, machine.parameters, machine.itemsize, machine.device.type, settings.checkpointing
+    )
+    other = memory_of(shape, all_trained, load)
+    trained = other.weights + other.masters + other.moments + other.gradients + other.activations
+    named = {name for kind in KINDS for name in named_in(settings.scorer, kind)}
+    live = min(settings.live_answers, settings.prompts * algorithm.group_size)
+    longest = max(row.prompt for row in rows) + settings.max_new_tokens
+    key_and_value = 2 * shape.layers * shape.groups * shape.head_width * machine.itemsize
+    return found._replace(
+        critic=trained if algorithm.needs_critic else 0.0,
+        scorers=float(len(named) * machine.parameters * machine.itemsize),
+        cache=float(live * longest * key_and_value),
+    )
+
+
+def _watched(planned: Planned) -> int:
+    """Held-out prompts that an online stage answers before and after; of those yet to be made as many as it may."""
+    assert isinstance(planned.settings, Online)
+    held_out = planned.inputs.get("held_out")
+    if not isinstance(held_out, Groups):
+        return 0
+    most = planned.settings.held_out_prompts
+    return min(most, len(prompts_of(held_out.read()))) if held_out.ready else most
 
 
 def _tokens_run(

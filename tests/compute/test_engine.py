@@ -398,18 +398,19 @@ def distributions(model, row):
 
 
 def plain_statistics(policy, reference, rows):
-    """log-prob, reference's log-prob, KL(reference || policy), log sum p^2 of every scored token."""
+    """log-prob, reference's log-prob, KL(reference || policy), log sum p^2, entropy of every scored token."""
     columns = []
     for row in rows:
         pairs = zip(distributions(policy, row), distributions(reference, row), strict=True)
         for (ours, token), (theirs, _) in pairs:
             kl = sum(float(q.exp() * (q - p)) for p, q in zip(ours, theirs, strict=True))
-            columns.append((ours[token], theirs[token], kl, ours.exp().square().sum().log()))
+            entropy = -sum(float(p.exp() * p) for p in ours)
+            columns.append((ours[token], theirs[token], kl, ours.exp().square().sum().log(), entropy))
     return torch.tensor(columns, dtype=torch.float64).T
 
 
 def assert_statistics(found, expected):
-    got = (found.logprobs, found.reference, found.divergence, found.concentration)
+    got = (found.logprobs, found.reference, found.divergence, found.concentration, found.entropy)
     for values, plain in zip(got, expected, strict=True):
         torch.testing.assert_close(values.token.detach(), plain, **TIGHT)
 
@@ -425,7 +426,7 @@ def moved(engine, steps=2):
 
 class TestStatistics:
     ROWS = tuple(tiny.random_rows(0, [*SHAPES[:2], (1, (2,))]))
-    BOTH: ClassVar = {"divergence": True, "concentration": True}
+    ALL: ClassVar = {"divergence": True, "concentration": True, "entropy": True}
 
     def test_of_full_weights_against_a_second_model(self):
         engine = engine_of()
@@ -435,11 +436,11 @@ class TestStatistics:
         plain.load_state_dict(engine.model.state_dict())
         expected = plain_statistics(plain, tiny.plain_model(torch.float64), self.ROWS)
         assert expected[2].min() > 1e-4, "the two must differ"
-        assert_statistics(engine.statistics(forest(self.ROWS), **self.BOTH), expected)
+        assert_statistics(engine.statistics(forest(self.ROWS), **self.ALL), expected)
 
     def test_of_an_adapter_against_the_model_without_it(self):
         engine = moved(TestLora.engine())
-        found = engine.statistics(forest(self.ROWS), **self.BOTH)
+        found = engine.statistics(forest(self.ROWS), **self.ALL)
         reference = engine_of().logprobs(forest(self.ROWS)).token
         assert torch.equal(found.reference.token, reference)
         merged = tiny.plain_model(torch.float64)
@@ -452,15 +453,24 @@ class TestStatistics:
         engine = TestLora.engine(dtype) if adapter else engine_of(dtype)
         if not adapter:
             engine.keep_reference()
-        found = engine.statistics(forest(self.ROWS), **self.BOTH)
+        found = engine.statistics(forest(self.ROWS), **self.ALL)
         assert (found.divergence.token == 0).all()
         assert torch.equal(found.reference.token, found.logprobs.token)
 
     def test_change_no_logprob_and_ask_only_what_is_wanted(self):
         engine = engine_of(torch.float32)
-        found = engine.statistics(forest(self.ROWS), divergence=False, concentration=True)
+        found = engine.statistics(forest(self.ROWS), concentration=True)
         assert torch.equal(found.logprobs.token, engine.logprobs(forest(self.ROWS)).token)
-        assert (found.reference, found.divergence) == (None, None)
+        assert (found.reference, found.divergence, found.entropy) == (None, None, None)
+
+    def test_at_a_temperature_are_of_the_distribution_that_is_sampled(self):
+        engine, made = engine_of(torch.float64), forest(self.ROWS)
+        found = engine.statistics(made, temperature=0.6, entropy=True)
+        assert torch.equal(found.logprobs.token, engine.logprobs(made, temperature=0.6).token)
+        head = engine._head_of(made)
+        plain = torch.distributions.Categorical(logits=head.hidden @ head.weight.T / 0.6).entropy()
+        torch.testing.assert_close(found.entropy.token, plain, **TIGHT)
+        assert (found.entropy.token < engine.statistics(made, entropy=True).entropy.token).all()
 
     @pytest.mark.parametrize("adapter", [True, False])
     def test_gradient_of_the_divergence_is_the_policys_alone(self, adapter):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -90,8 +92,11 @@ def test_bf16_gives_fp32_and_gradients_in_bf16():
     torch.testing.assert_close(weight.grad.double(), wide_weight.grad, rtol=0.02, atol=0.3)
 
 
+BESIDES = {"concentration": True, "entropy": True}
+
+
 def plain_statistics(policy, target, temperature, reference):
-    """Whole softmaxes: log-prob, KL(reference || policy), the reference's log-prob, log sum p^2."""
+    """Whole softmaxes: log-prob, KL(reference || policy), the reference's log-prob, log sum p^2, entropy."""
     ours = ((policy.hidden @ policy.weight.T) / temperature).log_softmax(1)
     theirs = ((reference.hidden @ reference.weight.T) / temperature).log_softmax(1)
     at = target[:, None]
@@ -100,6 +105,7 @@ def plain_statistics(policy, target, temperature, reference):
         (theirs.exp() * (theirs - ours)).sum(1),
         theirs.gather(1, at)[:, 0],
         ours.exp().square().sum(1).log(),
+        -(ours.exp() * ours).sum(1),
     )
 
 
@@ -116,19 +122,20 @@ class TestStatistics:
     @pytest.mark.parametrize("temperature", [1.0, 0.6])
     def test_equal_those_of_whole_softmaxes_and_their_gradients(self, rows, temperature):
         policy, reference, target = two_heads(rows)
-        got = token_statistics(policy, target, temperature, reference=reference, concentration=True)
+        got = token_statistics(policy, target, temperature, reference=reference, **BESIDES)
         expected = plain_statistics(policy, target, temperature, reference)
         for one, other in zip(got, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
         assert (got.divergence > 0.01).all()
         generator = torch.Generator().manual_seed(3)
-        up, pull = torch.randn(2, rows, generator=generator, dtype=torch.float64)
-        for on_logprob, on_divergence in ((up, pull), (up, 0 * pull), (0 * up, pull)):
-            got = token_statistics(policy, target, temperature, reference=reference)
+        up, pull, spread = torch.randn(3, rows, generator=generator, dtype=torch.float64)
+        for of_each in ((up, pull, spread), (up, 0 * pull, 0 * spread), (0 * up, pull, 0 * spread), (0, 0, spread)):
+            got = token_statistics(policy, target, temperature, reference=reference, entropy=True)
             expected = plain_statistics(policy, target, temperature, reference)
             ours, theirs = (
                 torch.autograd.grad(
-                    (on_logprob * found[0] + on_divergence * found[1]).sum(), (policy.hidden, policy.weight)
+                    sum((on * found[place]).sum() for on, place in zip(of_each, (0, 1, 4), strict=True)),
+                    (policy.hidden, policy.weight),
                 )
                 for found in (got, expected)
             )
@@ -141,9 +148,27 @@ class TestStatistics:
         policy, reference, target = two_heads(5, width=3, vocabulary=4)
 
         def found(hidden, weight):
-            return token_statistics(Head(hidden, weight), target, temperature, reference=reference)[:2]
+            got = token_statistics(Head(hidden, weight), target, temperature, reference=reference, entropy=True)
+            return got.logprob, got.divergence, got.entropy
 
         assert torch.autograd.gradcheck(found, (policy.hidden, policy.weight))
+
+    @pytest.mark.parametrize("temperature", [1.0, 0.5])
+    def test_gradient_of_the_entropy_without_a_reference(self, temperature):
+        hidden, weight, target = inputs(CHUNK + 5)
+        ours = torch.autograd.grad(
+            token_statistics(Head(hidden, weight), target, temperature, entropy=True).entropy.sum(), (hidden, weight)
+        )
+        logprobs = (hidden @ weight.T / temperature).log_softmax(1)
+        theirs = torch.autograd.grad(-(logprobs.exp() * logprobs).sum(), (hidden, weight))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
+        assert ours[0].abs().max() > 0.01
+
+    def test_entropy_of_the_undecided_is_the_logarithm_of_the_choices_and_cannot_rise(self):
+        hidden, weight, target = inputs(4)
+        got = token_statistics(Head(0 * hidden, weight), target, entropy=True).entropy
+        torch.testing.assert_close(got, torch.full((4,), math.log(11), dtype=torch.float64))
+        assert torch.autograd.grad(got.sum(), weight)[0].abs().max() < 1e-15
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
     def test_of_one_head_with_itself_are_exactly_0(self, dtype):
@@ -158,34 +183,35 @@ class TestStatistics:
     def test_change_no_logprob(self):
         policy, reference, target = two_heads(CHUNK + 5, torch.float32)
         alone = token_logprobs(policy.hidden, policy.weight, target)
-        assert torch.equal(token_statistics(policy, target, reference=reference, concentration=True).logprob, alone)
+        assert torch.equal(token_statistics(policy, target, reference=reference, **BESIDES).logprob, alone)
 
     def test_only_what_is_asked_for(self):
         policy, reference, target = two_heads(3)
-        assert token_statistics(policy, target)[1:] == (None, None, None)
+        assert token_statistics(policy, target)[1:] == (None, None, None, None)
         got = token_statistics(policy, target, concentration=True)
-        assert (got.divergence, got.reference) == (None, None)
+        assert (got.divergence, got.reference, got.entropy) == (None, None, None)
         assert token_statistics(policy, target, reference=reference).concentration is None
 
     def test_which_have_a_gradient(self):
         policy, reference, target = two_heads(3)
-        got = token_statistics(policy, target, reference=reference, concentration=True)
-        assert [values.requires_grad for values in got] == [True, True, False, False]
+        got = token_statistics(policy, target, reference=reference, **BESIDES)
+        assert [values.requires_grad for values in got] == [True, True, False, False, True]
 
     def test_no_rows(self):
         policy, reference, target = two_heads(0)
-        got = token_statistics(policy, target, reference=reference, concentration=True)
-        (got.logprob.sum() + got.divergence.sum()).backward()
-        assert [values.shape for values in got] == [(0,)] * 4
+        got = token_statistics(policy, target, reference=reference, **BESIDES)
+        (got.logprob.sum() + got.divergence.sum() + got.entropy.sum()).backward()
+        assert [values.shape for values in got] == [(0,)] * 5
         assert policy.weight.grad.abs().sum() == 0
 
     def test_large_logits_do_not_overflow(self):
         policy, reference, target = two_heads(4, torch.float32)
         policy = Head(policy.hidden.detach() * 1e3, policy.weight)
-        got = token_statistics(policy, target, reference=reference, concentration=True)
-        (got.logprob.sum() + got.divergence.sum()).backward()
+        got = token_statistics(policy, target, reference=reference, **BESIDES)
+        (got.logprob.sum() + got.divergence.sum() + got.entropy.sum()).backward()
         assert all(torch.isfinite(values).all() for values in got)
         assert torch.isfinite(policy.weight.grad).all()
         expected = plain_statistics(policy, target, 1.0, reference)
         torch.testing.assert_close(got.divergence, expected[1], rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(got.concentration, expected[3], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got.entropy, expected[4], rtol=1e-4, atol=1e-5)

@@ -43,7 +43,8 @@ QUICK = {"rollouts": 2, "max_new_tokens": 6}
 FREE = {
     "reinforce": {"reward_kl": 0.0},
     "rloo": {"reward_kl": 0.0},
-    "a2c": {"reward_kl": 0.0, "entropy_bonus_weight": 0.0},
+    "remax": {"reward_kl": 0.0},
+    "a2c": {"reward_kl": 0.0},
     "ppo": {"reward_kl": 0.0},
 }
 """Without the price of KL, which is high beside a reward of at most 1."""
@@ -82,7 +83,7 @@ def steps(run: Run, name: str) -> list[dict[str, float]]:
     return [event["metrics"] for event in run.events(name, "step")]
 
 
-@pytest.mark.parametrize("name", sorted(ALGORITHMS.keys() - {"remax"}))
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_each_algorithm_lifts_the_reward_of_held_out_prompts(name: str, folder: Path, runs: Callable[[], Run]) -> None:
     run = runs()
     play(run, folder, name, options=FREE.get(name))
@@ -101,7 +102,7 @@ def test_at_the_first_update_the_policy_is_the_behaviour_and_the_reference(
     assert first["ratio/clipped"] == first["kl"] == first["kl/behaviour"] == 0.0
 
 
-@pytest.mark.parametrize("name", ["grpo", "ppo_max"])
+@pytest.mark.parametrize("name", ["grpo", "ppo_max", "remax"])
 @pytest.mark.parametrize("after", [1, 3, 5])
 def test_stopped_in_the_middle_of_a_rollout_and_gone_on_with_is_the_same_to_the_bit(
     name: str, after: int, folder: Path, runs: Callable[[], Run]
@@ -190,3 +191,52 @@ def test_a_critic_warms_up_alone(folder: Path, runs: Callable[[], Run]) -> None:
     assert all(torch.equal(before[name], torch.tensor(after[name]).view_as(before[name])) for name in before)
     errors = [one["value/error"] for one in steps(run, "ppo")]
     assert errors[-1] < errors[0]
+
+
+def test_the_greedy_answer_is_the_baseline_and_is_not_learnt_from(folder: Path, runs: Callable[[], Run]) -> None:
+    """Where all answers are greedy, as at next to no temperature, none is better than the baseline."""
+    run = runs()
+    free = {"reward_kl": 0.0}
+    play(run, folder, "remax", temperature=1e-4, options={**free, "group_size": 3}, **{**QUICK, "rollouts": 1})
+    (cold,) = steps(run, "remax")
+    assert cold["reward"] == pytest.approx(cold["reward/greedy"])
+    assert (cold["loss"], cold["gradient_norm"]) == (0.0, 0.0)
+    play(other := runs(), folder, "remax", options=free, **{**QUICK, "rollouts": 1})
+    (warm,) = steps(other, "remax")
+    assert warm["reward/greedy"] == cold["reward/greedy"]
+    assert warm["gradient_norm"] > 0
+
+
+def test_the_entropy_of_a_rollout_is_logged_and_an_entropy_bonus_raises_it(
+    folder: Path, runs: Callable[[], Run]
+) -> None:
+    late = {}
+    for weight in (0.0, 1.0):
+        run = runs()
+        options = {"reward_kl": 0.0, **({"entropy_bonus_weight": weight} if weight else {})}
+        play(run, folder, "reinforce", options=options, temperature=0.5, **{**QUICK, "rollouts": 8})
+        told = [one["entropy/rollout"] for one in steps(run, "reinforce")]
+        late[weight] = told[-1]
+        if weight:
+            assert steps(run, "reinforce")[0]["entropy"] == pytest.approx(told[0], rel=0.1)
+            assert told[-1] > told[0]
+    assert late[1.0] > late[0.0]
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo"])
+def test_training_ends_where_the_policy_has_gone_too_far(name: str, folder: Path, runs: Callable[[], Run]) -> None:
+    """With and without an algorithm that reads the reference by itself."""
+    free, bound = runs(), runs()
+    play(free, folder, name, max_kl=1e9, **{**QUICK, "rollouts": 12})
+    course = [one["kl"] for one in steps(free, name)]
+    limit = max(course) / 2
+    play(bound, folder, name, max_kl=limit, **{**QUICK, "rollouts": 12})
+    taken = next(place for place, kl in enumerate(course) if kl > limit)
+    assert [one["kl"] for one in steps(bound, name)] == course[:taken]
+    (told,) = bound.events(name, "stopped")
+    assert (told["rollout"], told["kl"], told["max_kl"]) == (taken + 1, course[taken], limit)
+    (warned,) = bound.events(name, "warning")
+    assert "max_kl" in warned["message"]
+    (made,) = [artifact for artifact in bound.artifacts() if "model" in artifact.meta]
+    assert (made.meta["steps"], made.meta["model"]) == (taken, f"checkpoint-{taken}")
+    assert weights_of(bound) != weights_of(free)

@@ -22,13 +22,14 @@ class ForestStatistics(NamedTuple):
     """Log-probabilities of a forest's scored tokens and, where asked for, statistics of the whole distribution.
 
     reference, divergence: its log-probabilities, and KL(reference || policy) in nats. concentration: log of the sum of
-    squared probabilities.
+    squared probabilities. entropy: in nats.
     """
 
     logprobs: Logprobs
     reference: Logprobs | None
     divergence: PerToken | None
     concentration: PerToken | None
+    entropy: PerToken | None
 
 
 class Engine(Protocol):
@@ -66,7 +67,15 @@ class Engine(Protocol):
     def hidden(self, forest: Forest) -> Tensor:
         """The last layer's hidden state of each token, [S, width], without gradient."""
 
-    def statistics(self, forest: Forest, *, divergence: bool, concentration: bool) -> ForestStatistics:
+    def statistics(
+        self,
+        forest: Forest,
+        *,
+        temperature: float = 1.0,
+        divergence: bool = False,
+        concentration: bool = False,
+        entropy: bool = False,
+    ) -> ForestStatistics:
         """Log-probabilities of the policy with what else is asked for, from the same logits."""
 
     def keep_reference(self) -> None:

@@ -26,13 +26,14 @@ class TokenStatistics(NamedTuple):
 
     logprob: log-probability of the token. divergence: KL(reference || policy) over the vocabulary, in nats, or None.
     reference: the reference's log-probability of the token, or None. concentration: log of the sum of squared
-    probabilities, or None. The last two have no gradient.
+    probabilities, or None. These two have no gradient. entropy: of the policy's whole distribution, in nats, or None.
     """
 
     logprob: Float[Tensor, " N"]
     divergence: Float[Tensor, " N"] | None
     reference: Float[Tensor, " N"] | None
     concentration: Float[Tensor, " N"] | None
+    entropy: Float[Tensor, " N"] | None
 
 
 def token_logprobs(
@@ -56,14 +57,15 @@ def token_statistics(
     *,
     reference: Head | None = None,
     concentration: bool = False,
+    entropy: bool = False,
 ) -> TokenStatistics:
-    """Log-probabilities with what else is asked for, from the same chunks of logits.
+    """Log-probabilities with what else is asked for, from the same chunks of logits, all at this temperature.
 
     reference: where it is given, the divergence from it is computed; it gets no gradient.
     """
     other_hidden, other_weight = reference or (None, None)
     found = _TokenStatistics.apply(  # type: ignore[no-untyped-call]
-        policy.hidden, policy.weight, target, temperature, other_hidden, other_weight, concentration
+        policy.hidden, policy.weight, target, temperature, other_hidden, other_weight, concentration, entropy
     )
     return TokenStatistics(*found)
 
@@ -79,13 +81,15 @@ class _TokenStatistics(torch.autograd.Function):
         other_hidden: Tensor | None,
         other_weight: Tensor | None,
         concentration: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprob = torch.empty(target.shape, dtype=wide, device=hidden.device)
         normaliser, other_normaliser = torch.empty_like(logprob), torch.empty_like(logprob)
         divergence = torch.empty_like(logprob) if other_hidden is not None else None
         other_logprob = torch.empty_like(logprob) if other_hidden is not None else None
         squared = torch.empty_like(logprob) if concentration else None
+        undecided = torch.empty_like(logprob) if entropy else None
         parts = _parts(len(target), weight)
         for part in parts:
             # whole parts of both, as the size of a product changes its last bits and equal models differ by exactly 0
@@ -105,25 +109,33 @@ class _TokenStatistics(torch.autograd.Function):
                     other_logprob[rows] = other.gather(1, target[rows, None])[:, 0] - other_normaliser[rows]
                     likely = (other - other_normaliser[rows, None]).exp_()
                     divergence[rows] = likely.mul_(other.sub_(logits)).sum(dim=1)
-                mass = logits.sub_(top).exp_().sum(dim=1)
+                likely = logits.sub_(top).exp() if entropy else logits.sub_(top).exp_()
+                mass = likely.sum(dim=1)
                 normaliser[rows] = mass.log() + top[:, 0]
                 logprob[rows] = at_target - normaliser[rows]
                 if divergence is not None:
                     divergence[rows] += normaliser[rows] - other_normaliser[rows]
+                if undecided is not None:
+                    undecided[rows] = mass.log() - logits.mul_(likely).sum(dim=1) / mass
                 if squared is not None:
-                    squared[rows] = logits.square_().sum(dim=1).log() - 2 * mass.log()
+                    squared[rows] = likely.square_().sum(dim=1).log() - 2 * mass.log()
         kept = narrow if len(parts) == 1 and any(ctx.needs_input_grad[:2]) else None
-        ctx.save_for_backward(hidden, weight, target, normaliser, other_hidden, other_weight, other_normaliser, kept)
+        ctx.save_for_backward(
+            hidden, weight, target, normaliser, other_hidden, other_weight, other_normaliser, undecided, kept
+        )
         ctx.temperature = temperature
         ctx.mark_non_differentiable(*(extra for extra in (other_logprob, squared) if extra is not None))
-        return logprob, divergence, other_logprob, squared
+        return logprob, divergence, other_logprob, squared, undecided
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        hidden, weight, target, normaliser, other_hidden, other_weight, other_normaliser, kept = ctx.saved_tensors
+        hidden, weight, target, normaliser, other_hidden, other_weight, other_normaliser, undecided, kept = (
+            ctx.saved_tensors
+        )
         wide = normaliser.dtype
         gradient = gradients[0] / ctx.temperature
         pull = gradients[1] / ctx.temperature if other_hidden is not None else torch.zeros_like(gradient)
+        spread = gradients[4] / ctx.temperature if undecided is not None else None
         to_hidden = torch.empty_like(hidden)
         to_weight: Tensor | None = None
         for part in _parts(len(target), weight):
@@ -133,7 +145,11 @@ class _TokenStatistics(torch.autograd.Function):
                 here = slice(rows.start - part.start, rows.stop - part.start)
                 slope = _scaled(logits[here], ctx.temperature, wide)
                 # d logprob = (one at the target - policy), d KL(reference || policy) = (policy - reference)
-                slope.sub_(normaliser[rows, None]).exp_().mul_((pull - gradient)[rows, None])
+                slope.sub_(normaliser[rows, None])
+                to_policy = (pull - gradient)[rows, None]
+                if spread is not None:  # d entropy = -policy (log policy + entropy)
+                    to_policy = to_policy - (slope + undecided[rows, None]).mul_(spread[rows, None])
+                slope.exp_().mul_(to_policy)
                 slope.scatter_add_(1, target[rows, None], gradient[rows, None])
                 if other_logits is not None:
                     other = _scaled(other_logits[here], ctx.temperature, wide)
@@ -143,7 +159,7 @@ class _TokenStatistics(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 found = logits.T @ hidden[part]
                 to_weight = found if to_weight is None else to_weight.to(wide).add_(found)
-        return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), None, None, None, None, None
+        return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), *(None,) * 6
 
 
 def _logits(hidden: Tensor | None, weight: Tensor | None, part: slice) -> Tensor | None:

@@ -28,7 +28,7 @@ from truing.rendering import Row
 from truing.scoring.score import Scorer
 from truing.scoring.scorers import Spec, make
 from truing.shaping import ShapingState
-from truing.signatures import Count, Positive, asks_for
+from truing.signatures import Count, Positive
 from truing.stages.context import Context, Groups, Judges, Model
 from truing.stages.rollouts import Rollout, forget, in_turn, kept, per_token, prompts_of
 from truing.stages.training import Step, Updates, load_trainable, save_checkpoint, updates
@@ -59,6 +59,11 @@ class Online(Updates):
     )
     critic_rate: Positive = Field(10.0, description="learning rate of the critic, in units of the policy's")
     critic_warmup: int = Field(0, ge=0, description="rollouts in which the critic alone learns")
+    max_kl: Positive | None = Field(
+        None,
+        description="training ends once a rollout's KL from the reference is larger, in nats per answer; below 10 "
+        "answers still read like the reference's, and far above it they tend to please the scorer alone",
+    )
     held_out_prompts: Count = Field(64, description="held-out prompts that are answered before and after")
     checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
 
@@ -75,6 +80,26 @@ class Online(Updates):
     def bound(self) -> BoundAlgorithm:
         """The algorithm with its settings filled in."""
         return algorithms.bind(self.algorithm)
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether the model as it began also reads the answers."""
+        return self.bound().needs("reference") or self.max_kl is not None
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether a second set of the trained weights stands beside the first; without an adapter there is none."""
+        return self.reads_reference and self.lora is None
+
+    @property
+    def parts(self) -> int:
+        """Optimizer steps of one epoch over a rollout."""
+        return -(-self.prompts // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in all."""
+        return self.rollouts * self.bound().epochs * self.parts
 
     def sampling(self) -> Sampling:
         """How answers are drawn: from the whole distribution, so that it is the one that is learnt."""
@@ -100,21 +125,25 @@ def online(
     scorer = make(settings.scorer, context.tools(judges, settings.forest_tokens))
     loaded = load_trainable(context, model, settings)
     policy = _engine(context, loaded, settings)
-    if algorithm.needs("reference") and settings.lora is None:
+    if settings.keeps_reference:
         policy.keep_reference()
     critic = _critic(context, settings, reward or model) if algorithm.needs_critic else None
     generator = NativeGenerator(loaded, policy=context.key, max_rows=settings.live_answers)
     play = _Play(context, settings, algorithm, prompts, generator, scorer, policy, critic)
     watched = prompts_of(held_out.read())[: settings.held_out_prompts] if held_out is not None else []
     before = play.rewards(watched)  # of the start's weights, also when going on: checkpoints are read below
+    steps = play.total
     for step in updates(context, Learnt(policy, critic, settings.critic_rate), play.rows, play.total, settings,
                         play.memory):  # fmt: skip
+        if play.strayed():
+            steps = step.number - 1
+            break
         play.learn(step)
-    about: dict[str, Any] = {"steps": play.total, "base": model.source, "rows": len(prompts)}
+    about: dict[str, Any] = {"steps": steps, "base": model.source, "rows": len(prompts)}
     if watched:
         about["held_out"] = compared(before, play.rewards(watched))
         context.event("held_out_reward", **about["held_out"])
-    name = save_checkpoint(context, policy, play.total, settings, None)
+    name = save_checkpoint(context, policy, steps, settings, None)
     with context.output({"model": name, **about}):
         pass
     forget(context, settings.rollouts)
@@ -206,11 +235,11 @@ class _Play:
         self._context, self._settings, self._algorithm = context, settings, algorithm
         self._prompts, self._generator, self._scorer = prompts, generator, scorer
         self._policy, self._critic = policy, critic
-        self._parts = -(-settings.prompts // settings.batch_size)
+        self._parts = settings.parts
         self._current: tuple[int, Judged] | None = None
         first = _as_tensor(ShapingState.of(algorithm.shaping))
         self.memory: dict[str, Tensor] = {"rollout": torch.tensor(-1), "before": first, "after": first.clone()}
-        self.total = settings.rollouts * algorithm.epochs * self._parts
+        self.total = settings.steps
 
     def rows(self, step: int) -> list[Row]:
         """Those of an optimizer step, counted from 1. A new rollout is made where the last one is used up."""
@@ -233,12 +262,28 @@ class _Play:
         for name, value in judged.about.items():
             step.count(name, value, 1.0)
 
+    def strayed(self) -> bool:
+        """Whether the policy has moved further from the reference than it may, which is then told."""
+        assert self._current is not None, "the step's rows were asked for before"
+        number, judged = self._current
+        limit = self._settings.max_kl
+        if limit is None or judged.about["kl"] <= limit:
+            return False
+        self._context.event("stopped", reason="max_kl", rollout=number + 1, kl=judged.about["kl"], max_kl=limit)
+        self._context.warn(
+            f"rollout {number + 1}: the KL from the reference is {judged.about['kl']:.2f} nats per answer, and max_kl "
+            f"is {limit:g}: training ends here, and the policy as it is becomes the result. To go further at less KL, "
+            "lower learning_rate or raise the algorithm's price of KL (reward_kl or kl_penalty_weight)"
+        )
+        return True
+
     def rewards(self, prompts: Sequence[Group]) -> dict[str, float]:
         """The score of one answer to each prompt by the policy as it is, by the prompt's id, where there is one.
 
         The random numbers are always the same.
         """
-        groups, failed = self._scored(prompts, 1, self._context.seed) if prompts else ([], Counter())
+        answered = self._answered(prompts, self._settings.sampling(), 1, self._context.seed) if prompts else []
+        groups, failed = self._scored(answered)
         for reason, count in failed.items():
             self._context.warn(f"{count} answers to held-out prompts have no score: {reason}")
         return {replace(group, completions=()).id: _score(group.completions[0]) for group in groups}
@@ -246,10 +291,12 @@ class _Play:
     def _offered(self, judged: Judged, forest: Forest) -> dict[str, PerToken]:
         """What terms may ask for, each for the tokens of a forest."""
         rollout, read = judged.rollout, judged.rollout.read
-        offered: dict[str, PerToken] = {
-            "policy": self._policy.logprobs(forest, temperature=self._settings.temperature),
-            "advantage": rollout.part(judged.advantage, forest),
-        }
+        now = self._policy.statistics(
+            forest, temperature=self._settings.temperature, entropy=self._algorithm.needs("entropy")
+        )
+        offered: dict[str, PerToken] = {"policy": now.logprobs, "advantage": rollout.part(judged.advantage, forest)}
+        if now.entropy is not None:
+            offered["entropy"] = now.entropy
         for name in {"behaviour", "reference"} & read.keys():
             found = rollout.part(read[name], forest)
             offered[name] = Logprobs(found.token, found.completion, found.count)
@@ -275,34 +322,49 @@ class _Play:
         return self._current[1]
 
     def _drawn(self, number: int) -> Rollout:
-        """Answers to the next prompts, scored, and read by policy, reference and critic as they are now."""
+        """Answers to the next prompts, scored, and read by policy, reference and critic as they are now.
+
+        A greedy answer is scored with the others, as the last one, and then kept apart from them.
+        """
         places = in_turn(len(self._prompts), self._settings.prompts, number, self._context.seed)
         asked = [self._prompts[place] for place in places]
         seed = self._context.seed * 1_000_003 + number
-        groups, failed = self._scored(asked, self._algorithm.group_size, seed)
+        groups = self._answered(asked, self._settings.sampling(), self._algorithm.group_size, seed)
+        besides = self._algorithm.needs("greedy")
+        if besides:
+            certain = self._answered(asked, replace(self._settings.sampling(), temperature=0.0), 1, seed)
+            groups = [
+                _with(group, (*group.completions, *one.completions)) for group, one in zip(groups, certain, strict=True)
+            ]
+        groups, failed = self._scored(groups)
         if not groups:
             raise DataError(
                 f"stage '{self._context.stage}', rollout {number + 1}: no answer has a score: {dict(failed)}"
             )
-        if "greedy" in asks_for(self._algorithm.algorithm.advantage):
-            raise ConfigError("algorithm 'remax' needs greedy answers, which stage 'online' does not draw yet")
-        rollout = Rollout.of(self._policy.renderer, groups, {}, dict(failed))
-        budget, heat = self._settings.forest_tokens, self._settings.temperature
-        rollout.read["behaviour"] = per_token(
-            rollout.rows, lambda forest: self._policy.logprobs(forest, temperature=heat), budget
-        )
-        if self._algorithm.needs("reference"):
-            rollout.read["reference"] = per_token(
-                rollout.rows, lambda forest: self._policy.logprobs(forest, of="reference", temperature=heat), budget
-            )
-        if self._critic is not None:
-            rollout.read["value"] = per_token(rollout.rows, self._critic.values, budget)
-        return rollout
+        greedy = [group.completions[-1] for group in groups] if besides else []
+        drawn = [_with(group, group.completions[:-1]) for group in groups] if besides else groups
+        rollout = Rollout.of(self._policy.renderer, drawn, greedy, {}, dict(failed))
+        return replace(rollout, read=per_token(rollout.rows, self._said, self._settings.forest_tokens))
 
-    def _scored(self, asked: Sequence[Group], answers: int, seed: int) -> tuple[list[Group], Counter[str]]:
+    def _said(self, forest: Forest) -> dict[str, PerToken]:
+        """What policy, reference and critic say as they are now."""
+        heat = self._settings.temperature
+        policy = self._policy.statistics(forest, temperature=heat, entropy=True)
+        assert policy.entropy is not None
+        said = {"behaviour": policy.logprobs, "entropy": policy.entropy}
+        if self._settings.reads_reference:
+            said["reference"] = self._policy.logprobs(forest, of="reference", temperature=heat)
+        if self._critic is not None:
+            said["value"] = self._critic.values(forest)
+        return said
+
+    def _answered(self, asked: Sequence[Group], sampling: Sampling, answers: int, seed: int) -> list[Group]:
+        """The prompts with the policy's answers."""
+        drawn = self._generator.generate(asked, sampling, answers=answers, seed=seed)
+        return [_with(group, found) for group, found in zip(asked, drawn, strict=True)]
+
+    def _scored(self, groups: Sequence[Group]) -> tuple[list[Group], Counter[str]]:
         """The prompts with scored answers; those on which the scorer fails are left out and counted by reason."""
-        drawn = self._generator.generate(asked, self._settings.sampling(), answers=answers, seed=seed)
-        groups = [replace(group, completions=found) for group, found in zip(asked, drawn, strict=True)]
         kept_groups: list[Group] = []
         failed: Counter[str] = Counter()
         for group, scores in zip(groups, self._scorer(groups), strict=True):
@@ -311,7 +373,7 @@ class _Play:
                 failed[reasons[0]] += 1
                 continue
             scored = [replace(a, score=one.value) for a, one in zip(group.completions, scores, strict=True)]
-            kept_groups.append(replace(group, completions=tuple(scored)))
+            kept_groups.append(_with(group, scored))
         return kept_groups, failed
 
     def _tell(self, number: int, judged: Judged) -> None:
@@ -334,6 +396,8 @@ def judge(
         behaviour=rollout.read["behaviour"],
         reference=rollout.read.get("reference"),
         value=rollout.read.get("value"),
+        greedy=torch.tensor([_score(answer) for answer in rollout.greedy]) if rollout.greedy else None,
+        greedy_length=torch.tensor([_tokens(answer) for answer in rollout.greedy]) if rollout.greedy else None,
     )
     judgement, after = algorithm.judge(found, state)
     gap = rollout.read["behaviour"] - rollout.sampled
@@ -348,7 +412,10 @@ def judge(
         "finished": sum(answer.finished for answer in answers) / len(answers),
         "accepted": float(accepted.double().mean()),
         "generator_gap": float(gap.abs().mean()),
+        "entropy/rollout": float(rollout.read["entropy"].double().mean()),
     }
+    if found.greedy is not None:
+        about["reward/greedy"] = float(found.greedy.double().mean())
     if judgement.kl is not None:
         about["kl"] = float(judgement.kl.sum.mean())
     if judgement.returns is not None:
@@ -387,6 +454,16 @@ def _critic(context: Context, settings: Online, start: Model) -> Engine:
 def _score(answer: Completion) -> float:
     assert answer.score is not None, "answers of a rollout are scored"
     return answer.score
+
+
+def _tokens(answer: Completion) -> int:
+    assert answer.sampled is not None, "answers of a rollout are sampled"
+    return len(answer.sampled.tokens)
+
+
+def _with(group: Group, answers: Sequence[Completion]) -> Group:
+    """The prompt with these answers."""
+    return replace(group, completions=tuple(answers))
 
 
 def _stream(*name: int) -> torch.Generator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,26 +13,28 @@ from truing import formats
 from truing.blending import prompt_hash
 from truing.errors import DataError
 from truing.packing import pack
-from truing.records import Group
+from truing.records import Completion, Group
 from truing.reductions import scored_tokens
 from truing.rendering import Renderer, Row
 from truing.stages.context import Context
 from truing.stages.sample import bare, demonstrated
 from truing.tensors import Forest, PerToken
 
-FILE, READ = "groups.jsonl", "read.safetensors"
+FILE, GREEDY, READ = "groups.jsonl", "greedy.jsonl", "read.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """Answers with their scores, and what each model says of their tokens, all rows one after the other.
 
-    groups: a prompt with its scored answers each. rows: the same as token ids. start: where the tokens of each row
-    begin. read: behaviour, and reference and value where the algorithm asks for them, [N]. failed: prompts that were
-    left out, as the scorer failed on them, by reason.
+    groups: a prompt with its scored answers each. greedy: each prompt's greedy answer, scored too, where the algorithm
+    asks for them; nothing is learnt from their tokens. rows: the groups as token ids. start: where the tokens of each
+    row begin. read: behaviour and entropy, and reference and value where they are asked for, [N]. failed: prompts that
+    were left out, as the scorer failed on them, by reason.
     """
 
     groups: Sequence[Group]
+    greedy: Sequence[Completion]
     rows: Sequence[Row]
     start: Tensor
     read: dict[str, Tensor]
@@ -40,12 +42,17 @@ class Rollout:
 
     @classmethod
     def of(
-        cls, renderer: Renderer, groups: Sequence[Group], read: dict[str, Tensor], failed: dict[str, int]
+        cls,
+        renderer: Renderer,
+        groups: Sequence[Group],
+        greedy: Sequence[Completion],
+        read: dict[str, Tensor],
+        failed: dict[str, int],
     ) -> Rollout:
         """The answers as they were drawn, token for token."""
         rows = [renderer.render(group, index=place) for place, group in enumerate(groups)]
         start = torch.tensor([0] + [scored_tokens(row) for row in rows]).cumsum(0)
-        return cls(groups, rows, start, read, failed)
+        return cls(groups, greedy, rows, start, read, failed)
 
     @property
     def score(self) -> Tensor:
@@ -75,27 +82,21 @@ class Rollout:
         return PerToken(torch.cat(parts).to(forest.completion.device), forest.completion, forest.group.shape[0])
 
 
-def per_token(
-    rows: Sequence[Row], said: Callable[[Forest], PerToken], budget: int, after: Callable[[int], None] = lambda _: None
-) -> Tensor:
-    """What is said of each scored token without gradient, all rows one after the other, [N].
-
-    after: told how many rows are done.
-    """
+def per_token(rows: Sequence[Row], said: Callable[[Forest], Mapping[str, PerToken]], budget: int) -> dict[str, Tensor]:
+    """What is said of each scored token without gradient, by name, all rows one after the other, [N] each."""
     start = torch.tensor([0] + [scored_tokens(row) for row in rows]).cumsum(0)
     place = {row.index: number for number, row in enumerate(rows)}
-    token = torch.empty(int(start[-1]))
-    done = 0
+    read: dict[str, Tensor] = {}
     with torch.no_grad():
         for forest in pack(rows, budget):
-            found = said(forest).token.cpu()
-            for number in (place[row] for row in forest.rows):
-                count = int(start[number + 1] - start[number])
-                token[start[number] : start[number + 1]] = found[:count]
-                found = found[count:]
-            done += len(forest.rows)
-            after(done)
-    return token
+            for name, values in said(forest).items():
+                token = read.setdefault(name, torch.empty(int(start[-1])))
+                found = values.token.cpu()
+                for number in (place[row] for row in forest.rows):
+                    count = int(start[number + 1] - start[number])
+                    token[start[number] : start[number + 1]] = found[:count]
+                    found = found[count:]
+    return read
 
 
 def kept(context: Context, number: int, renderer: Renderer, make: Callable[[], Rollout]) -> Rollout:
@@ -106,10 +107,15 @@ def kept(context: Context, number: int, renderer: Renderer, make: Callable[[], R
         made = make()
         with context.output({"rows": len(made.groups), "failed": made.failed}, part=name) as folder:
             formats.write_data(made.groups, folder / FILE, format="group")
+            if made.greedy:
+                alone = [replace(row, completions=(one,)) for row, one in zip(made.groups, made.greedy, strict=True)]
+                formats.write_data(alone, folder / GREEDY, format="group")
             save_file(made.read, folder / READ)
         return made
     groups = formats.read_groups(done.path / FILE, format="group")
-    return Rollout.of(renderer, groups, load_file(done.path / READ), dict(done.meta["failed"]))
+    path = done.path / GREEDY
+    greedy = [row.completions[0] for row in formats.read_groups(path, format="group")] if path.exists() else []
+    return Rollout.of(renderer, groups, greedy, load_file(done.path / READ), dict(done.meta["failed"]))
 
 
 def forget(context: Context, before: int) -> None:

@@ -131,10 +131,19 @@ class LocalEngine:
             found = self._hidden_of(forest.to(self.device))
         return found if found.dtype == torch.float64 else found.float()
 
-    def statistics(self, forest: Forest, *, divergence: bool, concentration: bool) -> ForestStatistics:
+    def statistics(
+        self,
+        forest: Forest,
+        *,
+        temperature: float = 1.0,
+        divergence: bool = False,
+        concentration: bool = False,
+        entropy: bool = False,
+    ) -> ForestStatistics:
         """Log-probabilities of the policy with statistics of its whole distribution at each scored token.
 
         divergence: KL(reference || policy), which runs the reference as well. concentration: log sum of p^2.
+        entropy: of the policy, with gradient.
         """
         forest = forest.to(self.device)
         reference = None
@@ -142,7 +151,14 @@ class LocalEngine:
             with torch.no_grad(), self._as_role("reference"):
                 other = self._head_of(forest)
                 reference = Head(other.hidden, other.weight.data)  # the data, as the weight is the policy's again soon
-        found = token_statistics(self._head_of(forest), forest.target, reference=reference, concentration=concentration)
+        found = token_statistics(
+            self._head_of(forest),
+            forest.target,
+            temperature,
+            reference=reference,
+            concentration=concentration,
+            entropy=entropy,
+        )
         count = forest.group.shape[0]
 
         def of_answers(kind: type[PerToken], values: Tensor | None) -> Any:
@@ -153,6 +169,7 @@ class LocalEngine:
             of_answers(Logprobs, found.reference),
             of_answers(PerToken, found.divergence),
             of_answers(PerToken, found.concentration),
+            of_answers(PerToken, found.entropy),
         )
 
     def keep_reference(self) -> None:
