@@ -25,6 +25,7 @@ from truing.objectives.value import explained_variance
 from truing.records import Completion, Group
 from truing.reductions import step_weights
 from truing.rendering import Row
+from truing.report.rollouts import read_gain
 from truing.scoring.score import Scorer
 from truing.scoring.scorers import Spec, make
 from truing.shaping import ShapingState
@@ -115,6 +116,9 @@ def online(
     if watched:
         about["held_out"] = compared(before, play.rewards(watched))
         context.event("held_out_reward", **about["held_out"])
+        gain = read_gain(about["held_out"])
+        if gain is not None:
+            about["verdict"] = gain.verdict
     name = save_checkpoint(context, policy, play.total, settings, None)
     with context.output({"model": name, **about}):
         pass
