@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from truing.report.metrics import METRICS, ROLLOUT
-from truing.report.words import number
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Range:
     def words(self) -> str:
         """`0.9 to 1.1`, `at most 0.2`, `at least 0.5`."""
         if self.low is None or self.high is None:
-            return f"at most {number(self.high)}" if self.low is None else f"at least {number(self.low)}"
-        return f"{number(self.low)} to {number(self.high)}"
+            return f"at most {self.high:g}" if self.low is None else f"at least {self.low:g}"
+        return f"{self.low:g} to {self.high:g}"
 
 
 HEALTHY: dict[str, Range] = {

@@ -24,6 +24,9 @@ LOGISTIC_LOSS = Metric(
     "Starts at ln 2 = 0.693 (dashed), falls, then flattens. Close to nothing, it has learned by heart.",
     math.log(2),
 )
+ONLINE_LOSS = Metric(
+    "Loss", "Says little: advantages are about 0 on average, whatever is learnt. Look at the reward instead."
+)
 STEPS_RIGHT = Metric(
     "Steps judged right",
     "Steps of which the model says what people said. Compare it with the share of right steps, which a model would "
@@ -132,6 +135,8 @@ def metric(name: str, settings: Mapping[str, Any]) -> Metric:
         return LOGISTIC_LOSS
     if name == "reward/accuracy" and isinstance(objective, Mapping) and objective.get("name") == "process":
         return STEPS_RIGHT
+    if name == "loss" and "algorithm" in settings:
+        return ONLINE_LOSS
     if name in ROLLOUT and (name not in METRICS or "algorithm" in settings):
         return ROLLOUT[name]
     return METRICS.get(name, Metric(name, ""))

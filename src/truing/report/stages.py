@@ -44,7 +44,10 @@ class HeldOut:
 
 @dataclass
 class Stage:
-    """One stage, as its events tell it. times: Unix time at the end of each step."""
+    """One stage, as its events tell it.
+
+    times: Unix time at the end of each step since it last began. heard: of its last event.
+    """
 
     name: str
     key: str = ""
@@ -58,6 +61,7 @@ class Stage:
     gain: Gain | None = None
     warnings: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    heard: float = 0.0
     step: int = 0
     steps: int | None = None
     seconds: float | None = None
@@ -109,6 +113,7 @@ def stages_of(run: Run) -> list[Stage]:
 
 def _hear(stage: Stage, event: Mapping[str, Any]) -> None:
     """Adds what one event says to the stage."""
+    stage.heard = float(event.get("time", 0.0))
     match event["kind"]:
         case "start":
             _start(stage, event)
@@ -136,7 +141,7 @@ def _start(stage: Stage, event: Mapping[str, Any]) -> None:
     stage.key = str(event.get("key", ""))
     stage.settings = mapping(event.get("settings"))
     stage.inputs = {name: str(value) for name, value in mapping(event.get("inputs")).items()}
-    stage.data, stage.previews, stage.ended = [], [], False
+    stage.data, stage.previews, stage.times, stage.ended = [], [], [], False
 
 
 def _step(stage: Stage, event: Mapping[str, Any]) -> None:

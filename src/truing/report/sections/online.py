@@ -17,6 +17,8 @@ from truing.report.stages import Stage
 
 SHOWN = 6
 """Rollouts whose best and worst answers are shown, spread evenly."""
+REASONS = 20
+"""Reasons of failure that are shown."""
 QUANTITIES = {
     "advantage": ("Advantage", "how much better than expected the answer was, as it is learnt from"),
     "reward": ("Reward", "the answer's on its last token, less the price of KL on each"),
@@ -74,11 +76,11 @@ def signed(value: float) -> str:
 
 
 def failures(rollouts: Sequence[Rollout]) -> dict[str, int]:
-    """Prompts that were left out, by reason, the most frequent first."""
+    """Prompts that were left out, by reason, the most frequent first: a reason may quote its row, so they can be many."""
     total: Counter[str] = Counter()
     for rollout in rollouts:
         total.update(rollout.failed)
-    return dict(total.most_common())
+    return dict(total.most_common(REASONS))
 
 
 def spread(rollouts: Sequence[Rollout]) -> list[Rollout]:
