@@ -26,6 +26,7 @@ SMALL = {
     "curate": ["sft.batch_size=4"],
     "select": ["select.by.mass=0", "select.keep=0.5"],
     "best-of-n": ["sample.answers=2", "sample.max_new_tokens=8"],
+    "online": ["online.rollouts=2", "online.prompts=2", "online.max_new_tokens=8"],
 }
 SMALL_BUDGET = {"5m": "2steps"}
 
@@ -55,7 +56,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     demonstrations = [
-        {"messages": [{"role": "user", "content": f"Why {n}?"}, {"role": "assistant", "content": f"It is {n}."}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"Why {n}?"},
+                {"role": "assistant", "content": f"It is {n}.\n#### {n}"},
+            ]
+        }
         for n in range(12)
     ]
     (folder / "demos.jsonl").write_text("\n".join(json.dumps(row) for row in demonstrations))

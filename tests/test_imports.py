@@ -19,7 +19,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages([str(ROOT)], "truing."))
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "records", "environment"}),
     frozenset(
-        {"formats", "store", "report", "statistics", "progress", "blending", "curation", "selection"}
+        {"formats", "store", "report", "statistics", "progress", "watch", "blending", "curation", "selection"}
         | {"signatures", "tensors", "objectives", "advantages", "algorithms", "reductions", "shaping"}
     ),
     frozenset({"rendering", "packing", "models", "compute", "costs"}),
@@ -40,6 +40,7 @@ WITHOUT_TORCH = (
     "report",
     "statistics",
     "progress",
+    "watch",
     "blending",
     "selection",
     "signatures",

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -290,6 +291,28 @@ def report(run: Path, *, json: Json = False) -> None:
     from truing import report as pages
 
     _print_page(pages.build(run), json)
+
+
+@app.command
+def watch(run: Path, *, once: bool = False, every: float = 2.0, json: Json = False) -> None:
+    """Watch a run in the terminal while it goes on: curves, speed, health and last answers. Ctrl-C leaves it alone.
+
+    Parameters
+    ----------
+    run
+        A run folder, live or finished.
+    once
+        Print it once and leave, as is also done where the output is no terminal.
+    every
+        Seconds between two looks.
+    """
+    from truing import watch as watching
+
+    if every <= 0:
+        raise ConfigError(f"--every is {every:g}: give it some seconds")
+    if json:
+        return _print_json(watching.facts(watching.read(run), time.time()))
+    return watching.watch(run, out, once=once, every=every)
 
 
 @app.command

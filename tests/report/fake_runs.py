@@ -362,6 +362,57 @@ def steps(kind: str, text: str) -> list[dict[str, Any]]:
     ]
 
 
+def online(
+    run: Run,
+    *,
+    rollouts: int = 40,
+    text: str = "Seven pens cost three each, so 21.",
+    stage: str = "online",
+    key: str = "0e11d2c34b5a6978",
+    gain: tuple[float, float, float] | None = (0.31, 0.22, 0.4),
+    kl: float = 6.0,
+) -> None:
+    """GRPO on sums, two steps a rollout, up to the end or, without a gain, still under way at three quarters."""
+    rng = np.random.default_rng(3)
+    run.event(stage, "start", settings={"algorithm": {"name": "grpo"}}, inputs={"model": INFO["model"]}, key=key)
+    made = rollouts if gain else 3 * rollouts // 4
+    for number in range(1, made + 1):
+        part = number / rollouts
+        means = {
+            "reward": 0.2 + 0.4 * part + rng.normal(0, 0.04), "reward/deviation": 0.4, "length": 80 + 20 * part,
+            "finished": 0.9, "accepted": 1.0, "generator_gap": 2e-6, "kl": kl * part,
+        }  # fmt: skip
+        prompt = [{"role": "user", "content": f"What do {number} pens cost at three each?"}]
+        best = {"prompt": prompt, "text": text, "score": 1.0, "tokens": 9, "finished": True}
+        worst = {"prompt": prompt, "text": "I like pens", "score": 0.0, "tokens": 4, "finished": False}
+        failed = {"the row has no reference": 1} if number % 10 == 0 else {}
+        place = {"rollout": number, "step": 2 * number - 1}
+        run.event(stage, "rollout", **place, failed=failed, shown=[best, worst], **means)
+        if number in (1, made):
+            run.sample({"stage": stage, **place, "answers": [traced(best, 0.9), traced(worst, -0.6)]})
+        for step in (2 * number - 1, 2 * number):
+            metrics = means | {"loss": rng.normal(0, 0.01), "ratio": 1.0, "ratio/clipped": 0.02 * (1 - step % 2)}
+            run.event(stage, "step", step=step, steps=2 * rollouts, metrics=metrics)
+    if gain is None:
+        return
+    sides = {"before": interval(0.2, 0.12, 0.28, 64), "after": interval(0.51, 0.42, 0.6, 64)}
+    run.event(stage, "held_out_reward", **sides, gain=interval(*gain, 64))
+    with run.new_artifact(key, stage=stage, meta={"model": "checkpoint-80", "base": INFO["model"]}):
+        pass
+    run.event(stage, "end", seconds=620.0, peak_memory_bytes=2_900_000_000)
+
+
+def traced(answer: dict[str, Any], advantage: float) -> dict[str, Any]:
+    """An answer with the numbers of its tokens."""
+    pieces = [*answer["text"].split(" "), "<|im_end|>"]
+    pieces = [piece if place == 0 else f" {piece}" for place, piece in enumerate(pieces)]
+    count = len(pieces)
+    kl = [round(0.8 * math.sin(place), 3) for place in range(count)]
+    reward = [0.0] * (count - 1) + [answer["score"]]
+    numbers = {"advantage": [advantage] * count, "reward": reward, "kl": kl, "value": [advantage / 2] * count}
+    return {**answer, "tokens": count, "pieces": pieces, "numbers": numbers}
+
+
 def _findings(run: Run, key: str, stage: str, name: str, found: dict[str, Any]) -> None:
     run.event(stage, "start", settings={}, inputs={"model": INFO["model"]}, key=key)
     with run.new_artifact(key, stage=stage, meta={"groups": "groups.jsonl", name: f"{name}.json"}) as folder:
@@ -378,6 +429,7 @@ def write_all(path: Path) -> Path:
         selection(run)
         audit(run)
         preference(run, steps=240)
+        online(run)
         evaluate_reward(run, reward_evaluation(categories=("chat", "safety", "reasoning")))
         evaluate(run, evaluation())
         run.event("preference", "warning", message="12 rows have a prompt that ends in a space")

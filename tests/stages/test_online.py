@@ -18,6 +18,7 @@ from truing.signatures import validated
 from truing.stages.context import Judges, Stop
 from truing.stages.online import Online, online
 from truing.stages.rollouts import in_turn
+from truing.stages.showing import is_sampled
 from truing.store import Run
 
 REWARDS = """
@@ -83,6 +84,10 @@ def steps(run: Run, name: str) -> list[dict[str, float]]:
     return [event["metrics"] for event in run.events(name, "step")]
 
 
+def rollouts(run: Run, name: str) -> list[dict[str, Any]]:
+    return [{k: v for k, v in event.items() if k != "time"} for event in run.events(name, "rollout")]
+
+
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_each_algorithm_lifts_the_reward_of_held_out_prompts(name: str, folder: Path, runs: Callable[[], Run]) -> None:
     run = runs()
@@ -117,6 +122,8 @@ def test_stopped_in_the_middle_of_a_rollout_and_gone_on_with_is_the_same_to_the_
     assert weights_of(broken) == weights_of(unbroken)
     kept = [{k: v for k, v in one.items() if k != "tokens_per_second"} for one in steps(broken, name)]
     assert kept == [{k: v for k, v in one.items() if k != "tokens_per_second"} for one in steps(unbroken, name)]
+    assert rollouts(broken, name) == rollouts(unbroken, name)
+    assert list(broken.samples()) == list(unbroken.samples())
 
 
 class Asked(Stop):
@@ -240,3 +247,42 @@ def test_training_ends_where_the_policy_has_gone_too_far(name: str, folder: Path
     (made,) = [artifact for artifact in bound.artifacts() if "model" in artifact.meta]
     assert (made.meta["steps"], made.meta["model"]) == (taken, f"checkpoint-{taken}")
     assert weights_of(bound) != weights_of(free)
+
+
+def test_the_best_and_the_worst_answer_of_each_rollout_are_told(folder: Path, runs: Callable[[], Run]) -> None:
+    run = runs()
+    play(run, folder, "grpo", **QUICK)
+    told = rollouts(run, "grpo")
+    assert [one["rollout"] for one in told] == [1, 2]
+    assert [one["step"] for one in told] == [1, 2]
+    for one in told:
+        best, worst = one["shown"]
+        assert best["score"] > one["reward"] > worst["score"]
+        assert best["prompt"][-1]["role"] == "user"
+        assert best["score"] == pytest.approx(sum(letter in "aeiou" for letter in best["text"]) / len(best["text"]))
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_sampled_rollouts_are_written_token_by_token(name: str, folder: Path, runs: Callable[[], Run]) -> None:
+    run = runs()
+    play(run, folder, name, **QUICK)
+    first, last = run.samples()
+    assert (first["rollout"], last["rollout"]) == (1, 2)
+    for answer in first["answers"]:
+        pieces, numbers = answer["pieces"], answer["numbers"]
+        assert "".join(pieces).startswith(answer["text"])
+        assert {len(values) for values in numbers.values()} == {answer["tokens"]}
+        assert numbers["kl"] == [0.0] * len(pieces)  # the policy is the reference still
+        assert numbers["reward"][:-1] == [0.0] * (len(pieces) - 1)
+        assert numbers["reward"][-1] == pytest.approx(answer["score"], rel=1e-3)
+        assert ("value" in numbers) == (name == "ppo")
+    if name == "grpo":
+        best, worst = (answer["numbers"]["advantage"] for answer in first["answers"])
+        assert min(best) > 0 > max(worst)
+
+
+def test_about_eight_rollouts_are_sampled_the_first_and_the_last_among_them() -> None:
+    for rollouts in (1, 2, 8, 9, 100, 1001):
+        taken = [number for number in range(rollouts) if is_sampled(number, rollouts)]
+        assert {0, rollouts - 1} <= set(taken)
+        assert min(rollouts, 5) <= len(taken) <= 9

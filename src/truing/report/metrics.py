@@ -24,6 +24,9 @@ LOGISTIC_LOSS = Metric(
     "Starts at ln 2 = 0.693 (dashed), falls, then flattens. Close to nothing, it has learned by heart.",
     math.log(2),
 )
+ONLINE_LOSS = Metric(
+    "Loss", "Says little: advantages are about 0 on average, whatever is learnt. Look at the reward instead."
+)
 STEPS_RIGHT = Metric(
     "Steps judged right",
     "Steps of which the model says what people said. Compare it with the share of right steps, which a model would "
@@ -108,6 +111,22 @@ METRICS = {
     "tokens_per_second": Metric("Tokens per second", "Level. A slow decline means that memory is short."),
 }
 
+ROLLOUT = {
+    "reward": Metric("Reward", "Mean score of the answers. Rises; fast and without end, look at what it rewards."),
+    "reward/deviation": Metric("Deviation of the reward", "Above 0: of answers that are all alike nothing is learnt."),
+    "kl": Metric("KL from the reference", "In nats an answer. Rises slowly from 0; tens are another model.", 0.0),
+    "length": Metric("Length", "In tokens an answer. Steadily up may be the reward's love of length."),
+    "finished": Metric("Answers that come to their end", "As a share. Falling, the policy forgets how to stop."),
+    "accepted": Metric("Answers learnt from", "As a share; the others are of groups whose answers all did alike."),
+    "explained_variance": Metric(
+        "Explained variance", "Of the returns by the critic. Rises towards 1; below 0 a constant would do better.", 0.0
+    ),
+    "generator_gap": Metric(
+        "Generator gap", "Mean difference of log-probabilities in nats a token: 0 in fp32, hundredths in bf16.", 0.0
+    ),
+}
+"""What rollouts of online learning tell, in the order in which one looks at it."""
+
 
 def metric(name: str, settings: Mapping[str, Any]) -> Metric:
     """The metric of this name; the settings of its stage say which objective the loss is of."""
@@ -116,6 +135,10 @@ def metric(name: str, settings: Mapping[str, Any]) -> Metric:
         return LOGISTIC_LOSS
     if name == "reward/accuracy" and isinstance(objective, Mapping) and objective.get("name") == "process":
         return STEPS_RIGHT
+    if name == "loss" and "algorithm" in settings:
+        return ONLINE_LOSS
+    if name in ROLLOUT and (name not in METRICS or "algorithm" in settings):
+        return ROLLOUT[name]
     return METRICS.get(name, Metric(name, ""))
 
 

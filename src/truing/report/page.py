@@ -18,7 +18,7 @@ from truing.errors import ConfigError
 from truing.report import charts, words
 from truing.report.comparison import base_answers, differing_settings, flat, labels, overlaid_curves, shared_prompts
 from truing.report.contest import entries, recommendation, rivals
-from truing.report.sections import SECTIONS
+from truing.report.sections import SECTIONS, online
 from truing.report.sections.curves import stage_figures
 from truing.report.sections.data import data_figure
 from truing.report.sections.verdict import caveats
@@ -127,6 +127,7 @@ def _environment() -> jinja2.Environment:
         "caveats": caveats,
         "stage_figures": stage_figures,
         "data_figure": data_figure,
+        "online": online,
         "base_answers": base_answers,
         "from_where": from_where,
         "flat": flat,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from truing.report.reading import interval, mapping, real
+from truing.report.rollouts import Gain, Rollout, read_gain, read_rollout
 from truing.report.sections.data import Data, Preview, read_data, read_preview
 from truing.statistics import Interval
 from truing.store import Run
@@ -43,7 +44,10 @@ class HeldOut:
 
 @dataclass
 class Stage:
-    """One stage, as its events tell it."""
+    """One stage, as its events tell it.
+
+    times: Unix time at the end of each step since it last began. heard: of its last event.
+    """
 
     name: str
     key: str = ""
@@ -53,7 +57,11 @@ class Stage:
     previews: list[Preview] = field(default_factory=list)
     curves: dict[str, Curve] = field(default_factory=dict)
     held_out: list[HeldOut] = field(default_factory=list)
+    rollouts: list[Rollout] = field(default_factory=list)
+    gain: Gain | None = None
     warnings: list[str] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    heard: float = 0.0
     step: int = 0
     steps: int | None = None
     seconds: float | None = None
@@ -71,6 +79,15 @@ class Stage:
     def scores(self) -> bool:
         """Whether it trained a reward model, and no policy."""
         return any(name.startswith("score/") for name in self.curves)
+
+    @property
+    def latest(self) -> dict[str, list[float]]:
+        """The values of each metric in their order: by rollout what rollouts tell, by step what only steps do."""
+        by_rollout: dict[str, list[float]] = {}
+        for rollout in self.rollouts:
+            for name, value in rollout.metrics.items():
+                by_rollout.setdefault(name, []).append(value)
+        return {name: curve.values for name, curve in self.curves.items()} | by_rollout
 
     @property
     def before_and_after(self) -> list[tuple[str, HeldOut]]:
@@ -96,6 +113,7 @@ def stages_of(run: Run) -> list[Stage]:
 
 def _hear(stage: Stage, event: Mapping[str, Any]) -> None:
     """Adds what one event says to the stage."""
+    stage.heard = float(event.get("time", 0.0))
     match event["kind"]:
         case "start":
             _start(stage, event)
@@ -107,6 +125,10 @@ def _hear(stage: Stage, event: Mapping[str, Any]) -> None:
             _step(stage, event)
         case "held_out":
             _watch(stage, _held_out(event))
+        case "rollout":
+            stage.rollouts.append(read_rollout(event))
+        case "held_out_reward":
+            stage.gain = read_gain(event)
         case "warning":
             stage.warnings.append(str(event.get("message", "")))
         case "end":
@@ -119,11 +141,12 @@ def _start(stage: Stage, event: Mapping[str, Any]) -> None:
     stage.key = str(event.get("key", ""))
     stage.settings = mapping(event.get("settings"))
     stage.inputs = {name: str(value) for name, value in mapping(event.get("inputs")).items()}
-    stage.data, stage.previews, stage.ended = [], [], False
+    stage.data, stage.previews, stage.times, stage.ended = [], [], [], False
 
 
 def _step(stage: Stage, event: Mapping[str, Any]) -> None:
     stage.step, stage.steps = int(event["step"]), event.get("steps")
+    stage.times.append(float(event.get("time", 0.0)))
     for metric, value in mapping(event.get("metrics")).items():
         number = real(value)
         if number is not None:

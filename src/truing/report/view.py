@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from truing.report.reading import found_by, mapping, stored, text
+from truing.report.rollouts import Trace, is_trace, read_trace
 from truing.report.sections import SECTIONS, verdict
 from truing.report.stages import Stage, stages_of
 from truing.store import Artifact, Run
@@ -14,7 +15,10 @@ from truing.store import Artifact, Run
 
 @dataclass(frozen=True)
 class View:
-    """A run, ready to be shown. found: what stages found, by the name of the section that shows it."""
+    """A run, ready to be shown. found: what stages found, by the name of the section that shows it.
+
+    traces: rollouts that were kept token by token.
+    """
 
     path: Path
     name: str
@@ -26,6 +30,7 @@ class View:
     stages: list[Stage]
     evaluations: list[verdict.Evaluation]
     found: dict[str, list[Any]]
+    traces: list[Trace]
     artifacts: list[Artifact]
     recipe: str
     resolved: str
@@ -34,6 +39,11 @@ class View:
     def evaluation(self) -> verdict.Evaluation | None:
         """The last one, which is of the final model."""
         return self.evaluations[-1] if self.evaluations else None
+
+    @property
+    def gained(self) -> Stage | None:
+        """The last stage that says what its training did to the reward of held-out prompts."""
+        return next((stage for stage in reversed(self.stages) if stage.gain is not None), None)
 
     @property
     def made_reward(self) -> bool:
@@ -58,6 +68,7 @@ def view(folder: Path) -> View:
         stages=stages_of(run),
         evaluations=found_by(artifacts, verdict.FILE, verdict.read),
         found={section.name: found_by(artifacts, section.file, section.read) for section in SECTIONS},
+        traces=[read_trace(sample) for sample in run.samples() if is_trace(sample)],
         artifacts=artifacts,
         recipe=text(folder / "recipe.toml"),
         resolved=text(folder / "recipe.resolved.toml"),

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from truing import algorithms, statistics
-from truing.algorithms import BoundAlgorithm
+from truing.algorithms import BoundAlgorithm, Judgement
 from truing.compute import Engine, Generator, Sampling
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate.native import NativeGenerator
@@ -25,10 +25,12 @@ from truing.objectives.value import explained_variance
 from truing.records import Completion, Group
 from truing.reductions import step_weights
 from truing.rendering import Row
+from truing.report.rollouts import read_gain
 from truing.scoring.score import Scorer
 from truing.scoring.scorers import Spec, make
 from truing.shaping import ShapingState
 from truing.signatures import Count, Positive
+from truing.stages import showing
 from truing.stages.context import Context, Groups, Judges, Model
 from truing.stages.rollouts import Rollout, forget, in_turn, kept, per_token, prompts_of
 from truing.stages.training import Step, Updates, load_trainable, save_checkpoint, updates
@@ -143,6 +145,9 @@ def online(
     if watched:
         about["held_out"] = compared(before, play.rewards(watched))
         context.event("held_out_reward", **about["held_out"])
+        gain = read_gain(about["held_out"])
+        if gain is not None:
+            about["verdict"] = gain.verdict
     name = save_checkpoint(context, policy, steps, settings, None)
     with context.output({"model": name, **about}):
         pass
@@ -198,9 +203,13 @@ class Learnt:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A rollout with what it comes to. accepted: which answers are learnt from, [C]. about: its means, for the log."""
+    """A rollout with what it comes to. accepted: which answers are learnt from, [C]. about: its means, for the log.
+
+    advantage: as it is learnt from, that is corrected for the generator; the judgement's own is not.
+    """
 
     rollout: Rollout
+    judgement: Judgement
     advantage: Tensor
     returns: Tensor | None
     accepted: Tensor
@@ -315,7 +324,8 @@ class _Play:
             judged, after = judge(self._algorithm, rollout, state, self._settings)
             self.memory |= {"rollout": torch.tensor(number), "before": _as_tensor(state), "after": _as_tensor(after)}
             self._current = (number, judged)
-            self._tell(number, judged)
+            if not again:  # or it was told before
+                self._tell(number, judged)
             last = self._context.run.latest_checkpoint(self._context.key, finished=False)
             done = 0 if last is None else int(last.meta["step"]) // (self._algorithm.epochs * self._parts)
             forget(self._context, done)
@@ -377,11 +387,26 @@ class _Play:
         return kept_groups, failed
 
     def _tell(self, number: int, judged: Judged) -> None:
-        """One answer that did best and one that did worst, whole, for people to read."""
-        answers = [answer for group in judged.rollout.groups for answer in group.completions]
-        best, worst = max(answers, key=_score), min(answers, key=_score)
-        shown = [{"text": answer.text, "score": _score(answer)} for answer in (best, worst)]
-        self._context.event("rollout", rollout=number + 1, failed=judged.rollout.failed, shown=shown, **judged.about)
+        """The answers that did best and worst, whole, for people to read; of some rollouts also token by token."""
+        rollout, judgement = judged.rollout, judged.judgement
+        extremes = showing.extremes(rollout)
+        shown = [showing.whole(rollout, answer) for answer in extremes]
+        # The first step that learns from it: going on from a checkpoint before that step makes and tells it again.
+        step = self._context.first_step + number * self._algorithm.epochs * self._parts + 1
+        place = {"rollout": number + 1, "step": step}
+        self._context.event("rollout", **place, failed=rollout.failed, shown=shown, **judged.about)
+        if not showing.is_sampled(number, self._settings.rollouts):
+            return
+        numbers = {"advantage": judged.advantage, "reward": judgement.reward.token}
+        if judgement.kl is not None:
+            numbers["kl"] = judgement.kl.token
+        if self._critic is not None:
+            numbers["value"] = rollout.read["value"]
+        answers = [
+            one | showing.by_token(rollout, answer, numbers, self._policy.renderer)
+            for one, answer in zip(shown, extremes, strict=True)
+        ]
+        self._context.run.sample({"stage": self._context.stage, **place, "answers": answers})
 
 
 def judge(
@@ -421,7 +446,7 @@ def judge(
     if judgement.returns is not None:
         about["explained_variance"] = explained_variance(rollout.read["value"], judgement.returns.token)
     returns = None if judgement.returns is None else judgement.returns.token
-    return Judged(rollout, advantage, returns, accepted, about), after
+    return Judged(rollout, judgement, advantage, returns, accepted, about), after
 
 
 def _corrected(rollout: Rollout, correction: Correction) -> Tensor:

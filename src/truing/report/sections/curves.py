@@ -13,8 +13,9 @@ from truing.report.stages import Curve, Stage
 
 
 def stage_figures(stage: Stage) -> list[Figure]:
-    """The curves of a stage, in the order in which one looks at them."""
-    return [_curve_figure(stage, name) for name in in_order(stage.curves)]
+    """The curves of a stage, in the order in which one looks at them; those of its rollouts have a section."""
+    told = {name for rollout in stage.rollouts for name in (*rollout.metrics, "ratio/clipped")}
+    return [_curve_figure(stage, name) for name in in_order(stage.curves) if name not in told]
 
 
 def overlaid_figures(stages: Sequence[Stage | None], names: Sequence[str]) -> list[Figure]:
