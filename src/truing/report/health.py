@@ -44,7 +44,7 @@ HEALTHY: dict[str, Range] = {
         None, 0.05, "The answers are no longer the policy's own: fewer epochs, or a lower learning rate."
     ),
     "entropy": Range(0.1, None, "The policy writes one answer only: give entropy_bonus a weight, or raise the KL's."),
-    "finished": Range(0.5, None, "Answers are cut off, and none of these ended: raise max_new_tokens, price length."),
+    "finished": Range(0.5, None, "Many answers are cut off: raise max_new_tokens, or price length."),
     "accepted": Range(
         0.2, None, "Most groups have answers of equal reward: take prompts that are neither too easy nor too hard."
     ),

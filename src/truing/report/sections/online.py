@@ -76,7 +76,7 @@ def signed(value: float) -> str:
 
 
 def failures(rollouts: Sequence[Rollout]) -> dict[str, int]:
-    """Prompts that were left out, by reason, the most frequent first: a reason may quote its row, so many may be."""
+    """Prompts that were left out, by reason, the most frequent first. A reason may quote its row: there can be many."""
     total: Counter[str] = Counter()
     for rollout in rollouts:
         total.update(rollout.failed)
