@@ -121,6 +121,17 @@ def test_a_run_names_its_folder_by_its_settings(here: Path, truing: Any) -> None
         (["compare", "out"], 2, "at least two"),
         (["report", "pairs.jsonl"], 2, "not a run folder"),
         (["chat", "./nowhere"], 2, "no model there"),
+        (["run", "recipe.toml", "--out", "pairs.jsonl"], 2, "pairs.jsonl: a file lies where a folder is to be made"),
+        (
+            ["run", "recipe.toml", "data.path=none_good.jsonl", "data.max_bad=5", "data.format=preference"],
+            65,
+            "all 5 rows were",
+        ),
+        (
+            ["train", "simcse", "of=difference", "--model", "m", "--data", "pairs.jsonl"],
+            2,
+            ": reward_model.objective.of: ",
+        ),
     ],
 )
 def test_every_mistake_has_its_exit_code_and_says_what_to_do(
@@ -128,6 +139,7 @@ def test_every_mistake_has_its_exit_code_and_says_what_to_do(
 ) -> None:
     good = (here / "pairs.jsonl").read_text().splitlines()
     (here / "bad.jsonl").write_text("\n".join([good[0], '{"prompt": 1, "chosen": 2}', *good[1:]]))
+    (here / "none_good.jsonl").write_text('{"prompt": "a", "chosen": 2}\n' * 5)
     (here / "latin.toml").write_bytes('name = "Café"'.encode("latin-1"))
     done = truing(*words)
     flat = " ".join((done.out + done.err).split())
@@ -231,7 +243,45 @@ def test_plan_tells_that_no_row_would_be_left(here: Path, truing: Any) -> None:
 
 def test_held_out_accuracy_is_told_beside_the_verdict(here: Path, truing: Any) -> None:
     done = truing("run", "recipe.toml", "--out", "o")
-    assert re.search(r"^preference: held-out accuracy \d+ % \[\d+, \d+\] on \d+$", done.out, re.MULTILINE)
+    assert re.search(r"^preference: held-out accuracy \d+ % \[\d+, \d+\] on \d+ comparisons$", done.out, re.MULTILINE)
+
+
+def test_a_share_that_holds_nothing_out_is_told(here: Path, truing: Any) -> None:
+    words = "no row is held out: 0.001 of the prompts of TRL preference"
+    told = truing(
+        "plan", "recipe.toml", "data.held_out=0.001", "preference.objective=dpo", "evaluate.held_out=pairs.jsonl"
+    )
+    assert words in " ".join(told.out.split())
+
+
+def test_plan_tells_of_answers_that_sft_leaves_out(here: Path, truing: Any, model: Path) -> None:
+    rows = [{"prompt": f"{n}?", "completions": ["a", "b"], "labels": [True, n > 1]} for n in range(4)]
+    tiny_model.write_rows(here / "steps.jsonl", rows)
+    (here / "sft.toml").write_text(f'model = "{model}"\n[data]\npath = "steps.jsonl"\n[[stage]]\nuse = "sft"\n')
+    assert "note: sft: left out: an answer with a wrong step (2)" in truing("plan", "sft.toml").out
+    tiny_model.write_rows(here / "steps.jsonl", rows[:2])
+    none = truing("plan", "sft.toml")
+    assert (none.code, "no answer is left to train on: an answer with a wrong step (2)" in none.err) == (65, True)
+    shown = " ".join(truing("data", "steps.jsonl", "--model", model).out.split())
+    assert shown.count("<wrong>") == shown.count("<right>") == 2
+
+
+def test_plan_of_rows_that_compare_nothing_says_so(here: Path, truing: Any, model: Path) -> None:
+    stages = '[[stage]]\nuse = "side_by_side"\n[[stage]]\nuse = "sft"\n'
+    (here / "side.toml").write_text(f'model = "{model}"\n[data]\npath = "demos.jsonl"\n{stages}')
+    done = truing("plan", "side.toml")
+    words = "no row can be put side by side: a comparison needs two answers, this row has 1 (8): bring comparisons"
+    assert (done.code, words in " ".join(done.err.split())) == (65, True)
+
+
+def test_the_help_lists_the_formats(here: Path, truing: Any) -> None:
+    shown = truing("data", "--help").out
+    assert all(re.search(rf"\b{name}\b", shown) for name in formats.FORMATS)
+
+
+def test_precision_has_the_names_that_recipes_take(here: Path, truing: Any) -> None:
+    assert "computes in fp32" in truing("plan", "recipe.toml").out
+    assert json.loads(truing("doctor", "--json").out)["precision auto"] in ("fp32", "bf16")
 
 
 @pytest.mark.parametrize("method", ["kto", "simpo", "aot", "tdpo2", "plackett_luce", "csft", "dft"])
@@ -378,7 +428,7 @@ def test_plan_says_what_a_blend_holds(here: Path, truing: Any, model: Path) -> N
     assert "50 % of the prompts of blend of a 50 %, b 50 %" in flat
     rows = [int(count) for count in re.findall(r"rows of (?:sft|preference): (\d+)", done.out)]
     assert (len(rows), sum(rows)) == (2, 18)
-    assert "note: data.blend.b: its" in flat
+    assert ": data.blend.b: its" in flat.split("note: ", 1)[1]
     fed = json.loads(truing("plan", "r.toml", blend, "--json").out)["fed"]
     assert [(one["stages"], one["rows"]) for one in fed] == [(["sft", "preference"], 18)]
     assert [share["gives"] for share in fed[0]["shares"]] == [9, 9]

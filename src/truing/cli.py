@@ -79,7 +79,9 @@ def plan(recipe: Path, *overrides: str, measure: bool = False, json: Json = Fals
         return _print_json({"stages": stages, **facts})
     table = Table("stage", "does", "takes", box=None, pad_edge=False)
     for stage in planned:
-        table.add_row(stage.name, stage.use, ", ".join(f"{k}: {_short(v)}" for k, v in stage.inputs.items()))
+        table.add_row(
+            stage.name, stage.use, ", ".join(f"{k}: {said}" for k, v in stage.inputs.items() if (said := _short(v)))
+        )
     _show(table)
     for line in _facts(facts):
         print(line)
@@ -145,13 +147,14 @@ def data(
     overrides
         Settings of the recipe as key=value.
     format
-        Name of the format, if it is not to be found out.
+        Name of the format, if it is not to be found out: language_modeling, prompt_completion, prompt_only,
+        preference, preference_implicit, unpaired, stepwise, alpaca, sharegpt, hh_rlhf, ranked or group.
     model
         Show rows with this model's tokenizer and chat template, scored tokens coloured.
     rows
         How many rows to show.
     to
-        Format to convert to, such as preference, sharegpt or alpaca (a wrong name lists all); needs --out. Rows pass
+        Format to convert to, such as preference, sharegpt or alpaca (any of --format); needs --out. Rows pass
         through one by one, save into .csv and .parquet.
     out
         File to write; its suffix says how: .jsonl, .json, .csv, .parquet, with .gz or .zst.
@@ -425,7 +428,7 @@ def doctor(*, json: Json = False) -> None:
     import torch
 
     from truing.models import smollm2
-    from truing.models.precision import best_device, compute_dtype
+    from truing.models.precision import best_device, compute_dtype, name_of
     from truing.store.cache import cache_folder
 
     device = best_device()
@@ -437,7 +440,7 @@ def doctor(*, json: Json = False) -> None:
         "torch": torch.__version__,
         "transformers": metadata.version("transformers"),
         "device": str(device),
-        "precision auto": str(compute_dtype("auto", device)).removeprefix("torch."),
+        "precision auto": name_of(compute_dtype("auto", device)),
         "cores": psutil.cpu_count(logical=False),
         "threads": torch.get_num_threads(),
         "memory": f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free",
@@ -538,7 +541,13 @@ def _show(renderable: Any) -> None:
 
 
 def _short(value: Any) -> str:
-    return str(getattr(value, "description", "") or getattr(value, "source", "") or getattr(value, "text", value))
+    """An input of a stage in a few words; none for judges where no scorer names a model."""
+    from truing.scoring.principle import Principle
+    from truing.stages.context import Model
+
+    if isinstance(value, Model):
+        return value.source
+    return str(value.text if isinstance(value, Principle) else value.description)
 
 
 def _facts(facts: dict[str, Any]) -> list[str]:
@@ -578,7 +587,8 @@ def _stage(found: dict[str, Any], peak: float) -> str:
     """A training stage in one line."""
     how = ", activations recomputed" if found["checkpointing"] else ""
     return (
-        f"{found['step_seconds']:.2g} s per step, {found['steps']:,} steps, {_minutes(found['seconds'])} minutes; "
+        f"{_seconds(found['step_seconds'])} s per step, {found['steps']:,} steps, "
+        f"{_minutes(found['seconds'])} minutes; "
         f"peak memory {_gib(peak)} at {found['largest_forest']:,} tokens at once{how}"
     )
 
@@ -607,6 +617,11 @@ def _first_kept(groups: Iterable[Any], count: int, kept: list[Any]) -> Iterator[
         yield group
 
 
+def _seconds(seconds: float) -> str:
+    """Two digits, or all of a larger whole number."""
+    return f"{seconds:.2g}" if seconds < 99.5 else f"{seconds:,.0f}"
+
+
 def _minutes(seconds: float) -> str:
     return f"{max(seconds / 60, 0.1):.1f}"
 
@@ -619,8 +634,19 @@ def _preview(groups: list[Any], model: str) -> None:
         row = renderer.render(group)
         for number in range(max(len(row.answers), 1)):
             which = f", answer {number + 1} of {len(row.answers)}" if len(row.answers) > 1 else ""
-            _show(_coloured(f"{group.place}{which}", renderer.pieces(row, number)))
+            pieces = _with_steps(renderer.pieces(row, number), group, row, number)
+            _show(_coloured(f"{group.place}{which}", pieces))
             print()
+
+
+def _with_steps(pieces: list[tuple[str, bool]], group: Any, row: Any, number: int) -> list[tuple[str, bool]]:
+    """The tokens of an answer, with a mark after each that ends a step."""
+    if not row.answers:
+        return pieces
+    words = {True: "<right>", False: "<wrong>", None: "<step>"}
+    steps = zip(row.answers[number].steps, group.completions[number].steps, strict=True)
+    marks = {len(row.prompt) + end: (words[step.right], False) for end, step in steps}
+    return [shown for place, piece in enumerate(pieces) for shown in (piece, marks.get(place)) if shown]
 
 
 def _coloured(title: str, pieces: list[tuple[str, bool]]) -> Text:

@@ -58,7 +58,7 @@ class Sources:
         kept = functools.cache(lambda: [group for group in read() if is_held_out(group, share)])
         found = {"data": Groups(key, train, about, bad)}
         if share:
-            found["held_out"] = Groups(hash_of(key, "held out"), kept, f"held out of {about}")
+            found["held_out"] = Groups(hash_of(key, "held out"), kept, f"{share:g} of the prompts of {about}")
         return found
 
     def _of_blend(self, data: DataSettings, seed: int) -> dict[str, Groups]:
@@ -103,7 +103,9 @@ class Sources:
             every = functools.cache(lambda: [group for rows in sources for group in rows.read()])
             found["held_out"] = self._file_of_held_out(data.held_out, data.format, every)
         elif share:
-            found["held_out"] = Groups(hash_of("held out", keys, share, SPLIT), kept, f"held out of {about}")
+            found["held_out"] = Groups(
+                hash_of("held out", keys, share, SPLIT), kept, f"{share:g} of the prompts of {about}"
+            )
         return found
 
     def _rows(self, name: str, source: Source, data: DataSettings, bad: list[str]) -> _Rows:

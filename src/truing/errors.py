@@ -14,7 +14,7 @@ A message says what happened, where, and what to do next.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class TruingError(Exception):
@@ -66,6 +66,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(names)}"
+
+
+def by_reason(counts: Mapping[str, int]) -> str:
+    """Reasons with how often each was given, as words: `no answer (3), two equal answers (1)`, or `none`."""
+    return ", ".join(f"{reason} ({count:,})" for reason, count in counts.items()) or "none"
 
 
 def describe_error(error: BaseException) -> tuple[str, int]:

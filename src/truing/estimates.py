@@ -14,8 +14,9 @@ import torch
 from truing import models
 from truing.blending import repeats
 from truing.costs import USABLE, Lengths, Load, Memory, Shape, Weights, free_memory, memory_of, operations
-from truing.models.precision import compute_dtype
-from truing.planning import Planned, read_inputs
+from truing.errors import by_reason
+from truing.models.precision import compute_dtype, name_of
+from truing.planning import Planned, nothing_held_out, read_inputs
 from truing.recipe import Recipe, device_of
 from truing.records import Group
 from truing.rendering import Renderer, Row
@@ -64,7 +65,7 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "model": source,
         "parameters": _parameters(source),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": name_of(dtype),
         "matrix_rate": _matrix_rate(device, dtype),
     }
     facts |= _first_data(planned, renderer)
@@ -90,7 +91,9 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
     facts["memory_bytes"] = max((found["memory_bytes"] for found in training.values()), default=0.0)
     seconds = others | {name: found["seconds"] for name, found in training.items()}
     facts["stage_seconds"] = {p.name: seconds[p.name] for p in planned if p.name in seconds}
-    facts["notes"] = [words for fed in facts["fed"] for words in repeats(fed["shares"])]
+    facts["notes"] = [
+        f"{', '.join(fed['stages'])}: {words}" for fed in facts["fed"] for words in repeats(fed["shares"])
+    ]
     facts["notes"] += [note for stage_plan in planned for note in _notes(stage_plan, facts)]
     for stage_plan in planned:
         if isinstance(stage_plan.settings, Writing) and stage_plan.settings.endpoint:
@@ -173,19 +176,24 @@ def training_rows(settings: Training, groups: Sequence[Group], renderer: Rendere
     if isinstance(settings, Preference):
         groups = [judged.group for judged in judged_rows(settings.bound(), groups, settings.pairs)]
     elif isinstance(settings, Sft):
-        groups = arranged(settings, groups, seed)
+        groups, _ = arranged(settings, groups, seed)
     return render_rows(renderer, groups, settings)[0]
 
 
 def _notes(planned: Planned, facts: Mapping[str, Any]) -> list[str]:
-    """What an objective makes of a step's size, where that is worth knowing before it runs."""
+    """What is worth knowing before a stage runs: rows it leaves out, and what it makes of a step's size."""
     settings = planned.settings
+    unwatched = nothing_held_out(planned)
+    notes = [f"{planned.name}: {unwatched}"] if unwatched else []
     if isinstance(settings, Online):
         most = f"answers of max_new_tokens = {settings.max_new_tokens:,} each, which is the most"
-        return [f"{planned.name}: the estimate is of {most}; --measure does not try this stage"]
+        notes.append(f"{planned.name}: the estimate is of {most}; --measure does not try this stage")
+    if isinstance(settings, Sft) and planned.inputs["data"].ready:
+        bad = arranged(settings, planned.inputs["data"].read(), 0)[1]
+        notes += [f"{planned.name}: left out: {by_reason(bad)}"] if bad else []
     if not isinstance(settings, Preference):
-        return []
-    bound, notes = settings.bound(), []
+        return notes
+    bound = settings.bound()
     if bound.is_coupled:
         notes.append(
             f"{planned.name}: the {settings.batch_size} rows of a step meet in '{bound.name}', "

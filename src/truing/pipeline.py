@@ -22,7 +22,8 @@ from truing import formats
 from truing.compute import machine, seed_everything
 from truing.errors import ConfigError, MissingError
 from truing.estimates import check
-from truing.planning import Planned, input_key, plan, read_inputs
+from truing.objectives import Kind, bind
+from truing.planning import Planned, input_key, nothing_held_out, plan, read_inputs
 from truing.progress import Reporter
 from truing.recipe import Recipe, device_of, make_recipe, read_recipe
 from truing.stages import stage
@@ -31,6 +32,9 @@ from truing.stages.training import peak_memory
 from truing.store import Artifact, Run
 
 __all__ = ["Planned", "Recipe", "check", "last_verdict", "make_recipe", "plan", "read_recipe", "run_recipe"]
+
+JUDGED: dict[Kind, str] = {"pair": "comparisons", "ranking": "rankings", "answer": "answers", "step": "steps"}
+"""What the held-out accuracy of an objective is a share of."""
 
 if sys.platform == "win32":
     raise MissingError("Truing runs on Linux and macOS: use WSL on Windows")
@@ -78,12 +82,15 @@ def missing_verdict(folder: Path) -> str:
 
 def held_out_lines(folder: Path) -> list[str]:
     """What each preference stage measured on held-out rows after its last step."""
+    run = Run.read(folder)
+    settings = {event["stage"]: event["settings"] for event in run.events(kind="start")}
     last: dict[str, str] = {}
-    for event in Run.read(folder).events(kind="held_out"):
+    for event in run.events(kind="held_out"):
         found = event.get("accuracy")
         if found and event["step"] > 0:
             interval = f"{100 * found['value']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
-            last[event["stage"]] = f"{event['stage']}: held-out accuracy {interval} on {found['n']}"
+            of = JUDGED[bind(settings[event["stage"]]["objective"]).kind]
+            last[event["stage"]] = f"{event['stage']}: held-out accuracy {interval} on {found['n']:,} {of}"
     return list(last.values())
 
 
@@ -141,6 +148,8 @@ def _run_stage(context: Context, planned: Planned, made: Mapping[str, Model | Gr
     )
     began = time.monotonic()
     inputs = {name: _found(value, keys[name], made) for name, value in planned.inputs.items()}
+    if unwatched := nothing_held_out(planned):
+        context.warn(f"{context.stage}: {unwatched}")
     stage(planned.use)(context, planned.settings, **inputs)
     context.event("end", seconds=before + time.monotonic() - began, peak_memory_bytes=peak_memory())
     new = context.run.artifact(context.key)

@@ -24,7 +24,7 @@ from truing.stages import inputs_of, product_of, settings_type, stage
 from truing.stages.arranging import judged_rows, to_watch
 from truing.stages.context import Groups, Judges, Model
 from truing.stages.curate import Curate
-from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
+from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable, demand_source
 from truing.stages.preference import Preference
 from truing.stages.replies import Writing
 from truing.stages.select import Select
@@ -99,9 +99,24 @@ def read_inputs(planned: Sequence[Planned]) -> None:
         for name, value in stage_plan.inputs.items():
             if isinstance(value, Groups) and value.ready and not value.read() and required[name]:
                 raise DataError(
-                    f"stage '{stage_plan.name}' has no row in '{name}' ({value.description}): {_FILL[name]}"
+                    f"stage '{stage_plan.name}' has no row in '{name}' ({value.description}): {_why_empty(name, value)}"
                 )
         _demand_usable(stage_plan)
+
+
+def _why_empty(name: str, rows: Groups) -> str:
+    if rows.bad:
+        return f"all {len(rows.bad):,} rows were refused, the first: {rows.bad[0]}"
+    return _FILL[name]
+
+
+def nothing_held_out(planned: Planned) -> str:
+    """The warning where rows were to be held out for a stage, and so few prompts gave none; else nothing."""
+    held_out, data = planned.inputs.get("held_out"), planned.inputs.get("data")
+    if not isinstance(held_out, Groups) or not isinstance(data, Groups) or not held_out.ready or held_out.read():
+        return ""
+    rows = f" of {len(data.read()):,} rows" if data.ready else ""
+    return f"no row is held out: {held_out.description} gave none{rows}: raise data.held_out, or name a file"
 
 
 def _demand_usable(planned: Planned) -> None:
@@ -116,7 +131,7 @@ def _demand_usable(planned: Planned) -> None:
         elif isinstance(settings, Sft) and name == "data":
             arranged(settings, value.read(), 0)
         elif isinstance(settings, EvaluateReward):
-            comparable(settings, value.read())
+            demand_source(planned.name, settings, comparable(settings, value.read()))
     if isinstance(settings, EvaluateReward):
         category_rows(settings)
 

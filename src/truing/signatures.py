@@ -94,7 +94,10 @@ def _complaint(schema: type[Settings], problem: Any, where: str) -> str:
     if problem["type"] == "missing":
         return f"{path}: this setting is required"
     if problem["type"] == "value_error":  # a validator's own words, which say all there is to say
-        return f"{path}: {problem['ctx']['error']}".removeprefix(": ")
+        said = str(problem["ctx"]["error"])
+        if place and said.startswith((f"{place}.", f"{place}:")):  # what was checked inside has named its place itself
+            return "\n".join(f"{where}.{line}".removeprefix(".") for line in said.splitlines())
+        return f"{path}: {said}".removeprefix(": ")
     words = problem["msg"]
     return f"{path}: {words[:1].lower()}{words[1:]}; found {problem['input']!r}"
 

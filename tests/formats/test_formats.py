@@ -121,6 +121,13 @@ def test_a_few_bad_rows_do_not_change_the_format(tmp_path: Path) -> None:
         ([{"turns": 1, "id": 2}], "a.jsonl:1: no format fits a row with the columns turns, id; rename columns, or set"),
         ([{"promt": "a", "chosen": "b", "rejected": "c", "x": 1}], "TRL"),
         ([{"choosen": "a", "rejected": "b"}], "did you mean 'chosen' by 'choosen'? rename columns, or set format to"),
+        (
+            [
+                {"prompt": "a", "chosen": "b", "rejected": "c", "topic": "d"},
+                {"prompt": "a", "chosen": "b", "topic": "d"},
+            ],
+            "a.jsonl:2: rejected: this column is missing; add it or drop the line; 1 of 2 rows have the format 'pref",
+        ),
         ([{"prompt": "a"}, {"text": "b"}], "no format fits a row with the columns prompt;"),
         (
             [{"prompt": "a", "system": "b", "chosen": "c", "rejected": "d"}],

@@ -11,7 +11,7 @@ import tiny_model
 
 from truing.errors import DataError
 from truing.objectives import bind
-from truing.records import Completion, Group, assistant, comparison, text, user
+from truing.records import AnswerStep, Completion, Group, assistant, comparison, text, user
 from truing.rendering import Renderer
 from truing.stages.arranging import best, conditioned, hindsight, judge, judged_rows
 
@@ -152,9 +152,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("given", "words"),
         [
-            (row({}), "a comparison needs two answers, this row has 1: use stage 'sft'"),
-            (thumbs(True), "a comparison needs two answers, this row has 1: use an objective on thumbs, such as kto"),
-            (row(), "a comparison needs two answers, this row has 0: use stage 'sft'"),
+            (row({}), "a comparison needs two answers, this row has 1$"),
+            (thumbs(True), "a comparison needs two answers, this row has 1$"),
+            (row(), "a comparison needs two answers, this row has 0$"),
             (row({}, {"rank": 0}), "each answer needs a rank, or each a score: say which answer is preferred"),
             (row({"score": 1.0}, {"rank": 0}), "each answer needs a rank, or each a score"),
             (ranked(1, 1), "a comparison needs two different ranks: say which answer is preferred"),
@@ -164,6 +164,27 @@ class TestRefusals:
     def test_of_comparisons(self, given: Group, words: str, kind: Any) -> None:
         with pytest.raises(DataError, match=f"^prefs.jsonl:218: {words}"):
             judge(given, kind)
+
+    @pytest.mark.parametrize(
+        ("given", "name", "words"),
+        [
+            (row({}), "dpo", "'dpo' compares two answers, this row has 1: bring a second answer, or use stage 'sft'"),
+            (row(), "dpo", "'dpo' compares two answers, this row has 0: use it as a prompt, or drop it"),
+            (thumbs(True), "dpo", "use an objective on thumbs, such as kto$"),
+            (
+                thumbs(True),
+                "bradley_terry",
+                "no reward model learns from thumbs: .* scores for objective 'regression'$",
+            ),
+            (row({"score": 1.0}), "dpo", "objective 'weighted_nll'$"),
+            (row({"score": 1.0}), "bradley_terry", "learn from its score, by objective 'regression'$"),
+            (row({"steps": (AnswerStep(1, True),)}), "dpo", "objective 'process' of stage 'reward_model'$"),
+            (row({"steps": (AnswerStep(1, True),)}), "listwise", "objective 'process' of stage 'reward_model'$"),
+        ],
+    )
+    def test_of_single_answers_say_what_they_are_good_for(self, given: Group, name: str, words: str) -> None:
+        with pytest.raises(DataError, match=f"^prefs.jsonl:218: .*{words}"):
+            judged_rows(bind({"name": name}), [given])
 
     def test_of_thumbs(self) -> None:
         needs = r"^prefs.jsonl:218: the answer needs a thumb: put `label` \(true or false\) into the data$"

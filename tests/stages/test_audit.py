@@ -193,6 +193,6 @@ def test_a_recipe_from_audit_to_reward_model(folder: Path, tmp_path: Path) -> No
     for words in ("Audit of the comparisons", "Preference strength, weakest first", "Probably labelled wrongly"):
         assert words in page
     assert locate(str(run), "reward").startswith(str(run / "checkpoint-"))
-    with pytest.raises(ConfigError, match="has not made a model yet"):
+    with pytest.raises(ConfigError, match="this run made a reward model, and a language model is needed here"):
         locate(str(run))
     assert run_recipe(recipe, out=tmp_path / "run") == run, "nothing is left to do"

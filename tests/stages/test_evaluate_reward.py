@@ -138,7 +138,7 @@ def test_settings_change_what_is_measured(reward: Path, runs: Callable[[], Run])
     assert short["rows"] + short["unused"]["rows longer than 30 tokens"] == 12
     small = measured(runs(), reward, data, forest_tokens=16)
     assert small["accuracy"] == measured(runs(), reward, data)["accuracy"]
-    with pytest.raises(ConfigError, match="no column 'topik'; did you mean 'topic'"):
+    with pytest.raises(ConfigError, match=r"\.source: the data have no column 'topik'; did you mean 'topic'"):
         measured(runs(), reward, data, source="topik")
 
 
@@ -180,7 +180,7 @@ def test_a_category_without_a_comparison_is_refused_before_a_model_loads(
 
 def test_nothing_to_compare_is_refused() -> None:
     settings = validated(EvaluateReward, {}, "test")
-    with pytest.raises(DataError, match=r"no comparison to measure .* {'rows with one answer': 3}: each row needs two"):
+    with pytest.raises(DataError, match=r"no comparison to measure .* rows with one answer \(3\): each row needs two"):
         comparable(settings, tiny_model.demonstrations(3))
 
 

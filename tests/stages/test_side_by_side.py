@@ -140,7 +140,7 @@ def test_the_stage_counts_rows_that_compare_nothing(folder: Path, runs: Callable
     (event,) = run.events("s", "data")
     assert (event["rows"], event["used"], sum(event["refused"].values())) == (5, 3, 2)
     assert len(event["refused"]) == 1, "one reason, whatever the row"
-    with pytest.raises(DataError, match="no row compares two answers"):
+    with pytest.raises(DataError, match=r"no row can be put side by side: .* this row has 1 \(2\): bring"):
         side_by_side(tiny_model.context(run, "t", key="t"), *arguments, tiny_model.given(tiny_model.demonstrations(2)))
 
 

@@ -172,12 +172,25 @@ def _detected(source: str, sample: list[tuple[int, dict[str, Json]]]) -> Format:
     best = [name for name, count in votes.items() if count == most]
     line, row = sample[0]
     columns = f"a row with the columns {', '.join(row)}"
+    if 0 < 2 * most <= len(sample) and len(best) == 1:
+        raise _of_no_one_format(source, sample, FORMATS[best[0]], most)
     if 2 * most <= len(sample):
         advice = f"{_near_miss(row)}rename columns, or set format to {_choice(FORMATS)}"
         raise DataError(f"{source}:{line}: no format fits {columns}; {advice}")
     if len(best) > 1:
         raise DataError(f"{source}:{line}: more than one format fits {columns}; set format to {_choice(best)}")
     return FORMATS[best[0]]
+
+
+def _of_no_one_format(source: str, sample: list[tuple[int, dict[str, Json]]], nearest: Format, fit: int) -> DataError:
+    """What the first row lacks that is not of the nearest format, which fits too few to be taken for the file's."""
+    line, row = next((line, row) for line, row in sample if not nearest.matches(row))
+    read = _read(nearest, row, source, line)
+    problem = read.problem if isinstance(read, BadRow) else f"its columns are {', '.join(row)}"
+    return DataError(
+        f"{source}:{line}: {problem}; {fit} of {len(sample)} rows have the format '{nearest.name}': mend the others, "
+        f"or set format to {_choice(FORMATS)}"
+    )
 
 
 def _near_miss(row: dict[str, Json]) -> str:

@@ -78,11 +78,17 @@ def locate(name: str, kind: str = "model") -> str:
 def _last_model(run_folder: Path, kind: str) -> Path:
     from truing.store import Run
 
-    models = [a for a in Run.read(run_folder).artifacts() if a.meta.get(kind)]
-    if not models:
-        wanted = {"model": "a model", "reward": "a reward model"}[kind]
-        raise ConfigError(f"{run_folder}: this run has not made {wanted} yet: run its recipe to the end")
-    return run_folder / str(models[-1].meta[kind])
+    artifacts = Run.read(run_folder).artifacts()
+    models = [artifact for artifact in artifacts if artifact.meta.get(kind)]
+    if models:
+        return run_folder / str(models[-1].meta[kind])
+    words = {"model": "a language model", "reward": "a reward model"}
+    other = next((name for name in words if any(artifact.meta.get(name) for artifact in artifacts)), None)
+    if other:
+        raise ConfigError(
+            f"{run_folder}: this run made {words[other]}, and {words[kind]} is needed here: name another run or model"
+        )
+    raise ConfigError(f"{run_folder}: this run has not made {words[kind]} yet: run its recipe to the end")
 
 
 @lru_cache(maxsize=32)

@@ -18,6 +18,11 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """What a recipe calls a dtype."""
+    return {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 matrix products are native: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX."""
     if device.type == "cuda":

@@ -157,6 +157,8 @@ def process(score: StepScores, right: Tensor) -> Loss:
     -log sigmoid(r) of a right step, -log sigmoid(-r) of a wrong one, r the score at the step's last token
 
     Use: for reasoning whose steps people or roll-outs have judged; scorer `process_reward` makes one number of them.
+        A row is `{"prompt": "2 + 3 * 4?", "completions": ["3 * 4 = 12", "2 + 12 = 15"], "labels": [true, false]}`; its
+        steps become one answer, with a line break after each but the last.
     Claim: picks better answers out of many than a model that judges the outcome alone.
     The steps of an answer share its weight, so that long answers do not count more.
     """

@@ -66,9 +66,12 @@ def judge(group: Group, kind: Kind, which: Pairs = "all", *, scored: bool = Fals
 
 def judged_rows(objective: Bound, groups: Sequence[Group], which: Pairs = "all") -> list[Judged]:
     """The rows as the objective wants them. Raises DataError where one does not say what the objective needs."""
-    rows = [judge(group, objective.kind, which, scored=objective.needs("reward")) for group in groups]
-    for row in rows:
+    rows = []
+    for group in groups:
+        _demand_two(objective, group)
+        row = judge(group, objective.kind, which, scored=objective.needs("reward"))
         _demand_what_counts(objective, row)
+        rows.append(row)
     return rows
 
 
@@ -132,6 +135,26 @@ def instructed_by(group: Group, instruction: str) -> Group:
     return replace(group, prompt=_asked(group.prompt, instruction)) if instruction else group
 
 
+def _demand_two(objective: Bound, group: Group) -> None:
+    """A single answer is refused with what may be done with such rows."""
+    count = len(group.completions)
+    if objective.kind in ("pair", "ranking") and count < 2:
+        advice = _use_of_single(group.completions[0], objective.stage) if count else "use it as a prompt, or drop it"
+        raise DataError(f"{group.place}: '{objective.name}' compares two answers, this row has {count}: {advice}")
+
+
+def _use_of_single(answer: Completion, stage: str) -> str:
+    if any(step.right is not None for step in answer.steps):
+        return "its steps are judged: train a reward model of steps, objective 'process' of stage 'reward_model'"
+    if answer.score is not None:
+        return f"learn from its score, by objective '{'weighted_nll' if stage == 'preference' else 'regression'}'"
+    if answer.label is not None and stage == "preference":
+        return "use an objective on thumbs, such as kto"
+    if answer.label is not None:
+        return "no reward model learns from thumbs: bring comparisons, or scores for objective 'regression'"
+    return "bring a second answer, or use stage 'sft'"
+
+
 def _demand_what_counts(objective: Bound, row: Judged) -> None:
     """Without what the objective is about it would silently be another one."""
     place = row.group.place
@@ -176,9 +199,7 @@ def _order(answer: Completion) -> tuple[int, float] | None:
 def _best_first(group: Group) -> Group:
     orders = [_order(answer) for answer in group.completions]
     if len(orders) < 2:
-        thumb = orders and group.completions[0].label is not None
-        advice = "an objective on thumbs, such as kto" if thumb else "stage 'sft'"
-        raise DataError(f"{group.place}: a comparison needs two answers, this row has {len(orders)}: use {advice}")
+        raise DataError(f"{group.place}: a comparison needs two answers, this row has {len(orders)}")
     known = [order for order in orders if order is not None]
     if len(known) < len(orders) or len({kind for kind, _ in known}) > 1:
         raise DataError(f"{group.place}: each answer needs a rank, or each a score: say which answer is preferred")

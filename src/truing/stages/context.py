@@ -65,6 +65,11 @@ class Judges:
     models: Mapping[str, Model]
     language: Mapping[str, Model] = field(default_factory=dict)
 
+    @property
+    def description(self) -> str:
+        """Where the models are from; nothing where no scorer names one."""
+        return ", ".join(dict.fromkeys(model.source for model in (*self.models.values(), *self.language.values())))
+
 
 @dataclass(slots=True)
 class Stop:

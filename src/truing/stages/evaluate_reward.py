@@ -11,7 +11,7 @@ from pydantic import Field
 
 from truing import formats, statistics
 from truing.compute import Engine
-from truing.errors import ConfigError, DataError, GuardError, did_you_mean
+from truing.errors import ConfigError, DataError, GuardError, by_reason, did_you_mean
 from truing.records import Group
 from truing.rendering import Row
 from truing.scoring import agreement, best_of
@@ -73,6 +73,7 @@ def evaluate_reward(
             f"{context.stage}: `gold` and `unlabelled` go together: name a scorer, and the stage that samples answers"
         )
     materials = {"": comparable(settings, held_out.read()), **category_rows(settings)}
+    demand_source(context.stage, settings, materials[""])
     engine = context.scorer(reward, of="answers")
     scored: dict[str, list[Scored]] = {}
     for name, material in materials.items():
@@ -106,16 +107,19 @@ def comparable(settings: EvaluateReward, groups: Sequence[Group]) -> Material:
             unused[reason] = unused.get(reason, 0) + 1
     if not judged:
         raise DataError(
-            f"there is no comparison to measure a reward model on; left out: {unused or 'none'}: each row needs two "
+            f"there is no comparison to measure a reward model on; left out: {by_reason(unused)}: each row needs two "
             "answers, and which one is better"
         )
-    if settings.source is not None:
-        columns = dict.fromkeys(name for one in judged for name in one.group.extra)
-        if settings.source not in columns:
-            raise ConfigError(
-                f"source: the data have no column '{settings.source}'{did_you_mean(settings.source, columns)}"
-            )
     return Material(judged, unused)
+
+
+def demand_source(stage: str, settings: EvaluateReward, material: Material) -> None:
+    """Refuses a column by which rows are to be told apart and that none has."""
+    columns = dict.fromkeys(name for one in material.judged for name in one.group.extra)
+    if settings.source is not None and settings.source not in columns:
+        raise ConfigError(
+            f"{stage}.source: the data have no column '{settings.source}'{did_you_mean(settings.source, columns)}"
+        )
 
 
 def category_rows(settings: EvaluateReward) -> dict[str, Material]:

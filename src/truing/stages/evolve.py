@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from truing import formats
-from truing.errors import ConfigError, DataError
+from truing.errors import ConfigError, DataError, by_reason
 from truing.records import TEXT_ROLE, Group
 from truing.scoring.principle import is_looping
 from truing.selection.evolution import (
@@ -83,7 +83,7 @@ def evolve(context: Context, settings: Evolve, data: Groups, model: Model | None
     groups = data.read()[: settings.limit]
     chains, unused = begun(groups, settings.of)
     if not chains:
-        raise DataError(f"stage '{context.stage}' has no row to begin with: {dict(unused)}")
+        raise DataError(f"stage '{context.stage}' has no row to begin with: {by_reason(unused)}")
     write = writer(context, settings, model)
     tally = Tally()
     for number in range(1, settings.rounds + 1):

@@ -17,7 +17,7 @@ from truing.algorithms import BoundAlgorithm, Judgement
 from truing.compute import Engine, Generator, Sampling
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate.native import NativeGenerator
-from truing.errors import ConfigError, DataError
+from truing.errors import ConfigError, DataError, by_reason
 from truing.models import Loaded
 from truing.models.precision import compute_dtype
 from truing.objectives.policy import masked_importance, truncated_importance
@@ -349,7 +349,7 @@ class _Play:
         groups, failed = self._scored(groups)
         if not groups:
             raise DataError(
-                f"stage '{self._context.stage}', rollout {number + 1}: no answer has a score: {dict(failed)}"
+                f"stage '{self._context.stage}', rollout {number + 1}: no answer has a score: {by_reason(failed)}"
             )
         greedy = [group.completions[-1] for group in groups] if besides else []
         drawn = [_with(group, group.completions[:-1]) for group in groups] if besides else groups

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from truing import formats
-from truing.errors import DataError
+from truing.errors import DataError, by_reason
 from truing.selection.evolution import Variant, chains, from_group
 from truing.selection.expectation import GRADES
 from truing.selection.ranking import MOST, grades_in, in_order_of_chance, lesson, ranking_request
@@ -68,7 +68,7 @@ def rank(context: Context, settings: Rank, data: Groups, model: Model | None = N
             graded.append(Graded(variants, grades))
     if not graded:
         raise DataError(
-            f"stage '{context.stage}' got no grades that hold of {len(together)} seeds: {dict(+dropped)}: "
+            f"stage '{context.stage}' got no grades that hold of {len(together)} seeds: {by_reason(+dropped)}: "
             "name a judge that can do it, by model or endpoint"
         )
     lessons = [lesson(*pair) for one in graded for pair in zip(one.variants, one.grades, strict=True)]

@@ -14,7 +14,7 @@ from pydantic import Field
 from truing import __version__, formats
 from truing.compute import Generator, Sampling
 from truing.compute.generate.native import NativeGenerator
-from truing.errors import DataError
+from truing.errors import DataError, by_reason
 from truing.progress import Task
 from truing.records import Completion, Group, comparison, to_json
 from truing.scoring.principle import Principle, instructed, says_nothing
@@ -104,7 +104,9 @@ def contrast(context: Context, settings: Contrast, model: Model, data: Groups, p
                 refused[reason] = refused.get(reason, 0) + 1
         waiting = [place for place in waiting if place not in made]
     if not made:
-        raise DataError(f"stage '{context.stage}' got no usable pair in {settings.retries} attempts: {refused}")
+        raise DataError(
+            f"stage '{context.stage}' got no usable pair in {settings.retries} attempts: {by_reason(refused)}"
+        )
     groups = [made[place] for place in sorted(made)]
     context.event(
         "data", source=principle.text, rows=len(prompts), used=len(groups), refused=refused, **_lengths(groups)

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from truing import formats
-from truing.errors import DataError
+from truing.errors import DataError, by_reason
 from truing.records import Completion, Group
 from truing.scoring.score import Score, Scorer
 from truing.scoring.scorers import Spec, make
@@ -63,7 +63,7 @@ def score(context: Context, settings: ScoreAnswers, data: Groups, judges: Judges
         if (kept := chosen(group, scores, settings, refused)) is not None
     ]
     if not made:
-        raise DataError(f"stage '{context.stage}' has no row left: {dict(refused)}")
+        raise DataError(f"stage '{context.stage}' has no row left; left out: {by_reason(refused)}")
     context.event(
         "data",
         source=data.description,

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from truing import formats
 from truing.compute import Engine
-from truing.errors import DataError
+from truing.errors import DataError, by_reason
 from truing.models.sentence import SentenceModel, is_sentence_model
 from truing.packing import pack
 from truing.records import Completion, Group
@@ -79,7 +79,7 @@ def select(context: Context, settings: Select, data: Groups, judges: Judges, enc
     scored = [place for place, score in enumerate(said) if score.value is not None]
     refused = Counter(score.reason for score in said if score.value is None)
     if not scored:
-        raise DataError(f"stage '{context.stage}' has no row with a score: {dict(refused)}")
+        raise DataError(f"stage '{context.stage}' has no row with a score: {by_reason(refused)}")
     values = [_value(said[place]) for place in scored]
     budget = settings.budget(len(groups))
     if encoder is None or settings.similarity == "none":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
 from truing import reductions
-from truing.errors import ConfigError, DataError
+from truing.errors import ConfigError, DataError, by_reason
 from truing.objectives import bind
-from truing.records import TEXT_ROLE, Group
+from truing.records import TEXT_ROLE, Completion, Group
 from truing.reductions import Reduction
 from truing.signatures import asks_for
 from truing.stages.arranging import best, conditioned, hindsight
@@ -27,6 +28,7 @@ from truing.stages.training import (
 )
 
 THUMB_DOWN = "an answer with a thumb down"
+WRONG_STEP = "an answer with a wrong step"
 
 
 class Sft(Training):
@@ -58,12 +60,11 @@ def sft(context: Context, settings: Sft, model: Model, data: Groups) -> None:
     """Trains on answers. Of comparisons and rankings the best answer counts; of conversations the assistant's turns."""
     objective = bind({"name": settings.objective})
     read = data.read()
-    groups = arranged(settings, read, context.seed)
-    down = {THUMB_DOWN: len(read) - len(groups)} if len(groups) < len(read) else {}
+    groups, bad = arranged(settings, read, context.seed)
     loaded = load_trainable(context, model, settings)
     rows, _, refused = render_rows(loaded.renderer, groups, settings)
     engine = make_engine(context, loaded, settings, rows)
-    describe_data(context, data, len(read), rows, refused | down)
+    describe_data(context, data, len(read), rows, refused | bad)
     warn_of_plain_text(context, engine.renderer, groups)
     context.event("preview", row=rows[0].index, pieces=engine.renderer.pieces(rows[0]))
     for step in optimizer_steps(context, engine, rows, settings):
@@ -84,11 +85,25 @@ def pretrain(context: Context, settings: Sft, model: Model, data: Groups) -> Non
     sft(context, settings, model, data)
 
 
-def arranged(settings: Sft, groups: Sequence[Group], seed: int) -> list[Group]:
-    """The rows as the objective's `policy` wants them, which its type in `tensors` says. Raises DataError on others."""
+def arranged(settings: Sft, groups: Sequence[Group], seed: int) -> tuple[list[Group], dict[str, int]]:
+    """The rows as the objective's `policy` wants them, which its type in `tensors` says, and how many are left out
+    because somebody called their answer bad. Raises DataError on others, or where none is left.
+    """
     policy = asks_for(bind({"name": settings.objective}).function)["policy"]
     if policy == "Conditioned":
-        return [row for group in groups for row in conditioned(group, settings.good, settings.bad)]
+        return [row for group in groups for row in conditioned(group, settings.good, settings.bad)], {}
     if policy == "Hindsight":
-        return [hindsight(group, settings.good, settings.bad, seed) for group in groups]
-    return [one for one in map(best, groups) if one.completions[0].label is not False]
+        return [hindsight(group, settings.good, settings.bad, seed) for group in groups], {}
+    found = [best(group) for group in groups]
+    bad = Counter(reason for one in found if (reason := _called_bad(one.completions[0])))
+    good = [one for one in found if not _called_bad(one.completions[0])]
+    if not good:
+        raise DataError(f"no answer is left to train on: {by_reason(bad)}: bring good ones")
+    return good, dict(bad)
+
+
+def _called_bad(answer: Completion) -> str:
+    """Why an answer is no example to follow; nothing where nobody said so."""
+    if answer.label is False:
+        return THUMB_DOWN
+    return WRONG_STEP if any(step.right is False for step in answer.steps) else ""

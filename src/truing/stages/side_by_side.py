@@ -9,7 +9,7 @@ from dataclasses import replace
 from pydantic import Field
 
 from truing import formats
-from truing.errors import DataError
+from truing.errors import DataError, by_reason
 from truing.formats import AS_READ
 from truing.models import read_renderer
 from truing.records import Group
@@ -37,8 +37,6 @@ def side_by_side(context: Context, settings: SideBySide, model: Model, data: Gro
     renderer = read_renderer(model.source, context.chat_template)
     groups, refused = data.read(), Counter[str]()
     made = placed(settings, renderer, groups, refused)
-    if not made:
-        raise DataError(f"{context.stage}: no row compares two answers: {dict(refused)}")
     used = len(groups) - refused.total()
     context.event("data", source=data.description, rows=len(groups), used=used, refused=dict(refused))
     with context.output({"groups": FILE, "rows": len(made)}) as folder:
@@ -46,13 +44,17 @@ def side_by_side(context: Context, settings: SideBySide, model: Model, data: Gro
 
 
 def placed(settings: SideBySide, renderer: Renderer, groups: Sequence[Group], refused: Counter[str]) -> list[Group]:
-    """The rows made of all comparisons; `refused` counts why rows compare nothing."""
+    """The rows made of all comparisons; `refused` counts why rows compare nothing. Raises DataError where all do."""
     made: list[Group] = []
     for group in groups:
         try:
             made += duels(renderer, judge(group, "pair", settings.pairs))
         except DataError as error:
             refused[str(error).removeprefix(f"{group.place}: ")] += 1
+    if not made:
+        raise DataError(
+            f"no row can be put side by side: {by_reason(refused)}: bring comparisons, rankings, or answers with scores"
+        )
     return made
 
 

@@ -20,7 +20,7 @@ from truing.blending import repeats
 from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.costs import USABLE, Lengths, Load, Shape, Weights, free_memory, memory_of, resident
-from truing.errors import DataError, GuardError, StorageError
+from truing.errors import DataError, GuardError, StorageError, by_reason
 from truing.models import Loaded, Scored, add_lora
 from truing.models.precision import compute_dtype
 from truing.models.reward import add_prototypes
@@ -268,7 +268,7 @@ def render_rows(
         rows.append(row)
         kept.append(place)
     if not rows:
-        raise DataError(f"no row is left; refused: {refused or 'none'}; look at max_length and the data")
+        raise DataError(f"no row is left; refused: {by_reason(refused)}; look at max_length and the data")
     return rows, kept, refused
 
 

@@ -62,6 +62,8 @@ def make_folders(path: Path) -> None:
     """Makes a folder and the parents it lacks, durably."""
     if path.is_dir():
         return
+    if path.exists():
+        raise ConfigError(f"{path}: a file lies where a folder is to be made: name another folder, or move the file")
     make_folders(path.parent)
     try:
         disk.make_folder(path)
