@@ -90,6 +90,11 @@ class Stage:
         return {name: curve.values for name, curve in self.curves.items()} | by_rollout
 
     @property
+    def judges_steps(self) -> bool:
+        """Whether it trained a reward model that judges steps."""
+        return any(name.startswith("step/") for name in self.curves)
+
+    @property
     def before_and_after(self) -> list[tuple[str, HeldOut]]:
         """The first and the last look at the held-out comparisons; after an interruption there may be only one."""
         if len(self.held_out) > 1:

@@ -50,3 +50,18 @@ def test_greedy_sampling_has_no_kl(tmp_path):
 def test_a_single_answer_has_no_interval(tmp_path):
     kl = {"value": 3.0, "low": "-Infinity", "high": "Infinity", "n": 1}
     assert "3 (no interval)" in with_evaluation(tmp_path, kl=kl)
+
+
+def test_a_model_that_judges_steps_is_not_sent_to_comparisons(tmp_path):
+    measured = fake_runs.interval(0.8, 0.7, 0.87, 60)
+    with fake_runs.opened(tmp_path / "run") as run:
+        run.event("process", "start", settings={}, inputs={}, key="aa", seconds_before=0.0)
+        run.event("process", "step", step=1, metrics={"loss": 0.5, "step/right": 0.7})
+        run.event("process", "held_out", step=1, accuracy=measured, loss=0.5)
+        with run.new_artifact("aa", stage="process", meta={"reward": "checkpoint-1"}):
+            pass
+        run.event("process", "end", seconds=1.0, peak_memory_bytes=None)
+    page = built(tmp_path / "run")
+    assert "Compare it with the share of right steps" in page.section("verdict")
+    assert "evaluate_reward" not in page.section("verdict")
+    assert "on 60 steps it was not trained on" in page.section("held-out")
