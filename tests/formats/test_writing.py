@@ -112,7 +112,7 @@ def test_groups_that_fail_themselves_leave_nothing(tmp_path: Path) -> None:
 
 def test_a_refusing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(StorageError, match="taken: File exists"):
+    with pytest.raises(ConfigError, match="taken: a file lies where a folder is to be made: name another folder"):
         write_data(PAIRS, tmp_path / "taken" / "a.jsonl", format="group")
 
     def full(handle: int, *_: object) -> int:

@@ -241,7 +241,9 @@ def test_preference_refuses_what_is_no_comparison(folder: Path, runs: Callable[[
     same = comparison((user("q"),), Completion((assistant("a"),)), Completion((assistant("a"),)))
     with pytest.raises(DataError, match="'chosen' and 'rejected' are equal: drop the line"):
         trained(runs(), folder, preference, [same])
-    with pytest.raises(DataError, match="needs two answers"):
+    with pytest.raises(
+        DataError, match="'dpo' compares two answers, this row has 1: bring a second answer, or use stage 'sft'"
+    ):
         trained(runs(), folder, preference, tiny_model.demonstrations())
 
 

@@ -113,7 +113,7 @@ def test_make_folders_is_content_with_what_is_there_and_not_with_a_file(tmp_path
     make_folders(tmp_path / "a" / "b")
     make_folders(tmp_path / "a" / "b")
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="file"):
+    with pytest.raises(ConfigError, match="file: a file lies where a folder is to be made"):
         make_folders(tmp_path / "file")
 
 
