@@ -184,7 +184,7 @@ def test_a_data_file_is_hashed_and_read_once_for_a_whole_run(
         (
             {"use": "preference", "objective": {"name": "dpo", "betta": 1}},
             [],
-            r"^preference\.objective: objective\.betta: there is no such setting; did you mean 'beta'\?$",
+            r"^preference\.objective\.betta: there is no such setting; did you mean 'beta'\?$",
         ),
         ({"use": "preference", "lora": {"rnk": 1}}, [], "preference.lora.rnk.*did you mean 'rank'"),
         ({"use": "sft", "base": "x"}, [], "sft.base: there is no such setting"),
