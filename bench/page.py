@@ -67,7 +67,8 @@ METHOD = """
   of its own eight rows to a step; for `trl-tuned` 64, 32 and 16 are tried. Processes are forks of one that has
   imported both sides and touched no device, with the same thread settings. The entries above were measured before
   `use_liger_kernel` was among what is tried for TRL: it ran without Liger's kernels there, with which it would need
-  less memory and might be faster.
+  less memory and might be faster. 0.6B and 8B are not measured for want of time on a device: `make bench-gpu` measures
+  all three sizes.
 - **`generate-default`** is `from_pretrained` and `generate` as they come, left-padded; **`generate-best`** is the
   fastest of bf16 or fp32 and dynamic or static cache. Continuous batching is given a tenth of the free memory for its
   cache, where its own default is nearly all of it. Answers end where they end, so the ratio is of useful new
