@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.rows import ROOT
-from truing.environment import THREADS
+from truing.environment import BEFORE_TORCH
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -57,8 +57,8 @@ def run(function: str, spec: Mapping[str, Any]) -> Any:
 def _fresh(function: str, spec: Mapping[str, Any], files: Sequence[str], said: Path) -> int:
     """A new interpreter; its exit status."""
     folder = str(Path(files[0]).parent)
-    threads = THREADS if spec.get("threads", not function.startswith(PEERS)) else {}
-    environment = {**os.environ, **ENVIRONMENT, **threads, "HF_DATASETS_CACHE": f"{folder}/datasets"}
+    settings = BEFORE_TORCH if spec.get("threads", not function.startswith(PEERS)) else {}
+    environment = {**os.environ, **ENVIRONMENT, **settings, "HF_DATASETS_CACHE": f"{folder}/datasets"}
     with said.open("w") as errors:
         return subprocess.run(
             [sys.executable, "-m", "bench.process", function, *files],

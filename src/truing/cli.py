@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from truing import __version__
-from truing.environment import THREADS
+from truing.environment import BEFORE_TORCH
 from truing.errors import ConfigError, DataError, TruingError, describe_error, did_you_mean
 
 app = App(
@@ -460,7 +460,7 @@ def doctor(*, json: Json = False) -> None:
 def main() -> None:
     """Entry point of the `truing` command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ |= {name: value for name, value in THREADS.items() if name not in os.environ}
+    os.environ |= {name: value for name, value in BEFORE_TORCH.items() if name not in os.environ}
     try:
         try:
             app(exit_on_error=False, print_error=True)
