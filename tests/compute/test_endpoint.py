@@ -194,3 +194,9 @@ def test_whoever_stops_it_stops_what_has_not_been_asked() -> None:
         with pytest.raises(Interrupted):
             generator.generate(many, SAMPLING, on_finished=stop)
     assert len(asked) < 20
+
+
+def test_an_endpoint_has_no_reference_to_draw_from() -> None:
+    generator = EndpointGenerator(Endpoint(url="http://localhost:1", model="m"))
+    with pytest.raises(MissingError, match="has one model"):
+        generator.generate(PROMPTS, Sampling(reference=0.5))

@@ -554,7 +554,7 @@ class TestKeptReference:
         engine.keep_reference()
         moved(engine)
         before = engine.logprobs(forest(self.ROWS)).token.detach()
-        with pytest.raises(RuntimeError, match="lost"), torch.no_grad(), engine._as_role("reference"):
+        with pytest.raises(RuntimeError, match="lost"), torch.no_grad(), engine.as_role("reference"):
             raise RuntimeError("lost")
         assert torch.equal(engine.logprobs(forest(self.ROWS)).token, before)
 

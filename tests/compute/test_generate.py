@@ -14,6 +14,7 @@ from truing.compute import Sampling
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate import native
 from truing.compute.generate.native import NativeGenerator
+from truing.errors import MissingError
 from truing.models import Loaded, add_lora
 from truing.packing import forest
 from truing.records import Group, text, user
@@ -111,14 +112,15 @@ def test_does_not_depend_on_how_room_grows(loaded, room, monkeypatch):
 
 def test_memory_follows_what_is_written(loaded):
     batch = native._Batch(loaded, Sampling(max_new_tokens=1000), 8)
+    (reader,) = batch.readers
     ids = loaded.renderer.prompt(PROMPTS[1].prompt)
     batch.admit([(0, ids, [[0.5] * 1000] * 8)])
-    assert batch.prompts.keys[0].shape[::2] == (1, len(ids)), "a prompt stands once for its eight answers"
-    assert batch.answers.keys[0].shape[::2] == (8, native.ROOM)
+    assert reader.prompts.keys[0].shape[::2] == (1, len(ids)), "a prompt stands once for its eight answers"
+    assert reader.answers.keys[0].shape[::2] == (8, native.ROOM)
     batch.rows = batch.rows[:2]
     for _ in range(native.ROOM + 1):
         batch.write_one()
-    assert batch.answers.keys[0].shape[::2] == (2, 2 * native.ROOM)
+    assert reader.answers.keys[0].shape[::2] == (2, 2 * native.ROOM)
 
 
 def test_seed_and_repeats(loaded):
@@ -231,3 +233,73 @@ def test_log_probabilities_are_the_engines_in_the_width_of_compute(dtype, mean, 
     assert len(apart) > 500
     assert apart.mean() < mean
     assert apart.max() < most
+
+
+@pytest.fixture
+def moved():
+    """An engine whose policy has left the reference that it keeps, and a model with the reference's weights."""
+    loaded, start = tiny.loaded_model(), tiny.plain_model()
+    engine = LocalEngine(loaded)
+    engine.keep_reference()
+    engine.backward(-engine.logprobs(forest(tiny.random_rows(0, [(4, (5,))]))).token.mean())
+    engine.step(0.05, 1.0)
+    return engine, start
+
+
+def from_both(engine):
+    return NativeGenerator(engine.loaded, policy="p", max_rows=4, reference=lambda: engine.as_role("reference"))
+
+
+@pytest.mark.parametrize("own_loop", [True, False])
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_a_mixture_is_of_the_logits_of_both_models(moved, share, own_loop, monkeypatch):
+    """Against ordinary forward passes of two ordinary models: softmax([(1 - share) policy + share reference] / T)."""
+    engine, start = moved
+    if not own_loop:
+        monkeypatch.setattr(native, "can_decode", lambda decoder: False)
+    now = tiny.plain_model()
+    now.load_state_dict({name: weight.detach() for name, weight in engine.model.state_dict().items()})
+    sampling = Sampling(temperature=0.7, max_new_tokens=9, reference=share)
+    answers = from_both(engine).generate(PROMPTS, sampling, answers=3, seed=1)
+    far = 0.0
+    for group, some in zip(PROMPTS, answers, strict=True):
+        prompt = list(engine.renderer.prompt(group.prompt))
+        for answer in some:
+            ids, count = torch.tensor([[*prompt, *answer.sampled.tokens]]), len(answer.sampled.tokens)
+            with torch.no_grad():
+                policy, reference = (model(ids).logits[0, len(prompt) - 1 : -1] for model in (now, start))
+            expected = (((1 - share) * policy + share * reference) / 0.7).log_softmax(-1)
+            at_tokens = expected[range(count), list(answer.sampled.tokens)]
+            torch.testing.assert_close(torch.tensor(answer.sampled.logprobs), at_tokens, rtol=0, atol=1e-4)
+            alone = (policy / 0.7).log_softmax(-1)[range(count), list(answer.sampled.tokens)]
+            far = max(far, float((at_tokens - alone).abs().max()))
+    assert far > 0.1, "the policy has moved"
+
+
+def test_the_ends_of_the_mixture_are_the_two_models(moved):
+    engine, _ = moved
+    before = NativeGenerator(tiny.loaded_model(), policy="p").generate(PROMPTS, Sampling(max_new_tokens=9), seed=2)
+    both = from_both(engine)
+    whole, none = (both.generate(PROMPTS, Sampling(max_new_tokens=9, reference=share), seed=2) for share in (1.0, 0.0))
+    now = NativeGenerator(engine.loaded, policy="p").generate(PROMPTS, Sampling(max_new_tokens=9), seed=2)
+    assert tokens_of(whole) == tokens_of(before) != tokens_of(now)
+    assert tokens_of(none) == tokens_of(now)
+
+
+def test_a_reference_by_an_adapter_switched_off():
+    loaded = tiny.loaded_model()
+    start = NativeGenerator(tiny.loaded_model(), policy="p").generate(PROMPTS, Sampling(max_new_tokens=6), seed=1)
+    adapted = Loaded(add_lora(loaded.model, rank=2, alpha=8.0, targets="all-linear"), loaded.renderer, "")
+    engine = LocalEngine(adapted)
+    engine.backward(-engine.logprobs(forest(tiny.random_rows(0, [(4, (5,))]))).token.mean())
+    engine.step(0.05, 1.0)
+    drawn = from_both(engine).generate(PROMPTS, Sampling(max_new_tokens=6, reference=1.0), seed=1)
+    assert tokens_of(drawn) == tokens_of(start)
+    assert tokens_of(NativeGenerator(adapted, policy="p").generate(PROMPTS, Sampling(max_new_tokens=6), seed=1)) != (
+        tokens_of(start)
+    )
+
+
+def test_without_a_reference_none_can_have_a_share(loaded):
+    with pytest.raises(MissingError, match="none beside its model"):
+        NativeGenerator(loaded, policy="p").generate(PROMPTS, Sampling(reference=0.5))

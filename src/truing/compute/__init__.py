@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -84,6 +84,9 @@ class Engine(Protocol):
     def move_reference(self, mix: float) -> None:
         """Moves the kept reference: mix * policy + (1 - mix) * reference."""
 
+    def as_role(self, of: Role) -> AbstractContextManager[Any]:
+        """Within it the model computes as this role, also for a generator that shares it."""
+
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a scalar to what has been gathered for the next step."""
 
@@ -114,12 +117,15 @@ class Sampling:
     top_k: draw from the k likeliest tokens only; 0 is all.
     top_p: draw from the smallest set of likeliest tokens that holds this much probability; 1 is all.
     max_new_tokens: length limit of an answer, its end-of-turn token included.
+    reference: share of the reference in the geometric mixture that each token is drawn from,
+        policy^(1 - share) reference^share / Z with a Z of its own; 0 is the policy, 1 the reference alone.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     max_new_tokens: int = 256
+    reference: float = 0.0
 
 
 class Generator(Protocol):

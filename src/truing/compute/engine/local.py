@@ -87,7 +87,7 @@ class LocalEngine:
     def logprobs(self, forest: Forest, of: Role = "policy", temperature: float = 1.0) -> Logprobs:
         """Log-probabilities of the scored tokens of a forest, fp32 (fp64 for an fp64 model)."""
         forest = forest.to(self.device)
-        with self._as_role(of):
+        with self.as_role(of):
             head = self._head_of(forest)
             token = token_logprobs(head.hidden, head.weight, forest.target, temperature)
         return Logprobs(token, forest.completion, forest.group.shape[0])
@@ -148,7 +148,7 @@ class LocalEngine:
         forest = forest.to(self.device)
         reference = None
         if divergence:
-            with torch.no_grad(), self._as_role("reference"):
+            with torch.no_grad(), self.as_role("reference"):
                 other = self._head_of(forest)
                 reference = Head(other.hidden, other.weight.data)  # the data, as the weight is the policy's again soon
         found = token_statistics(
@@ -185,6 +185,17 @@ class LocalEngine:
         for name, reference in self._reference_masters.items():
             reference.lerp_(self._masters[name].detach(), mix)
         self._round_reference()
+
+    def as_role(self, of: Role) -> AbstractContextManager[Any]:
+        """Within it the model computes as this role; as a reference that is kept beside it, without gradient."""
+        if of == "policy":
+            return nullcontext()
+        if self._reference:
+            return self._with_kept_reference()
+        if self._adapted:
+            off: AbstractContextManager[Any] = self.model.disable_adapter()
+            return off
+        raise GuardError("there is no reference in memory: it is cached before the first step, or kept on request")
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a scalar to the masters' gradients."""
@@ -304,16 +315,6 @@ class LocalEngine:
     def _scores(self, forest: Forest, hidden: Tensor) -> tuple[Scores, ...]:
         values = readout(self._whole(), hidden.index_select(0, forest.own_row))
         return tuple(Scores(one, forest.completion, forest.group.shape[0]) for one in values.unbind(1))
-
-    def _as_role(self, of: Role) -> AbstractContextManager[Any]:
-        if of == "policy":
-            return nullcontext()
-        if self._reference:
-            return self._with_kept_reference()
-        if self._adapted:
-            off: AbstractContextManager[Any] = self.model.disable_adapter()
-            return off
-        raise GuardError("there is no reference in memory: it is cached before the first step, or kept on request")
 
     def _round_reference(self) -> None:
         """The reference's weights in the dtype of compute."""

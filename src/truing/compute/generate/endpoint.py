@@ -124,6 +124,8 @@ class EndpointGenerator:
         on_finished: Callable[[int], None] = lambda _: None,
     ) -> list[tuple[Completion, ...]]:
         """`answers` answers to each prompt. The endpoint is sent a seed for each; whether it heeds it, it knows."""
+        if sampling.reference:
+            raise MissingError(f"{self.endpoint.url} has one model: no answer can be drawn from it and a reference")
         bodies = self._bodies(prompts, sampling, answers, seed)
         pool = ThreadPoolExecutor(self.endpoint.at_once)
         said: list[Completion | str] = []
