@@ -17,6 +17,7 @@ install_import_hook(
         "truing.reductions",
         "truing.advantages",
         "truing.shaping",
+        "truing.rivals",
         "truing.algorithms",
         "truing.packing",
         "truing.compute.head",

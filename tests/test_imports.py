@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "records", "environment"}),
     frozenset(
         {"formats", "store", "report", "statistics", "progress", "watch", "blending", "curation", "selection"}
-        | {"signatures", "tensors", "objectives", "advantages", "algorithms", "reductions", "shaping"}
+        | {"signatures", "tensors", "objectives", "advantages", "algorithms", "reductions", "shaping", "rivals"}
     ),
     frozenset({"rendering", "packing", "models", "compute", "costs"}),
     frozenset({"scoring"}),

@@ -780,6 +780,20 @@ def test_online_learning_is_planned_in_tokens_by_hand(model: Path, pairs: Path) 
     assert ppo["steps"] * ppo["step_seconds"] == pytest.approx(8 * remax["steps"] * remax["step_seconds"], rel=1e-3)
 
 
+def test_online_learning_of_pairs_is_planned_in_tokens_by_hand(model: Path, pairs: Path) -> None:
+    """A rival is written besides; one that is part of a pair is read and learnt from, too."""
+    xpo = online_facts(model, pairs, "xpo")
+    pair = 12 * (xpo["prompt"] + 2 * 10)
+    assert xpo["tokens"] == {"sampled": (12 * 2 + 10) * 10, "read": round(2 * pair), "trained": round(pair)}
+    best = online_facts(model, pairs, "best_of_n")
+    read, learnt = 12 * (best["prompt"] + 8 * 10), 12 * (best["prompt"] + 10)
+    assert best["tokens"] == {"sampled": (12 * 8 + 10) * 10, "read": round(read), "trained": round(learnt)}
+    nash, alone = (online_facts(model, pairs, {"name": "nash_md", "mixture": share}) for share in (0.5, 1.0))
+    assert nash["tokens"] == alone["tokens"]
+    assert nash["memory"]["cache"] == 2 * alone["memory"]["cache"], "both models read what is drawn from their mixture"
+    assert nash["seconds"] > alone["seconds"]
+
+
 def test_the_memory_of_online_learning_counts_what_stands_beside_the_policy(model: Path, pairs: Path) -> None:
     free = {"name": "ppo", "reward_kl": 0.0}
     ppo, bare_ppo = (online_facts(model, pairs, one)["memory"] for one in ("ppo", free))

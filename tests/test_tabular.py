@@ -13,6 +13,8 @@ divided by, decides which optimum is reached:
       group deviation (GRPO)                no temperature: r times 10 has the same optimum
     KL in the loss, k3, one token         beta reference / (lambda - r)
     KL in the loss, k2, several tokens    the last token as above, earlier ones by the mean reward they lead to
+    pairs labelled as Bradley and Terry say reference exp(r / beta) / Z, whoever wrote the two answers
+    chance to be preferred to a rival     the regularised Nash equilibrium, if the rival is the policy itself
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import torch
 
 from truing.algorithms import Rollout, bind
 from truing.reductions import step_weights
+from truing.rivals import paired
 from truing.shaping import ShapingState
 from truing.tensors import Logprobs, PerToken
 
@@ -79,7 +82,7 @@ class World:
         seen = Rollout(
             self.reward[self.which], self.completion, self.group, self.depth, behaviour.token,
             reference=self.logprobs(self.reference).token, value=value.token.detach(),
-            greedy=self.reward[best].expand(groups), greedy_length=torch.full((groups,), self.depth),
+            rival=self.reward[best].expand(groups), rival_length=torch.full((groups,), self.depth),
         )  # fmt: skip
         judged, _ = bound.judge(seen, ShapingState.of(bound.shaping))
         entropy = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)[self.row]
@@ -215,3 +218,128 @@ class TestKlInTheLoss:
         expected = (first[:, None] * second).flatten()
         near(world.reached(bind({"name": "rloo", "reward_kl": 0.0, **self.K2})), expected)
         assert (expected - optimum(world, BETA)).abs().max() > 0.005
+
+
+class Comparisons(World):
+    """Every two answers twice, either one preferred, as often as the model of Bradley and Terry says.
+
+    from_reference: whether the second is the reference's.
+    """
+
+    def __init__(self, reference, reward, *, from_reference):
+        super().__init__(reference, reward, 2)
+        answers, groups = len(self.which), int(self.group[-1]) + 1
+        self.which, self.row, self.token = (torch.cat([one, one]) for one in (self.which, self.row, self.token))
+        self.group = torch.cat([self.group, self.group + groups])
+        self.completion = torch.cat([self.completion, self.completion + answers])
+        self.second = torch.arange(2 * answers) % 2 == 1
+        preferred = torch.arange(2 * answers) < answers  # the first answer, in the first half
+        self.score = (self.second != preferred).double()
+        first, second = self.reward[self.which].reshape(-1, 2).unbind(1)
+        self.label = torch.sigmoid(torch.where(preferred[::2], first - second, second - first))
+        self.from_reference = from_reference
+
+    def chance(self, logits):
+        """Of each comparison with its label."""
+        writers = [self.distribution(logits), self.distribution(self.reference if self.from_reference else logits)]
+        first, second = self.which.reshape(-1, 2).unbind(1)
+        return writers[0][first] * writers[1][second] * self.label
+
+    def gradient(self, bound, logits, values):
+        policy, reference = self.logprobs(logits), self.logprobs(self.reference)
+        seen = Rollout(
+            self.score, self.completion, self.group, self.depth, policy.token.detach(), reference=reference.token
+        )
+        judged, _ = bound.judge(seen, ShapingState.of(bound.shaping))
+        assert len(judged.pairs) == len(self.label), "no two answers of a comparison are equally good"
+        known = (self.second & self.from_reference).double()
+        offered = {"policy": policy, "reference": reference, "from_reference": known}
+        loss = bound.loss(**paired(offered, judged.pairs))
+        return torch.autograd.grad((loss.value * self.chance(logits)).sum(), [logits, values], allow_unused=True)
+
+
+class TestComparisons:
+    @pytest.mark.parametrize(("name", "settings"), [("online_dpo", {}), ("xpo", {"alpha": 0.0}), ("xpo", {})])
+    def test_they_reach_the_optimum_of_whole_answers(self, name, settings):
+        world = Comparisons(TREE_REFERENCE, TREE_REWARD, from_reference=name == "xpo")
+        assert (world.distribution(world.reference) - optimum(world, BETA)).abs().max() > 0.1
+        near(world.reached(bind({"name": name, "beta": BETA, **settings}), rate=60.0), optimum(world, BETA))
+
+    def test_optimism_leaves_what_the_reference_writes(self):
+        world = Comparisons(REFERENCE[None], REWARD, from_reference=True)
+        shy, bold = (
+            world.reached(bind({"name": "xpo", "beta": BETA, "alpha": alpha}), rate=60.0) for alpha in (0.0, 0.01)
+        )
+        near(shy, optimum(world, BETA))
+        known = REFERENCE.exp()
+        assert float((known * bold.log()).sum()) < float((known * shy.log()).sum()) - 0.01
+
+
+class Game(World):
+    """Every answer against every rival, under preferences that go round in a circle, read side by side.
+
+    mixture: share of the reference in what the rival is drawn from.
+    """
+
+    PREFERENCE = torch.tensor([[0.5, 0.9, 0.3], [0.1, 0.5, 0.8], [0.7, 0.2, 0.5]], dtype=torch.float64)
+
+    def __init__(self, mixture):
+        super().__init__(REFERENCE[None], REWARD, 1)
+        self.mixture = mixture
+        self.which, rival = torch.cartesian_prod(torch.arange(CHOICES), torch.arange(CHOICES)).unbind(1)
+        self.token, self.row = self.which, torch.zeros_like(self.which)
+        self.completion = self.group = torch.arange(len(self.which))
+        self.score, self.rival = self.PREFERENCE[self.which, rival], self.PREFERENCE[rival, self.which]
+        self.met = rival
+
+    def mixed(self, policy):
+        """The geometric mixture of a policy and the reference."""
+        return ((1 - self.mixture) * policy.log() + self.mixture * REFERENCE).softmax(0)
+
+    def chance(self, logits):
+        policy = self.distribution(logits)
+        return policy[self.which] * self.mixed(policy)[self.met]
+
+    def gradient(self, bound, logits, values):
+        policy = self.logprobs(logits)
+        seen = Rollout(
+            self.score, self.completion, self.group, 1, policy.token.detach(),
+            reference=self.logprobs(self.reference).token, rival=self.rival, rival_length=torch.ones_like(self.group),
+        )  # fmt: skip
+        judged, _ = bound.judge(seen, ShapingState.of(bound.shaping))
+        loss = bound.loss(policy=policy, advantage=judged.advantage)
+        return torch.autograd.grad((loss.value * self.chance(logits)).sum(), [logits, values], allow_unused=True)
+
+    def best_response(self, rival, tau):
+        """To a rival's distribution, at the price tau of each nat of KL from the reference."""
+        return (REFERENCE + self.PREFERENCE @ rival / tau).softmax(0)
+
+
+class TestNash:
+    TAU = 0.2
+
+    def bound(self):
+        return bind({"name": "nash_md", "link": "linear", "reward_kl": self.TAU})
+
+    def test_in_self_play_it_reaches_the_regularised_equilibrium(self):
+        """Which the paper's own tabular algorithm finds, mirror descent with steps 2 / (tau (t + 2)): its Theorem 1."""
+        game = Game(0.0)
+        policy = REFERENCE.exp()
+        for step in range(4000):
+            pace = 2 / (self.TAU * (step + 2))
+            share = min(pace * self.TAU, 1.0)
+            mixed = ((1 - share) * policy.log() + share * REFERENCE).softmax(0)
+            policy = (mixed.log() + pace * game.PREFERENCE @ mixed).softmax(0)
+        near(game.best_response(policy, self.TAU), policy)
+        assert (policy - REFERENCE.exp()).abs().max() > 0.05
+        near(game.reached(self.bound()), policy)
+
+    @pytest.mark.parametrize("mixture", [0.5, 1.0])
+    def test_against_a_mixture_it_reaches_what_answers_best_to_that(self, mixture):
+        """So a mixture moves the point where it comes to rest, away from the equilibrium of self-play."""
+        game = Game(mixture)
+        policy = REFERENCE.exp()
+        for _ in range(2000):
+            policy = (0.9 * policy.log() + 0.1 * game.best_response(game.mixed(policy), self.TAU).log()).softmax(0)
+        near(game.reached(self.bound()), policy)
+        assert (game.reached(self.bound()) - Game(0.0).reached(self.bound())).abs().max() > 0.01

@@ -111,6 +111,14 @@ def greedy_baseline(
     return reward - greedy.to(reward.dtype)[group]
 
 
+def half_baseline(reward: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
+    """Rewards less one half, the chance to be preferred of equals: section 7 of arXiv:2312.00886 (Nash-MD).
+
+    A_i = P(answer i preferred to its rival) - 1/2, less what its KL costs where the reward has it
+    """
+    return reward - 0.5
+
+
 def batch_baseline(reward: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
     """Rewards less the mean of all of the step: REINFORCE with the plainest baseline (Williams, 1992)."""
     return (reward.double() - reward.double().mean()).to(reward.dtype) if len(reward) else reward

@@ -1,7 +1,8 @@
 """Online algorithms, one row each: how answers are rewarded, compared, accepted, and made into one loss.
 
 A row reads beside its paper. The parts are functions whose signatures say what they ask for and which settings they
-have; the settings of all parts of a row are the settings of the algorithm, each by its own name.
+have; the settings of all parts of a row are the settings of the algorithm, each by its own name. Losses are of tokens,
+or of pairs where a row pairs answers.
 """
 
 from __future__ import annotations
@@ -25,14 +26,26 @@ from truing.advantages import (
     greedy_baseline,
     group_centre,
     group_zscore,
+    half_baseline,
     leave_one_out,
     whiten,
 )
 from truing.errors import ConfigError, did_you_mean
+from truing.objectives.likelihood import nll
+from truing.objectives.pairwise import dpo, xpo
 from truing.objectives.policy import cispo, entropy_bonus, gspo, kl_penalty, ppo_clip, reinforce
 from truing.objectives.value import value_clip
 from truing.reductions import OnlineReduction
-from truing.shaping import Shaping, ShapingState, kl_in_reward, shaped, terminal_reward
+from truing.rivals import (
+    Drawing,
+    best_and_worst,
+    geometric_mixture,
+    greedy,
+    reference_alone,
+    share_of_reference,
+    win_rate,
+)
+from truing.shaping import RunningScale, Shaping, ShapingState, kl_in_reward, shaped, terminal_reward
 from truing.signatures import NonNegative, Settings, asks_for, settings_of, validated
 from truing.tensors import Loss, PerToken
 
@@ -48,6 +61,7 @@ NEEDS: dict[str, str] = {
     "value": "what the critic expects before each token",
     "old_value": "what the critic expected at the rollout",
     "returns": "what the critic should have expected",
+    "from_reference": "1 for answers that the reference wrote, else 0",
 }
 """What terms may ask for."""
 
@@ -81,19 +95,32 @@ def mixed_groups(score: Float[Tensor, " C"], group: Int[Tensor, " C"]) -> Bool[T
     return (low < high)[group]
 
 
+def best_of_group(score: Float[Tensor, " C"], group: Int[Tensor, " C"]) -> Bool[Tensor, " C"]:
+    """The best answer of each group whose scores differ, the first of equals: a group of equals has none to follow."""
+    chosen = torch.zeros_like(group, dtype=torch.bool)
+    chosen[best_and_worst(score, group)[:, 0]] = True
+    return chosen
+
+
 @dataclass(frozen=True, slots=True)
 class Algorithm:
     """A row of the table.
 
-    terms: of the loss; the first is that of the policy and has weight 1. advantage: one of `truing.advantages`.
-    reduction: how losses of tokens become one. normalisation: what is done to the advantages of all tokens of a step.
+    terms: of the loss; the first is that of the policy and has weight 1. advantage: one of `truing.advantages`, where
+    terms ask for it. reduction: how losses of tokens become one; losses of pairs all count alike.
+    rival: how one more answer to each prompt is drawn, to compare the policy's own with. preference: what the reward of
+    an answer becomes beside its rival's. pairing: which answers form a pair, of which the terms then are; the rival is
+    one of them. normalisation: what is done to the advantages of all tokens of a step.
     acceptance: which answers are learnt from at all. shaping: what becomes of the scores. settings: what differs from
     the parts' own defaults. group_size: answers to each prompt. epochs: updates that each answer takes part in.
     """
 
-    advantage: Function
     terms: tuple[Term, ...]
-    reduction: OnlineReduction
+    advantage: Function | None = None
+    reduction: OnlineReduction | None = None
+    rival: Function | None = None
+    preference: Function | None = None
+    pairing: Function | None = None
     normalisation: tuple[Function, ...] = ()
     acceptance: Acceptance = every_group
     shaping: Shaping = field(default_factory=Shaping)
@@ -101,27 +128,45 @@ class Algorithm:
     group_size: int = 1
     epochs: int = 1
 
+    def advantage_asks_for(self, name: str) -> bool:
+        """Whether there are advantages that do."""
+        return self.advantage is not None and name in asks_for(self.advantage)
+
     @property
     def needs_critic(self) -> bool:
         """Whether the advantages ask for values."""
-        return "value" in asks_for(self.advantage)
+        return self.advantage_asks_for("value")
+
+    @property
+    def is_duel(self) -> bool:
+        """Whether one answer meets its rival, and a scorer sees these two side by side."""
+        return self.rival is not None and (self.preference is not None or self.pairing is not None)
 
     @property
     def compares_groups(self) -> bool:
         """Whether answers to one prompt are compared with one another, so that one alone teaches nothing."""
-        asked = asks_for(self.advantage)
-        return "group" in asked and "greedy" not in asked
+        if self.rival is not None:
+            return False
+        return self.advantage_asks_for("group") or self.pairing is not None or self.acceptance is best_of_group
 
     @property
     def all_terms(self) -> tuple[Term, ...]:
-        """With those that any algorithm may be given by their weights."""
+        """With those that any algorithm whose losses are of tokens may be given by their weights."""
         own = {term.name for term in self.terms}
-        return self.terms + tuple(term for term in ANY_TERM if term.name not in own)
+        return self.terms + tuple(term for term in ANY_TERM if self.pairing is None and term.name not in own)
 
     @property
     def parts(self) -> tuple[Function, ...]:
         """All functions with settings."""
-        return (self.advantage, *self.normalisation, *(term.function for term in self.all_terms))
+        found = (self.advantage, *self.normalisation, self.rival, self.preference, self.pairing)
+        return (*(part for part in found if part is not None), *(term.function for term in self.all_terms))
+
+    @property
+    def shaping_settings(self) -> tuple[str, ...]:
+        """Those that count: without advantages none does, but for the length that orders the answers of a pair."""
+        if self.advantage is not None:
+            return tuple(Shaping.model_fields)
+        return ("overlong_share",) if self.pairing is not None else ()
 
 
 ANY_TERM = (Term(kl_penalty, weight=0.0), Term(entropy_bonus, weight=0.0))
@@ -194,6 +239,7 @@ RLOO = Algorithm(
 
 # ReMax, arXiv:2310.10505: the baseline is the reward of the greedy answer, which is sampled besides.
 REMAX = Algorithm(
+    rival=greedy,
     advantage=greedy_baseline,
     terms=(Term(reinforce),),
     reduction="sequence_sum",
@@ -243,6 +289,38 @@ CISPO = Algorithm(
     group_size=8,
 )
 
+# Online DPO: on-policy pairs that the scorer orders, arXiv:2402.04792 (OAIF); of more answers the best and the worst.
+ONLINE_DPO = Algorithm(
+    pairing=best_and_worst,
+    terms=(Term(dpo),),
+    group_size=2,
+)
+
+# Exploratory preference optimisation, arXiv:2405.21046: an answer of the policy against one of the reference.
+XPO = Algorithm(
+    rival=reference_alone,
+    pairing=best_and_worst,
+    terms=(Term(xpo),),
+)
+
+# Nash-MD by policy gradient, section 7 of arXiv:2312.00886: the reward is the chance to be preferred to the rival.
+NASH_MD = Algorithm(
+    rival=geometric_mixture,
+    preference=win_rate,
+    advantage=half_baseline,
+    terms=(Term(reinforce),),
+    reduction="sequence_sum",
+    shaping=Shaping(reward_kl=0.008),
+)
+
+# Best-of-n distillation by likelihood: RAFT, arXiv:2304.06767.
+BEST_OF_N = Algorithm(
+    acceptance=best_of_group,
+    terms=(Term(nll),),
+    reduction="token_mean",
+    group_size=8,
+)
+
 ALGORITHMS: dict[str, Algorithm] = {
     name.lower(): value for name, value in tuple(globals().items()) if isinstance(value, Algorithm)
 }
@@ -253,8 +331,9 @@ class Rollout:
     """What is known of the answers of one step before the first update, of N tokens, C answers and G prompts.
 
     score [C]: the scorer's own. completion [N], group [C]: whose they are. limit: most tokens an answer could have.
-    behaviour [N]: log-probabilities at the temperature of sampling. reference [N], value [N], greedy [G]: where the
-    algorithm needs them; greedy is the score of each prompt's greedy answer, greedy_length its number of tokens.
+    behaviour [N]: log-probabilities at the temperature of sampling. reference [N], value [N], rival [G]: where the
+    algorithm needs them; rival is the score of each prompt's rival, rival_length its number of tokens. A rival that is
+    one of a pair stands among the answers instead.
     """
 
     score: Float[Tensor, " C"]
@@ -264,8 +343,8 @@ class Rollout:
     behaviour: Float[Tensor, " N"]
     reference: Float[Tensor, " N"] | None = None
     value: Float[Tensor, " N"] | None = None
-    greedy: Float[Tensor, " G"] | None = None
-    greedy_length: Int[Tensor, " G"] | None = None
+    rival: Float[Tensor, " G"] | None = None
+    rival_length: Int[Tensor, " G"] | None = None
 
     @property
     def length(self) -> Int[Tensor, " C"]:
@@ -279,12 +358,20 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a rollout comes to, all for each token. returns: where there is a critic. kl: where there is a reference."""
+    """What a rollout comes to, for each token but where said otherwise.
+
+    advantage: where terms ask for it. returns: where there is a critic. kl: where there is a reference.
+    win_rate [C]: where answers are preferred to a rival. pairs [P, 2]: places of the chosen and the rejected answers,
+    where they are paired. accepted [C]: which answers are learnt from.
+    """
 
     reward: PerToken
-    advantage: PerToken
+    advantage: PerToken | None
     returns: PerToken | None
     kl: PerToken | None
+    win_rate: Float[Tensor, " C"] | None
+    pairs: Int[Tensor, "P 2"] | None
+    accepted: Bool[Tensor, " C"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,15 +386,16 @@ class BoundAlgorithm:
     options: Mapping[str, Any]
     terms: tuple[Term, ...]
     shaping: Shaping
-    reduction: OnlineReduction
+    reduction: OnlineReduction | None
     group_size: int
     epochs: int
 
     def needs(self, name: str) -> bool:
-        """Whether the advantages, the shaping or a term ask for this."""
-        if name == "reference" and self.prices_kl:
+        """Whether the advantages, the shaping, the rival or a term ask for this."""
+        if name == "reference" and (self.prices_kl or share_of_reference(self.rival) > 0):
             return True
-        return name in asks_for(self.algorithm.advantage) or any(name in asks_for(t.function) for t in self.terms)
+        asked = any(name in asks_for(term.function) for term in self.terms)
+        return asked or self.algorithm.advantage_asks_for(name)
 
     @property
     def needs_critic(self) -> bool:
@@ -319,18 +407,36 @@ class BoundAlgorithm:
         """Whether the reward is lowered by the KL from the reference."""
         return self.shaping.reward_kl > 0
 
+    @property
+    def rival(self) -> Drawing | None:
+        """In what the sampling of one more answer to each prompt differs, where there is one."""
+        function = self.algorithm.rival
+        return None if function is None else function(**self._options(function))
+
+    @property
+    def pairs_answers(self) -> bool:
+        """Whether losses are of pairs."""
+        return self.algorithm.pairing is not None
+
+    @property
+    def learnt(self) -> int:
+        """Answers to each prompt that are learnt from, at most."""
+        if self.pairs_answers:
+            return 2
+        return 1 if self.algorithm.acceptance is best_of_group else self.group_size
+
     def critic_alone(self) -> BoundAlgorithm:
         """With the critic's term and no other, for the rollouts in which only it learns."""
         return replace(self, terms=tuple(term for term in self.terms if term.function is value_clip))
 
-    def accepts(self, rollout: Rollout) -> Bool[Tensor, " C"]:
-        """Which answers are learnt from."""
-        return self.algorithm.acceptance(rollout.score, rollout.group)
-
     def judge(self, rollout: Rollout, state: ShapingState) -> tuple[Judgement, ShapingState]:
-        """Rewards and advantages of a rollout, and what shaping remembers of it."""
+        """Rewards, advantages and pairs of a rollout, and what shaping remembers of it."""
         scale = state.scale.seen(rollout.score)
         answer = shaped(rollout.score, rollout.length, self.shaping, scale, limit=rollout.limit)
+        rival = self._rival(rollout, scale)
+        pairs = self._paired(answer, rollout)
+        preferred = self._preferred(answer, rollout, rival)
+        answer = answer if preferred is None else preferred
         token = terminal_reward(answer, rollout.completion).to(rollout.behaviour.dtype)
         kl, price = None, state.price
         if self.prices_kl:
@@ -346,19 +452,20 @@ class BoundAlgorithm:
         elif rollout.reference is not None:
             kl = kl_in_reward(rollout.behaviour, rollout.reference)
         reward = rollout.per_token(token)
-        advantage, returns = self._compared(rollout, reward, scale)
-        for function in self.algorithm.normalisation:
-            advantage = function(advantage, **self._options(function))
+        advantage, returns = self._compared(rollout, reward, rival)
         judgement = Judgement(
             reward,
-            rollout.per_token(advantage),
+            None if advantage is None else rollout.per_token(advantage),
             None if returns is None else rollout.per_token(returns),
             None if kl is None else rollout.per_token(kl),
+            preferred,
+            pairs,
+            self._accepted(rollout, pairs),
         )
         return judgement, ShapingState(scale, price)
 
     def loss(self, **offered: Any) -> Loss:
-        """The weighted sum of the terms, one loss per token, given of what is offered what they ask for."""
+        """The weighted sum of the terms, one loss per token or pair, given of what is offered what they ask for."""
         first, *others = (
             term.weight * term.function(**{name: offered[name] for name in asks_for(term.function)},
                                         **self._options(term.function))
@@ -366,23 +473,49 @@ class BoundAlgorithm:
         )  # fmt: skip
         return sum(others, first)
 
-    def _compared(self, rollout: Rollout, reward: PerToken, scale: Any) -> tuple[Tensor, Tensor | None]:
-        """The advantage of each token, and the returns where there is a critic."""
+    def _rival(self, rollout: Rollout, scale: RunningScale) -> Tensor | None:
+        """The reward of each prompt's rival that stands apart from the answers."""
+        if self.algorithm.rival is None or self.pairs_answers:
+            return None
+        assert rollout.rival is not None, "this algorithm needs the score of each prompt's rival"
+        assert rollout.rival_length is not None, "and its length, which is shaped as the others'"
+        return shaped(rollout.rival, rollout.rival_length, self.shaping, scale, limit=rollout.limit)
+
+    def _preferred(self, answer: Tensor, rollout: Rollout, rival: Tensor | None) -> Tensor | None:
+        """The chance of each answer to be preferred to its rival, where that is its reward."""
+        function = self.algorithm.preference
+        return None if function is None else function(answer, rollout.group, rival, **self._options(function))
+
+    def _paired(self, answer: Tensor, rollout: Rollout) -> Tensor | None:
+        function = self.algorithm.pairing
+        return None if function is None else function(answer, rollout.group, **self._options(function))
+
+    def _accepted(self, rollout: Rollout, pairs: Tensor | None) -> Tensor:
+        """Which answers are learnt from: those in pairs, where losses are of pairs."""
+        if pairs is None:
+            return self.algorithm.acceptance(rollout.score, rollout.group)
+        return torch.isin(torch.arange(len(rollout.group), device=pairs.device), pairs)
+
+    def _compared(
+        self, rollout: Rollout, reward: PerToken, rival: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The advantage of each token, where there is one, and the returns where there is a critic."""
         function = self.algorithm.advantage
-        asked = asks_for(function)
+        if function is None:
+            return None, None
         offered: dict[str, Any] = {
             "reward": reward.token if of_tokens(function) else reward.sum.to(reward.token.dtype),
             "completion": rollout.completion,
             "group": rollout.group,
             "value": rollout.value,
+            "greedy": rival,
         }
-        if "greedy" in asked:
-            assert rollout.greedy is not None, "this baseline needs the score of each prompt's greedy answer"
-            assert rollout.greedy_length is not None, "and its length, which is shaped as the others'"
-            offered["greedy"] = shaped(rollout.greedy, rollout.greedy_length, self.shaping, scale, limit=rollout.limit)
-        found = function(**{name: offered[name] for name in asked}, **self._options(function))
+        found = function(**{name: offered[name] for name in asks_for(function)}, **self._options(function))
         advantage, returns = found if self.needs_critic else (found, None)
-        return (advantage if of_tokens(function) else advantage[rollout.completion]), returns
+        advantage = advantage if of_tokens(function) else advantage[rollout.completion]
+        for normalise in self.algorithm.normalisation:
+            advantage = normalise(advantage, **self._options(normalise))
+        return advantage, returns
 
     def _options(self, function: Function) -> dict[str, Any]:
         return {name: self.options[name] for name in settings_of(function).model_fields}
@@ -399,12 +532,16 @@ def schema(name: str) -> type[Settings]:
     algorithm = _named(name, "algorithm")
     fewest = 2 if algorithm.compares_groups else 1
     fields: dict[str, Any] = {
-        "group_size": (int, Field(algorithm.group_size, ge=fewest, description="answers to each prompt")),
         "epochs": (int, Field(algorithm.epochs, ge=1, description="updates that each answer takes part in")),
-        "reduction": (OnlineReduction, Field(algorithm.reduction, description="how losses of tokens become one")),
     }
-    for key, shape in Shaping.model_fields.items():
-        fields[key] = _with_default(shape, algorithm.shaping.model_dump()[key])
+    if not algorithm.is_duel:
+        words = "answers to each prompt"
+        fields["group_size"] = (int, Field(algorithm.group_size, ge=fewest, description=words))
+    if algorithm.reduction is not None:
+        words = "how losses of tokens become one"
+        fields["reduction"] = (OnlineReduction, Field(algorithm.reduction, description=words))
+    for key in algorithm.shaping_settings:
+        fields[key] = _with_default(Shaping.model_fields[key], algorithm.shaping.model_dump()[key])
     for function in algorithm.parts:
         for key, setting in settings_of(function).model_fields.items():
             fields[key] = _with_default(setting, algorithm.settings.get(key, setting.default))
@@ -433,9 +570,9 @@ def bind(table: Mapping[str, Any], where: str = "algorithm") -> BoundAlgorithm:
         algorithm=algorithm,
         options={key: chosen[key] for function in algorithm.parts for key in settings_of(function).model_fields},
         terms=(policy, *(term for term in weighted if term.weight)),
-        shaping=Shaping(**{key: chosen[key] for key in Shaping.model_fields}),
-        reduction=chosen["reduction"],
-        group_size=chosen["group_size"],
+        shaping=Shaping(**{key: chosen[key] for key in algorithm.shaping_settings}),
+        reduction=chosen.get("reduction"),
+        group_size=chosen.get("group_size", algorithm.group_size),
         epochs=chosen["epochs"],
     )
 

@@ -20,6 +20,7 @@ from truing.planning import Planned, nothing_held_out, read_inputs
 from truing.recipe import Recipe, device_of
 from truing.records import Group
 from truing.rendering import Renderer, Row
+from truing.rivals import share_of_reference
 from truing.scoring.choices import asked
 from truing.scoring.duels import LETTERS, duel
 from truing.scoring.scorers import Kind, named_in
@@ -305,24 +306,30 @@ def _online(settings: Online, prompts: Sequence[Lengths], watched: int, machine:
     by policy, reference and critic; those that are learnt from, in all epochs.
     """
     algorithm, most = settings.bound(), settings.max_new_tokens
-    greedy = int(algorithm.needs("greedy"))
-    rows = [_answered(row, algorithm.group_size, most) for row in prompts]
+    rival = 0 if algorithm.rival is None else 1
+    read = algorithm.group_size + (rival if algorithm.pairs_answers else 0)
+    rows = [_answered(row, read, most) for row in prompts]
+    learnt = [_answered(row, algorithm.learnt, most) for row in prompts]
     asked = settings.rollouts * settings.prompts
     whole = asked / len(rows) * sum(row.tokens for row in rows)
     one_pass = asked / len(rows) * operations(machine.shape, rows) / machine.rate
+    one_step = asked / len(rows) * operations(machine.shape, learnt) / machine.rate
     readers = 1 + settings.reads_reference + algorithm.needs_critic
     judges = _readings(settings.scorer)
-    load = _largest_rollout(settings, rows)
+    load = _largest_rollout(settings, learnt)
     memory = _online_memory(settings, rows, load, machine)
-    written = asked * (algorithm.group_size + greedy) + 2 * watched
+    written = asked * (algorithm.group_size + rival) + 2 * watched
     # each token is written by a pass over all weights, which the answers that are written at one time share
-    passes = most * written / min(settings.live_answers, settings.prompts * algorithm.group_size)
-    sampling = one_pass * written / (asked * algorithm.group_size)
+    twice = (
+        asked if 0 < share_of_reference(algorithm.rival) < 1 else 0
+    )  # both models read what is drawn from their mixture
+    passes = most * (written + twice) / min(settings.live_answers, settings.prompts * algorithm.group_size)
+    sampling = one_pass * (written + twice) / (asked * read)
     sampling = max(sampling, passes * memory.weights / machine.bandwidth)
     learners = 1 + algorithm.needs_critic
     renewal = settings.steps * learners * memory.moments / 8 * TRAFFIC / machine.bandwidth
-    learning = (3 + settings.checkpointing) * learners * algorithm.epochs * one_pass + renewal
-    reading = (readers + judges * written / (asked * algorithm.group_size)) * one_pass
+    learning = (3 + settings.checkpointing) * learners * algorithm.epochs * one_step + renewal
+    reading = (readers + judges * written / (asked * read)) * one_pass
     return {
         "steps": settings.steps,
         "seconds": sampling + reading + learning,
@@ -334,7 +341,7 @@ def _online(settings: Online, prompts: Sequence[Lengths], watched: int, machine:
         "tokens": {
             "sampled": written * most,
             "read": round(readers * whole),
-            "trained": round(algorithm.epochs * whole),
+            "trained": round(algorithm.epochs * asked / len(rows) * sum(row.tokens for row in learnt)),
         },
     }
 
@@ -362,12 +369,13 @@ def _online_memory(settings: Online, rows: Sequence[Lengths], load: Load, machin
     trained = other.weights + other.masters + other.moments + other.gradients + other.activations
     named = {name for kind in KINDS for name in named_in(settings.scorer, kind)}
     live = min(settings.live_answers, settings.prompts * algorithm.group_size)
+    models = 2 if 0 < share_of_reference(algorithm.rival) < 1 else 1
     longest = max(row.prompt for row in rows) + settings.max_new_tokens
     key_and_value = 2 * shape.layers * shape.groups * shape.head_width * machine.itemsize
     return found._replace(
         critic=trained if algorithm.needs_critic else 0.0,
         scorers=float(len(named) * machine.parameters * machine.itemsize),
-        cache=float(live * longest * key_and_value),
+        cache=float(models * live * longest * key_and_value),
     )
 
 

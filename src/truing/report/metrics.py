@@ -27,6 +27,8 @@ LOGISTIC_LOSS = Metric(
 ONLINE_LOSS = Metric(
     "Loss", "Says little: advantages are about 0 on average, whatever is learnt. Look at the reward instead."
 )
+OF_ALGORITHM = {"online_dpo": LOGISTIC_LOSS, "xpo": LOGISTIC_LOSS, "best_of_n": LOSS}
+"""The loss of an online algorithm that has no advantages."""
 STEPS_RIGHT = Metric(
     "Steps judged right",
     "Steps of which the model says what people said. Compare it with the share of right steps, which a model would "
@@ -114,10 +116,15 @@ METRICS = {
 ROLLOUT = {
     "reward": Metric("Reward", "Mean score of the answers. Rises; fast and without end, look at what it rewards."),
     "reward/deviation": Metric("Deviation of the reward", "Above 0: of answers that are all alike nothing is learnt."),
+    "win_rate": Metric(
+        "Chance to be preferred to the rival",
+        "About one half (dashed) while the two are near; above it, the policy leads.",
+        0.5,
+    ),
     "kl": Metric("KL from the reference", "In nats an answer. Rises slowly from 0; tens are another model.", 0.0),
     "length": Metric("Length", "In tokens an answer. Steadily up may be the reward's love of length."),
     "finished": Metric("Answers that come to their end", "As a share. Falling, the policy forgets how to stop."),
-    "accepted": Metric("Answers learnt from", "As a share; the others are of groups whose answers all did alike."),
+    "accepted": Metric("Prompts learnt from", "As a share; the answers to the others all did alike."),
     "explained_variance": Metric(
         "Explained variance", "Of the returns by the critic. Rises towards 1; below 0 a constant would do better.", 0.0
     ),
@@ -136,7 +143,7 @@ def metric(name: str, settings: Mapping[str, Any]) -> Metric:
     if name == "reward/accuracy" and isinstance(objective, Mapping) and objective.get("name") == "process":
         return STEPS_RIGHT
     if name == "loss" and "algorithm" in settings:
-        return ONLINE_LOSS
+        return OF_ALGORITHM.get(_named(settings["algorithm"]), ONLINE_LOSS)
     if name in ROLLOUT and (name not in METRICS or "algorithm" in settings):
         return ROLLOUT[name]
     return METRICS.get(name, Metric(name, ""))
@@ -146,3 +153,8 @@ def in_order(names: Iterable[str]) -> list[str]:
     """The metrics as a reader looks for them: the known ones first, the others by name."""
     known = list(METRICS)
     return sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
+def _named(algorithm: Any) -> str:
+    """The name of an algorithm, from its table or alone."""
+    return str(algorithm.get("name") if isinstance(algorithm, Mapping) else algorithm)

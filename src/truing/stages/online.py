@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from truing import algorithms, statistics
 from truing.algorithms import BoundAlgorithm, Judgement
+from truing.blending import prompt_hash
 from truing.compute import Engine, Generator, Sampling
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate.native import NativeGenerator
@@ -26,17 +27,22 @@ from truing.records import Completion, Group
 from truing.reductions import step_weights
 from truing.rendering import Row
 from truing.report.rollouts import read_gain
+from truing.rivals import Drawing, paired, share_of_reference
 from truing.scoring.score import Scorer
 from truing.scoring.scorers import Spec, make
 from truing.shaping import ShapingState
 from truing.signatures import Count, Positive
 from truing.stages import showing
+from truing.stages.arranging import FROM_REFERENCE
 from truing.stages.context import Context, Groups, Judges, Model
+from truing.stages.curriculum import Curriculum, chances, draw, nothing_seen, seen
 from truing.stages.rollouts import Rollout, forget, in_turn, kept, per_token, prompts_of
 from truing.stages.training import Step, Updates, load_trainable, save_checkpoint, updates
 from truing.tensors import Forest, Logprobs, PerToken
 
 Correction = Literal["none", "truncate", "mask"]
+KNOWN = "curriculum"
+"""What is known of each prompt, as a checkpoint keeps it."""
 
 
 class Online(Updates):
@@ -66,6 +72,9 @@ class Online(Updates):
         description="training ends once a rollout's KL from the reference is larger, in nats per answer; below 10 "
         "answers still read like the reference's, and far above it they tend to please the scorer alone",
     )
+    curriculum: Curriculum | None = Field(
+        None, description="how often each prompt comes, by how differently its answers were rewarded; none: all in turn"
+    )
     held_out_prompts: Count = Field(64, description="held-out prompts that are answered before and after")
     checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
 
@@ -78,6 +87,14 @@ class Online(Updates):
             raise ConfigError(f'algorithm is a name such as "grpo", or a table with name and settings; found {value!r}')
         algorithms.bind(table)
         return table
+
+    @model_validator(mode="after")
+    def _weighs(self) -> Self:
+        """The correction is a weight of advantages."""
+        bound = self.bound()
+        if self.correction != "none" and bound.algorithm.advantage is None:
+            raise ConfigError(f"correction: algorithm '{bound.name}' has no advantages to weigh: take it out")
+        return self
 
     def bound(self) -> BoundAlgorithm:
         """The algorithm with its settings filled in."""
@@ -130,7 +147,9 @@ def online(
     if settings.keeps_reference:
         policy.keep_reference()
     critic = _critic(context, settings, reward or model) if algorithm.needs_critic else None
-    generator = NativeGenerator(loaded, policy=context.key, max_rows=settings.live_answers)
+    generator = NativeGenerator(
+        loaded, policy=context.key, max_rows=settings.live_answers, reference=lambda: policy.as_role("reference")
+    )
     play = _Play(context, settings, algorithm, prompts, generator, scorer, policy, critic)
     watched = prompts_of(held_out.read())[: settings.held_out_prompts] if held_out is not None else []
     before = play.rewards(watched)  # of the start's weights, also when going on: checkpoints are read below
@@ -203,31 +222,62 @@ class Learnt:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A rollout with what it comes to. accepted: which answers are learnt from, [C]. about: its means, for the log.
+    """A rollout with what it comes to. about: its means, for the log.
 
     advantage: as it is learnt from, that is corrected for the generator; the judgement's own is not.
+    rows: with the answers alone that are learnt from.
     """
 
     rollout: Rollout
     judgement: Judgement
-    advantage: Tensor
-    returns: Tensor | None
-    accepted: Tensor
+    advantage: Tensor | None
+    rows: Sequence[Row]
     about: dict[str, float]
 
     def weights(self, rows: Sequence[int], algorithm: BoundAlgorithm, limit: int) -> tuple[Tensor, float]:
-        """The weight of each token of the rollout in a step of these rows, [N], and the divisor of the step."""
-        taken = torch.isin(self.rollout.group, torch.tensor(list(rows))) & self.accepted
+        """The weight of each token, [N], or pair, [P], in a step of these rows, and the divisor of the step."""
+        taken = torch.isin(self.rollout.group, torch.tensor(list(rows))) & self.judgement.accepted
+        if self.judgement.pairs is not None:
+            each = taken[self.judgement.pairs[:, 0]].double()
+            return each, float(each.sum())
+        assert algorithm.reduction is not None, "losses of tokens become one somehow"
         found, divisor = step_weights(
             self.rollout.completion, self.rollout.group, taken.double(), algorithm.reduction, limit=limit
         )
         return found.token, divisor
 
+    def part(self, token: Tensor, forest: Forest) -> PerToken:
+        """What belongs to a forest, of numbers of all tokens, [N]."""
+        return self.rollout.part(token, forest, self.judgement.accepted[self.rollout.completion])
+
+    def share(self, weights: Tensor, forest: Forest) -> Tensor:
+        """Of the weights of a step those of a forest's losses."""
+        return self.part(weights, forest).token if self.judgement.pairs is None else weights[self._paired_in(forest)]
+
+    def pairs(self, forest: Forest) -> Tensor:
+        """The pairs of a forest as places among its answers, [P, 2]."""
+        assert self.judgement.pairs is not None, "answers are paired"
+        return torch.searchsorted(self._answers(forest), self.judgement.pairs[self._paired_in(forest)])
+
+    def by_reference(self, forest: Forest) -> Tensor:
+        """1 for the answers of a forest that the reference wrote, else 0."""
+        return self.rollout.by_reference[self._answers(forest)].double()
+
+    def _answers(self, forest: Forest) -> Tensor:
+        """Which answers of the rollout those of a forest are, ascending."""
+        return (torch.isin(self.rollout.group, torch.tensor(forest.rows)) & self.judgement.accepted).nonzero().flatten()
+
+    def _paired_in(self, forest: Forest) -> Tensor:
+        """Which pairs are of a forest."""
+        assert self.judgement.pairs is not None, "answers are paired"
+        return torch.isin(self.judgement.pairs[:, 0], self._answers(forest))
+
 
 class _Play:
     """The rollouts of a run, one after the other, and what is learnt from each.
 
-    memory: what shaping remembers before and after the rollout under way; checkpoints keep it.
+    memory: what shaping remembers before and after the rollout under way, and what a curriculum knows; checkpoints keep
+    it.
     """
 
     def __init__(
@@ -248,6 +298,10 @@ class _Play:
         self._current: tuple[int, Judged] | None = None
         first = _as_tensor(ShapingState.of(algorithm.shaping))
         self.memory: dict[str, Tensor] = {"rollout": torch.tensor(-1), "before": first, "after": first.clone()}
+        self._place: dict[bytes, int] = {}
+        if settings.curriculum is not None:
+            self.memory[KNOWN] = nothing_seen(len(prompts))
+            self._place = {prompt_hash(prompt): place for place, prompt in enumerate(prompts)}
         self.total = settings.steps
 
     def rows(self, step: int) -> list[Row]:
@@ -256,8 +310,8 @@ class _Play:
         epoch, part = divmod(place, self._parts)
         judged = self._judged(number)
         order = torch.randperm(len(judged.rollout.rows), generator=_stream(self._context.seed, number, epoch)).tolist()
-        taken = set(judged.rollout.group[judged.accepted].tolist())
-        return [judged.rollout.rows[row] for row in sorted(order[part :: self._parts]) if row in taken]
+        taken = set(judged.rollout.group[judged.judgement.accepted].tolist())
+        return [judged.rows[row] for row in sorted(order[part :: self._parts]) if row in taken]
 
     def learn(self, step: Step) -> None:
         """Gathers the gradient of one optimizer step."""
@@ -267,7 +321,7 @@ class _Play:
         weights, divisor = judged.weights([row.index for row in step.rows], algorithm, self._settings.max_new_tokens)
         for forest in step.forests:
             loss = algorithm.loss(**self._offered(judged, forest))
-            step.add(loss, judged.rollout.part(weights, forest).token, divisor)
+            step.add(loss, judged.share(weights, forest), divisor)
         for name, value in judged.about.items():
             step.count(name, value, 1.0)
 
@@ -297,23 +351,27 @@ class _Play:
             self._context.warn(f"{count} answers to held-out prompts have no score: {reason}")
         return {replace(group, completions=()).id: _score(group.completions[0]) for group in groups}
 
-    def _offered(self, judged: Judged, forest: Forest) -> dict[str, PerToken]:
-        """What terms may ask for, each for the tokens of a forest."""
-        rollout, read = judged.rollout, judged.rollout.read
+    def _offered(self, judged: Judged, forest: Forest) -> dict[str, Any]:
+        """What terms may ask for, of the tokens of a forest, or of the pairs of its answers."""
+        read, judgement = judged.rollout.read, judged.judgement
         now = self._policy.statistics(
             forest, temperature=self._settings.temperature, entropy=self._algorithm.needs("entropy")
         )
-        offered: dict[str, PerToken] = {"policy": now.logprobs, "advantage": rollout.part(judged.advantage, forest)}
+        offered: dict[str, Any] = {"policy": now.logprobs}
+        if judged.advantage is not None:
+            offered["advantage"] = judged.part(judged.advantage, forest)
         if now.entropy is not None:
             offered["entropy"] = now.entropy
         for name in {"behaviour", "reference"} & read.keys():
-            found = rollout.part(read[name], forest)
+            found = judged.part(read[name], forest)
             offered[name] = Logprobs(found.token, found.completion, found.count)
         if self._critic is not None:
-            assert judged.returns is not None
+            assert judgement.returns is not None
             offered["value"] = self._critic.values(forest)
-            offered["old_value"] = rollout.part(read["value"], forest)
-            offered["returns"] = rollout.part(judged.returns, forest)
+            offered["old_value"] = judged.part(read["value"], forest)
+            offered["returns"] = judged.part(judgement.returns.token, forest)
+        if judgement.pairs is not None:
+            return paired({**offered, "from_reference": judged.by_reference(forest)}, judged.pairs(forest))
         return offered
 
     def _judged(self, number: int) -> Judged:
@@ -326,6 +384,7 @@ class _Play:
             self._current = (number, judged)
             if not again:  # or it was told before
                 self._tell(number, judged)
+                self._see(rollout)
             last = self._context.run.latest_checkpoint(self._context.key, finished=False)
             done = 0 if last is None else int(last.meta["step"]) // (self._algorithm.epochs * self._parts)
             forget(self._context, done)
@@ -334,27 +393,39 @@ class _Play:
     def _drawn(self, number: int) -> Rollout:
         """Answers to the next prompts, scored, and read by policy, reference and critic as they are now.
 
-        A greedy answer is scored with the others, as the last one, and then kept apart from them.
+        A rival is scored with the others, as the last one, and then kept apart from them, if it is no part of a pair.
         """
-        places = in_turn(len(self._prompts), self._settings.prompts, number, self._context.seed)
-        asked = [self._prompts[place] for place in places]
+        asked = [self._prompts[place] for place in self._next(number)]
         seed = self._context.seed * 1_000_003 + number
         groups = self._answered(asked, self._settings.sampling(), self._algorithm.group_size, seed)
-        besides = self._algorithm.needs("greedy")
-        if besides:
-            certain = self._answered(asked, replace(self._settings.sampling(), temperature=0.0), 1, seed)
-            groups = [
-                _with(group, (*group.completions, *one.completions)) for group, one in zip(groups, certain, strict=True)
-            ]
+        if self._algorithm.rival is not None:
+            rivals = self._rivals(asked, self._algorithm.rival, ~seed)  # numbers of their own, or they would be alike
+            groups = [_with(group, (*group.completions, one)) for group, one in zip(groups, rivals, strict=True)]
         groups, failed = self._scored(groups)
         if not groups:
             raise DataError(
                 f"stage '{self._context.stage}', rollout {number + 1}: no answer has a score: {by_reason(failed)}"
             )
-        greedy = [group.completions[-1] for group in groups] if besides else []
-        drawn = [_with(group, group.completions[:-1]) for group in groups] if besides else groups
-        rollout = Rollout.of(self._policy.renderer, drawn, greedy, {}, dict(failed))
+        apart = self._algorithm.rival is not None and not self._algorithm.pairs_answers
+        rivals = [group.completions[-1] for group in groups] if apart else []
+        drawn = [_with(group, group.completions[:-1]) for group in groups] if apart else groups
+        rollout = Rollout.of(self._policy.renderer, drawn, rivals, {}, dict(failed))
         return replace(rollout, read=per_token(rollout.rows, self._said, self._settings.forest_tokens))
+
+    def _next(self, number: int) -> list[int]:
+        """The prompts of a rollout."""
+        count, seed, curriculum = self._settings.prompts, self._context.seed, self._settings.curriculum
+        if curriculum is None:
+            return in_turn(len(self._prompts), count, number, seed)
+        return draw(chances(self.memory[KNOWN], curriculum.floor), count, hash_seed(seed, number, 0))
+
+    def _see(self, rollout: Rollout) -> None:
+        """Remembers how a rollout's prompts were rewarded, where it matters to which come next."""
+        if self._settings.curriculum is not None:
+            places = torch.tensor([self._place[prompt_hash(group)] for group in rollout.groups])
+            self.memory[KNOWN] = seen(
+                self.memory[KNOWN], places[rollout.group], rollout.score, self._settings.curriculum.memory
+            )
 
     def _said(self, forest: Forest) -> dict[str, PerToken]:
         """What policy, reference and critic say as they are now."""
@@ -372,6 +443,12 @@ class _Play:
         """The prompts with the policy's answers."""
         drawn = self._generator.generate(asked, sampling, answers=answers, seed=seed)
         return [_with(group, found) for group, found in zip(asked, drawn, strict=True)]
+
+    def _rivals(self, asked: Sequence[Group], drawing: Drawing, seed: int) -> list[Completion]:
+        """One answer to each prompt that the policy's own are compared with."""
+        groups = self._answered(asked, replace(self._settings.sampling(), **drawing), 1, seed)
+        source = FROM_REFERENCE if share_of_reference(drawing) == 1 else None
+        return [replace(group.completions[0], source=source) for group in groups]
 
     def _scored(self, groups: Sequence[Group]) -> tuple[list[Group], Counter[str]]:
         """The prompts with scored answers; those on which the scorer fails are left out and counted by reason."""
@@ -397,7 +474,9 @@ class _Play:
         self._context.event("rollout", **place, failed=rollout.failed, shown=shown, **judged.about)
         if not showing.is_sampled(number, self._settings.rollouts):
             return
-        numbers = {"advantage": judged.advantage, "reward": judgement.reward.token}
+        numbers = {"reward": judgement.reward.token}
+        if judged.advantage is not None:
+            numbers["advantage"] = judged.advantage
         if judgement.kl is not None:
             numbers["kl"] = judgement.kl.token
         if self._critic is not None:
@@ -421,32 +500,43 @@ def judge(
         behaviour=rollout.read["behaviour"],
         reference=rollout.read.get("reference"),
         value=rollout.read.get("value"),
-        greedy=torch.tensor([_score(answer) for answer in rollout.greedy]) if rollout.greedy else None,
-        greedy_length=torch.tensor([_tokens(answer) for answer in rollout.greedy]) if rollout.greedy else None,
+        rival=torch.tensor([_score(answer) for answer in rollout.rival]) if rollout.rival else None,
+        rival_length=torch.tensor([_tokens(answer) for answer in rollout.rival]) if rollout.rival else None,
     )
     judgement, after = algorithm.judge(found, state)
-    gap = rollout.read["behaviour"] - rollout.sampled
-    advantage = judgement.advantage.token * _corrected(rollout, settings.correction)
-    accepted = algorithm.accepts(found)
-    lengths = torch.bincount(rollout.completion, minlength=len(rollout.group)).double()
-    answers = [answer for group in rollout.groups for answer in group.completions]
+    advantage = None
+    if judgement.advantage is not None:
+        advantage = judgement.advantage.token * _corrected(rollout, settings.correction)
+    kept_answers = iter(judgement.accepted.tolist())
+    rows = [replace(row, answers=tuple(one for one in row.answers if next(kept_answers))) for row in rollout.rows]
+    return Judged(rollout, judgement, advantage, rows, _means(rollout, found, judgement)), after
+
+
+def _means(rollout: Rollout, found: algorithms.Rollout, judgement: Judgement) -> dict[str, float]:
+    """What is told of a rollout: means over the answers that the policy wrote."""
+    own = ~rollout.by_reference
+    token = own[rollout.completion]
+    score, length = rollout.score[own].double(), found.length[own].double()
+    answers = [answer for group in rollout.groups for answer in group.completions if answer.source != FROM_REFERENCE]
+    gap = (rollout.read["behaviour"] - rollout.sampled)[token]
     about = {
-        "reward": float(rollout.score.double().mean()),
-        "reward/deviation": float(rollout.score.double().std(correction=0)),
-        "length": float(lengths.mean()),
+        "reward": float(score.mean()),
+        "reward/deviation": float(score.std(correction=0)),
+        "length": float(length.mean()),
         "finished": sum(answer.finished for answer in answers) / len(answers),
-        "accepted": float(accepted.double().mean()),
+        "accepted": len(set(rollout.group[judgement.accepted].tolist())) / len(rollout.rows),
         "generator_gap": float(gap.abs().mean()),
-        "entropy/rollout": float(rollout.read["entropy"].double().mean()),
+        "entropy/rollout": float(rollout.read["entropy"][token].double().mean()),
     }
-    if found.greedy is not None:
-        about["reward/greedy"] = float(found.greedy.double().mean())
+    if found.rival is not None:
+        about["reward/rival"] = float(found.rival.double().mean())
+    if judgement.win_rate is not None:
+        about["win_rate"] = float(judgement.win_rate.double().mean())
     if judgement.kl is not None:
-        about["kl"] = float(judgement.kl.sum.mean())
+        about["kl"] = float(judgement.kl.sum[own].mean())
     if judgement.returns is not None:
         about["explained_variance"] = explained_variance(rollout.read["value"], judgement.returns.token)
-    returns = None if judgement.returns is None else judgement.returns.token
-    return Judged(rollout, judgement, advantage, returns, accepted, about), after
+    return about
 
 
 def _corrected(rollout: Rollout, correction: Correction) -> Tensor:

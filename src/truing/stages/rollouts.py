@@ -16,25 +16,26 @@ from truing.packing import pack
 from truing.records import Completion, Group
 from truing.reductions import scored_tokens
 from truing.rendering import Renderer, Row
+from truing.stages.arranging import FROM_REFERENCE
 from truing.stages.context import Context
 from truing.stages.sample import bare, demonstrated
 from truing.tensors import Forest, PerToken
 
-FILE, GREEDY, READ = "groups.jsonl", "greedy.jsonl", "read.safetensors"
+FILE, RIVAL, READ = "groups.jsonl", "rival.jsonl", "read.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """Answers with their scores, and what each model says of their tokens, all rows one after the other.
 
-    groups: a prompt with its scored answers each. greedy: each prompt's greedy answer, scored too, where the algorithm
-    asks for them; nothing is learnt from their tokens. rows: the groups as token ids. start: where the tokens of each
-    row begin. read: behaviour and entropy, and reference and value where they are asked for, [N]. failed: prompts that
-    were left out, as the scorer failed on them, by reason.
+    groups: a prompt with its scored answers each. rival: each prompt's rival, scored too, where the algorithm has
+    one that is no part of a pair; nothing is learnt from its tokens. rows: the groups as token ids. start: where the
+    tokens of each row begin. read: behaviour and entropy, and reference and value where they are asked for, [N].
+    failed: prompts that were left out, as the scorer failed on them, by reason.
     """
 
     groups: Sequence[Group]
-    greedy: Sequence[Completion]
+    rival: Sequence[Completion]
     rows: Sequence[Row]
     start: Tensor
     read: dict[str, Tensor]
@@ -45,14 +46,14 @@ class Rollout:
         cls,
         renderer: Renderer,
         groups: Sequence[Group],
-        greedy: Sequence[Completion],
+        rival: Sequence[Completion],
         read: dict[str, Tensor],
         failed: dict[str, int],
     ) -> Rollout:
         """The answers as they were drawn, token for token."""
         rows = [renderer.render(group, index=place) for place, group in enumerate(groups)]
         start = torch.tensor([0] + [scored_tokens(row) for row in rows]).cumsum(0)
-        return cls(groups, greedy, rows, start, read, failed)
+        return cls(groups, rival, rows, start, read, failed)
 
     @property
     def score(self) -> Tensor:
@@ -71,15 +72,21 @@ class Rollout:
         return torch.arange(len(self.rows)).repeat_interleave(torch.tensor([len(row.answers) for row in self.rows]))
 
     @property
+    def by_reference(self) -> Tensor:
+        """Whether the reference wrote each answer, as the rival in a pair, [C]."""
+        return torch.tensor([answer.source == FROM_REFERENCE for group in self.groups for answer in group.completions])
+
+    @property
     def sampled(self) -> Tensor:
         """What the generator says of each token, [N]."""
         drawn = [answer.sampled for group in self.groups for answer in group.completions]
         return torch.tensor([logprob for one in drawn if one is not None for logprob in one.logprobs])
 
-    def part(self, token: Tensor, forest: Forest) -> PerToken:
-        """What belongs to a forest."""
-        parts = [token[self.start[row] : self.start[row + 1]] for row in forest.rows]
-        return PerToken(torch.cat(parts).to(forest.completion.device), forest.completion, forest.group.shape[0])
+    def part(self, token: Tensor, forest: Forest, kept: Tensor) -> PerToken:
+        """What belongs to a forest, of the rows' answers whose tokens are kept, [N]."""
+        places = [slice(int(self.start[row]), int(self.start[row + 1])) for row in forest.rows]
+        own = torch.cat([token[place][kept[place]] for place in places])
+        return PerToken(own.to(forest.completion.device), forest.completion, forest.group.shape[0])
 
 
 def per_token(rows: Sequence[Row], said: Callable[[Forest], Mapping[str, PerToken]], budget: int) -> dict[str, Tensor]:
@@ -107,15 +114,15 @@ def kept(context: Context, number: int, renderer: Renderer, make: Callable[[], R
         made = make()
         with context.output({"rows": len(made.groups), "failed": made.failed}, part=name) as folder:
             formats.write_data(made.groups, folder / FILE, format="group")
-            if made.greedy:
-                alone = [replace(row, completions=(one,)) for row, one in zip(made.groups, made.greedy, strict=True)]
-                formats.write_data(alone, folder / GREEDY, format="group")
+            if made.rival:
+                alone = [replace(row, completions=(one,)) for row, one in zip(made.groups, made.rival, strict=True)]
+                formats.write_data(alone, folder / RIVAL, format="group")
             save_file(made.read, folder / READ)
         return made
     groups = formats.read_groups(done.path / FILE, format="group")
-    path = done.path / GREEDY
-    greedy = [row.completions[0] for row in formats.read_groups(path, format="group")] if path.exists() else []
-    return Rollout.of(renderer, groups, greedy, load_file(done.path / READ), dict(done.meta["failed"]))
+    path = done.path / RIVAL
+    rival = [row.completions[0] for row in formats.read_groups(path, format="group")] if path.exists() else []
+    return Rollout.of(renderer, groups, rival, load_file(done.path / READ), dict(done.meta["failed"]))
 
 
 def forget(context: Context, before: int) -> None:

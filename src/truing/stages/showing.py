@@ -22,9 +22,9 @@ def is_sampled(number: int, rollouts: int) -> bool:
 
 
 def extremes(rollout: Rollout) -> list[int]:
-    """The answers, counted over the whole rollout, with the highest and the lowest score; of equals the first."""
-    scores = rollout.score.tolist()
-    best, worst = scores.index(max(scores)), scores.index(min(scores))
+    """The policy's answers with the highest and the lowest score, counted over the rollout; of equals the first."""
+    own, scores = (~rollout.by_reference).nonzero().flatten().tolist(), rollout.score.tolist()
+    best, worst = max(own, key=lambda answer: scores[answer]), min(own, key=lambda answer: scores[answer])
     return [best] if best == worst else [best, worst]
 
 
