@@ -58,7 +58,7 @@ FREE = {
     "nash_md": {"reward_kl": 0.0},
 }
 """Without the price of KL, which is high beside a reward of at most 1."""
-WIDER = {"nash_md": {"prompts": 16, "batch_size": 16}}
+WIDER = {name: {"prompts": 16, "batch_size": 16} for name in ("nash_md", "xpo")}
 """One answer to each prompt, compared with one other, says little of it."""
 
 

@@ -142,8 +142,9 @@ def metric(name: str, settings: Mapping[str, Any]) -> Metric:
         return LOGISTIC_LOSS
     if name == "reward/accuracy" and isinstance(objective, Mapping) and objective.get("name") == "process":
         return STEPS_RIGHT
-    if name == "loss" and "algorithm" in settings:
-        return OF_ALGORITHM.get(_named(settings["algorithm"]), ONLINE_LOSS)
+    algorithm = settings.get("algorithm")
+    if name == "loss" and isinstance(algorithm, Mapping):
+        return OF_ALGORITHM.get(str(algorithm.get("name")), ONLINE_LOSS)
     if name in ROLLOUT and (name not in METRICS or "algorithm" in settings):
         return ROLLOUT[name]
     return METRICS.get(name, Metric(name, ""))
@@ -153,8 +154,3 @@ def in_order(names: Iterable[str]) -> list[str]:
     """The metrics as a reader looks for them: the known ones first, the others by name."""
     known = list(METRICS)
     return sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))
-
-
-def _named(algorithm: Any) -> str:
-    """The name of an algorithm, from its table or alone."""
-    return str(algorithm.get("name") if isinstance(algorithm, Mapping) else algorithm)
