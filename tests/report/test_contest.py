@@ -9,7 +9,7 @@ import pytest
 
 from truing import statistics
 from truing.errors import DataError
-from truing.report.contest import Entry, holm, recommendation, rivals
+from truing.report.contest import Entry, recommendation, rivals
 from truing.report.sections.verdict import Evaluation, Side
 from truing.statistics import Interval
 
@@ -23,13 +23,6 @@ def entry(name, outcomes, kl=2.0, judge="principle"):
         side, side, {}, [], list(outcomes), None, None, None,
     )  # fmt: skip
     return Entry(name, evaluation, 1.0, 1, list(outcomes))
-
-
-def test_holm_by_hand():
-    """Smallest times three, next times two, last times one, never falling."""
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_a_clear_leader_is_named_as_better():

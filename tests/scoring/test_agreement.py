@@ -26,17 +26,14 @@ from truing.scoring.agreement import (
     by_length,
     by_source,
     by_strength,
-    calibration_error,
-    calibration_error_by_chance,
-    equal_mass,
     findings,
     length_correlation,
     log_losses,
     over_longer,
     reliability,
-    spearman,
     verdict,
 )
+from truing.statistics import calibration_error, calibration_error_by_chance, equal_mass
 
 
 def pair(chosen: float, rejected: float, tokens: tuple[int, int] = (5, 5), **said: Any) -> Scored:
@@ -264,15 +261,6 @@ class TestLength:
         back = length_correlation([Scored("q", (-3.0, -9.0), (3, 9), ((0, 1),))])
         assert back is not None
         assert back.value == -1
-
-    def test_spearman_equals_scipy(self) -> None:
-        draw = np.random.default_rng(0)
-        for size in (2, 3, 5, 9):
-            for _ in range(20):
-                a, b = draw.integers(0, 4, size).tolist(), draw.integers(0, 4, size).tolist()
-                if len(set(a)) > 1 and len(set(b)) > 1:
-                    assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
-        assert spearman([1, 1, 1], [1, 2, 3]) == 0
 
     def test_the_correlation_is_the_mean_over_rows(self) -> None:
         rows = rankings(40)

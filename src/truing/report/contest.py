@@ -82,7 +82,7 @@ def entries(run: View) -> list[Entry]:
 def rivals(ranked: Sequence[Entry]) -> list[Rival]:
     """The leader against each other entry. Chances are adjusted by Holm's method over all pairs of entries."""
     pairs = list(itertools.combinations(ranked, 2))  # those of the leader come first
-    adjusted = holm([_sign_test(*pair)[2] for pair in pairs])
+    adjusted = statistics.holm([_sign_test(*pair)[2] for pair in pairs])
     found = []
     for (leader, other), chance in zip(pairs[: len(ranked) - 1], adjusted, strict=False):
         wins, losses, _ = _sign_test(leader, other)
@@ -126,17 +126,6 @@ def recommendation(ranked: Sequence[Entry]) -> list[str]:
     if leader.evaluation.judge == "likelihood":
         sentences.append("The judge knew no principle: give it one, or go by the held-out accuracy.")
     return sentences
-
-
-def holm(chances: Sequence[float]) -> list[float]:
-    """Chances adjusted for being several (Holm 1979): the smallest times their number, the next times one less, ..."""
-    order = sorted(range(len(chances)), key=lambda place: chances[place])
-    adjusted = [1.0] * len(chances)
-    highest = 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(chances) - rank) * chances[place]))
-        adjusted[place] = highest
-    return adjusted
 
 
 def percent(rate: Interval) -> str:

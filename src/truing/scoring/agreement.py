@@ -16,7 +16,7 @@ from scipy import optimize, special
 
 from truing import statistics
 from truing.errors import DataError
-from truing.statistics import Interval
+from truing.statistics import Interval, Reliability
 
 Array = NDArray[np.float64]
 Places = NDArray[np.intp]
@@ -112,19 +112,6 @@ class Bin(NamedTuple):
         return {**self._asdict(), "accuracy": self.accuracy.plain}
 
 
-class Reliability(NamedTuple):
-    """Comparisons with like probabilities: their mean, and how often the answer they speak of was the chosen one."""
-
-    predicted: float
-    observed: Interval
-    weight: float
-
-    @property
-    def plain(self) -> dict[str, Any]:
-        """As it is stored in files."""
-        return {"predicted": self.predicted, "observed": self.observed.plain}
-
-
 def findings(rows: Sequence[Scored], *, bins: int, seed: int) -> dict[str, Any]:
     """All figures on one set of rows, as they are stored in files.
 
@@ -176,14 +163,6 @@ def by_source(some: Comparisons) -> dict[str, Interval]:
     return {name: accuracy(some.take(np.flatnonzero(names == name))) for name in dict.fromkeys(some.source)}
 
 
-def equal_mass(values: Array, bins: int) -> list[Places]:
-    """Places of the values in order, cut into so many pieces of like size. Equal values stay together."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    cuts = {int(np.searchsorted(ordered, ordered[len(order) * k // bins])) for k in range(1, bins) if len(order)}
-    return [piece for piece in np.split(order, sorted(cuts)) if piece.size]
-
-
 def reliability(some: Comparisons, *, bins: int, seed: int) -> list[Reliability]:
     """How often what is said with some probability is so.
 
@@ -192,31 +171,13 @@ def reliability(some: Comparisons, *, bins: int, seed: int) -> list[Reliability]
     """
     chosen_first = np.random.default_rng(seed).random(len(some)) < 0.5
     predicted = special.expit(np.where(chosen_first, some.gap, -some.gap))
-    found = []
-    for places in equal_mass(predicted, bins):
-        weight = some.weight[places]
-        observed = statistics.win_rate(
-            chosen_first[places].astype(float).tolist(),
-            prompts=[some.prompt[place] for place in places],
-            weights=weight.tolist(),
-        )
-        found.append(Reliability(float(np.average(predicted[places], weights=weight)), observed, float(weight.sum())))
-    return found
-
-
-def calibration_error(curve: Sequence[Reliability]) -> float:
-    """Mean distance of predicted and observed share over the bins (ECE, arXiv:1706.04599), between 0 and 1."""
-    apart = [abs(one.predicted - one.observed.value) for one in curve]
-    return float(np.average(apart, weights=[one.weight for one in curve]))
-
-
-def calibration_error_by_chance(curve: Sequence[Reliability]) -> float:
-    """What `calibration_error` would be, on average, were each probability right: the mean of |normal| in each bin.
-
-    Each comparison counts as independent and each bin by its number of comparisons.
-    """
-    errors = [math.sqrt(2 / math.pi * one.predicted * (1 - one.predicted) / one.observed.n) for one in curve]
-    return float(np.average(errors, weights=[one.weight for one in curve]))
+    return statistics.reliability_curve(
+        predicted.tolist(),
+        chosen_first.astype(float).tolist(),
+        bins=bins,
+        prompts=some.prompt,
+        weights=some.weight.tolist(),
+    )
 
 
 def log_losses(some: Comparisons, temperature: float = 1.0) -> Array:
@@ -258,17 +219,9 @@ def length_correlation(rows: Sequence[Scored]) -> Interval | None:
     counted = [row for row in rows if row.weight > 0 and len(set(row.tokens)) > 1]
     if not counted:
         return None
-    values = [spearman(row.scores, row.tokens) for row in counted]
+    values = [statistics.spearman(row.scores, row.tokens).value for row in counted]
     found = statistics.mean(values, prompts=[row.prompt for row in counted], weights=[row.weight for row in counted])
     return Interval(found.value, max(found.low, -1.0), min(found.high, 1.0), found.n)
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """The correlation of ranks, ties at their mean rank; 0 where all of one are equal."""
-    a, b = (_ranks(np.asarray(values, dtype=np.float64)) for values in (first, second))
-    a, b = a - a.mean(), b - b.mean()
-    size = math.sqrt(float((a**2).sum() * (b**2).sum()))
-    return float((a * b).sum()) / size if size else 0.0
 
 
 def balanced_accuracy(some: Comparisons) -> Interval | None:
@@ -348,8 +301,8 @@ def _calibration(some: Comparisons, bins: int, seed: int) -> dict[str, Any]:
         return statistics.mean(values.tolist(), prompts=some.prompt, weights=some.weight.tolist()).plain
 
     return {
-        "error": calibration_error(curve),
-        "error_by_chance": calibration_error_by_chance(curve),
+        "error": statistics.calibration_error(curve),
+        "error_by_chance": statistics.calibration_error_by_chance(curve),
         "curve": [one.plain for one in curve],
         "log_loss": mean(log_losses(some)),
         "brier": mean(special.expit(-some.gap) ** 2),
@@ -379,7 +332,7 @@ def _scores(rows: Sequence[Scored], some: Comparisons) -> dict[str, Any]:
 
 def _bins(some: Comparisons, values: Array, places: Places, bins: int) -> list[Bin]:
     found = []
-    for piece in equal_mass(values[places], bins):
+    for piece in statistics.equal_mass(values[places], bins):
         own = places[piece]
         part, value = some.take(own), values[own]
         ties = int((part.gap == 0).sum())
@@ -389,9 +342,3 @@ def _bins(some: Comparisons, values: Array, places: Places, bins: int) -> list[B
 
 def _outcomes(gaps: Array) -> Array:
     return np.where(gaps == 0, 0.5, np.where(gaps > 0, 1.0, 0.0))
-
-
-def _ranks(values: Array) -> Array:
-    below, equal = values[:, None] > values, values[:, None] == values
-    ranks: Array = below.sum(1) + (equal.sum(1) + 1) / 2
-    return ranks
