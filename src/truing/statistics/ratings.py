@@ -89,58 +89,23 @@ def bradley_terry(
     those of one prompt are not, and the variance is the sandwich over prompts, of which there should be some dozens.
 
     The maximum must exist, or it is an error that says why: not if all comparisons are ties, nor if some models never
-    lost to, or tied with, any of the others (Ford 1957), nor if there are ties and no results contradict one order.
+    won against, or tied with, any of the others (Ford 1957), nor if there are ties and nothing contradicts one order.
     """
     names, one, other = _players(first, second, outcomes)
-    won = np.asarray(outcomes, dtype=np.float64)
+    won, count = np.asarray(outcomes, dtype=np.float64), len(names)
     _rated(names, one, other, won)
-    tied = bool((won == 0.5).any())
-    count = len(names)
-    pairs, pair = np.unique(one * count + other, return_inverse=True)
-    design = np.zeros((pairs.size, count))
-    design[np.arange(pairs.size), pairs // count] = 1
-    design[np.arange(pairs.size), pairs % count] = -1
-    games = np.bincount(pair).astype(np.float64)
-    ties = np.bincount(pair, won == 0.5)
-    lead = np.bincount(pair, won - 0.5)  # half of wins less losses
-
-    def chances(place: Array) -> tuple[Array, Array, Array, Array]:
-        half = design @ place[:count] / 2
-        log_nu = place[count] if tied else -np.inf
-        total = np.logaddexp(np.logaddexp(half, -half), log_nu)
-        return np.exp(half - total), np.exp(log_nu - total), np.exp(-half - total), total
-
-    def likelihood(place: Array) -> tuple[float, Array, Array]:
-        win, tie, loss, total = chances(place)
-        ahead = (win - loss) / 2
-        value = float(lead @ (design @ place[:count]) - games @ total)
-        slope = design.T @ (lead - games * ahead)
-        spread = games * ((win + loss) / 4 - ahead**2)
-        # Strengths may all rise together; adding 1 to each entry fixes their mean at 0 and changes nothing else.
-        curvature = design.T @ (design * spread[:, None]) + 1.0
-        if not tied:
-            return value, slope, curvature
-        cross = design.T @ (-games * ahead * tie)
-        corner = float((games * tie * (1 - tie)).sum())
-        whole = np.block([[curvature, cross[:, None]], [cross[None, :], np.array([[corner]])]])
-        return value + float(ties.sum()) * place[count], np.append(slope, float((ties - games * tie).sum())), whole
-
-    start = (
-        np.append(np.zeros(count), math.log(2 * ties.sum() / (games.sum() - ties.sum()))) if tied else np.zeros(count)
-    )
-    place, curvature = climb(likelihood, start)
+    arena = _Arena.of(count, one, other, won)
+    place, curvature = climb(arena.log_likelihood, arena.start)
     covariance: Array = np.asarray(np.linalg.inv(curvature), dtype=np.float64)
     if prompts is not None:
-        win, tie, loss, _ = chances(place)
-        slopes = design[pair] * (won - 0.5 - (win - loss)[pair] / 2)[:, None]
-        if tied:
-            slopes = np.concatenate([slopes, ((won == 0.5) - tie[pair])[:, None]], axis=1)
-        covariance = _sandwich(covariance, slopes, prompts)
-    strength_covariance = covariance[:count, :count] - covariance[:count, :count].mean()
-    each = np.bincount(np.concatenate([one, other]), minlength=count).tolist()
-    tie_share = _tie_share(place[count], covariance[count, count], won.size, confidence) if tied else None
-    none = Interval(0.0, 0.0, wilson(0.0, won.size, confidence)[1], won.size, confidence)
-    return Ratings(names, place[:count], strength_covariance, tie_share or none, tuple(each), confidence)
+        covariance = _sandwich(covariance, arena.slopes(place, won), prompts)
+    if arena.tied:
+        tie = _tie_share(place[count], covariance[count, count], won.size, confidence)
+    else:
+        tie = Interval(0.0, 0.0, wilson(0.0, won.size, confidence)[1], won.size, confidence)
+    # The 1 that fixes the mean strength left 1 / K^2 in each entry, the mean of a block that else adds up to 0.
+    own = covariance[:count, :count] - covariance[:count, :count].mean()
+    return Ratings(names, place[:count], own, tie, _games_of_each(one, other, count), confidence)
 
 
 def elo(
@@ -162,10 +127,9 @@ def elo(
     rating before.
 
     For models that change while they are compared. For models that do not, `bradley_terry` uses each comparison fully
-    and in any order; Elo forgets those of a model that lie
-    some 700 / k comparisons back, and from few comparisons it has moved only part of the way
-    from `start`. The interval is a percentile bootstrap that draws comparisons and keeps their order; it says what
-    other comparisons would have given, not how far the ratings still have to go.
+    and in any order; Elo forgets what lies some 700 / k of a model's comparisons back, and after few it has moved only
+    part of the way from `start`. The interval is a percentile bootstrap that draws comparisons and keeps their order;
+    it says what other comparisons would have given, not how far the ratings still have to go.
 
     Degenerate: of no comparison it is an error; who wins everything has a finite rating, which k and n decide.
     """
@@ -185,11 +149,85 @@ def elo(
         ratings[rows, other[games]] = theirs - gain
     low, high = np.quantile(ratings[1:], [0.5 - reach, 0.5 + reach], axis=0)
     low, high = np.minimum(low, ratings[0]), np.maximum(high, ratings[0])
-    each = np.bincount(np.concatenate([one, other]), minlength=len(names)).tolist()
+    each = _games_of_each(one, other, len(names))
     return {
         names[place]: Interval(float(ratings[0, place]), float(low[place]), float(high[place]), each[place], confidence)
         for place in sorted(range(len(names)), key=lambda place: -ratings[0, place])
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Arena:
+    """The comparisons of P ordered pairs of K models, which are all that the likelihood needs of n comparisons.
+
+    design [P, K]: 1 for the first and -1 for the second model. games, ties [P]: how many. lead [P]: half of wins less
+    losses. pair [n]: which pair each comparison is of. A place has the strengths [K], then log nu where there are ties.
+    """
+
+    design: Array
+    games: Array
+    ties: Array
+    lead: Array
+    pair: Places
+
+    @classmethod
+    def of(cls, count: int, one: Places, other: Places, won: Array) -> _Arena:
+        pairs, pair = np.unique(one * count + other, return_inverse=True)
+        design = np.eye(count)[pairs // count] - np.eye(count)[pairs % count]
+        games = np.bincount(pair).astype(np.float64)
+        ties, lead = (np.bincount(pair, own).astype(np.float64) for own in (won == 0.5, won - 0.5))
+        return cls(design, games, ties, lead, pair)
+
+    @property
+    def tied(self) -> bool:
+        return bool(self.ties.any())
+
+    @property
+    def start(self) -> Array:
+        """Equal strengths, and ties as often as they were."""
+        equal = np.zeros(self.design.shape[1])
+        ties, all_games = float(self.ties.sum()), float(self.games.sum())
+        return np.append(equal, math.log(2 * ties / (all_games - ties))) if self.tied else equal
+
+    def chances(self, place: Array) -> tuple[Array, Array, Array]:
+        """Of each pair [P], the chance that the first wins and of a tie, and the logarithm of what both are over."""
+        half, log_nu = self._half_gap(place), place[-1] if self.tied else -np.inf
+        total = np.logaddexp(np.logaddexp(half, -half), log_nu)
+        return np.exp(half - total), np.exp(log_nu - total), total
+
+    def log_likelihood(self, place: Array) -> tuple[float, Array, Array]:
+        """In nats, with its slope and curvature."""
+        win, tie, total = self.chances(place)
+        ahead = win - (1 - tie) / 2  # half of win less loss, whose square has the mean (1 - tie) / 4
+        value = float(2 * self.lead @ self._half_gap(place) - self.games @ total)
+        slope = self.design.T @ (self.lead - self.games * ahead)
+        spread = self.games * ((1 - tie) / 4 - ahead**2)
+        # Strengths may all rise together; adding 1 to each entry fixes their mean at 0 and changes nothing else.
+        curvature = self.design.T @ (self.design * spread[:, None]) + 1.0
+        if not self.tied:
+            return value, slope, curvature
+        cross = -self.design.T @ (self.games * ahead * tie)
+        corner = float((self.games * tie * (1 - tie)).sum())
+        return (
+            value + float(self.ties.sum()) * float(place[-1]),
+            np.append(slope, float((self.ties - self.games * tie).sum())),
+            np.block([[curvature, cross[:, None]], [cross[None, :], np.array([[corner]])]]),
+        )
+
+    def slopes(self, place: Array, won: Array) -> Array:
+        """The slope of each comparison's own log-likelihood, [n, K] or [n, K + 1]."""
+        win, tie, _ = self.chances(place)
+        slopes = self.design[self.pair] * (won - win[self.pair] - tie[self.pair] / 2)[:, None]
+        if not self.tied:
+            return slopes
+        return np.concatenate([slopes, ((won == 0.5) - tie[self.pair])[:, None]], axis=1)
+
+    def _half_gap(self, place: Array) -> Array:
+        return self.design @ place[: self.design.shape[1]] / 2
+
+
+def _games_of_each(one: Places, other: Places, count: int) -> tuple[int, ...]:
+    return tuple(np.bincount(np.concatenate([one, other]), minlength=count).tolist())
 
 
 def _players(
