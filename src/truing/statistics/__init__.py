@@ -25,7 +25,7 @@ from truing.statistics.calibration import (
 from truing.statistics.chances import McNemar, holm, mcnemar, sign_test
 from truing.statistics.consensus import Consensus, dawid_skene
 from truing.statistics.intervals import CONFIDENCE, Interval
-from truing.statistics.means import average, mean, mean_of, paired_bootstrap, paired_difference, ratio_of_means
+from truing.statistics.means import mean, mean_of, paired_bootstrap, paired_difference, ratio_of_means
 from truing.statistics.ranks import kendall, spearman
 from truing.statistics.raters import (
     cohen_kappa,
@@ -68,7 +68,6 @@ __all__ = [
     "Reliability",
     "SwapConsistency",
     "WinTieLoss",
-    "average",
     "bradley_terry",
     "calibration_error",
     "calibration_error_by_chance",

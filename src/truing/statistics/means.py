@@ -69,17 +69,12 @@ def paired_difference(
     return mean(differences, prompts=prompts, weights=weights, confidence=confidence)
 
 
-def average(values: Array) -> float:
-    """The plain mean of an array [n]: what `paired_bootstrap` compares unless it is told otherwise."""
-    return float(values.mean())
-
-
 def paired_bootstrap(
     after: Sequence[float],
     before: Sequence[float],
     *,
     seed: int,
-    statistic: Callable[[Array], float] = average,
+    statistic: Callable[[Array], float] = np.mean,
     prompts: Sequence[Hashable] | None = None,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,

@@ -103,7 +103,7 @@ def reading(rate: Interval) -> str:
 def reading_of_difference(difference: Interval, *, smallest: float = NEAR) -> str:
     """What a difference of two models allows one to say, in one plain line."""
     if not math.isfinite(difference.high - difference.low):
-        return f"too few to tell: {_counted(difference.n)} of one prompt say nothing of scatter"
+        return f"too few to tell: {_counted(difference.n)}, of one prompt, which says nothing of scatter"
     if difference.low > 0:
         return f"higher: the whole interval lies above 0, over {_counted(difference.n)}"
     if difference.high < 0:
