@@ -16,14 +16,15 @@ from truing.blending import repeats
 from truing.costs import USABLE, Lengths, Load, Memory, Shape, Weights, free_memory, memory_of, operations
 from truing.errors import by_reason
 from truing.models.precision import compute_dtype, name_of
-from truing.planning import Planned, nothing_held_out, read_inputs
+from truing.planning import Planned, nothing_held_out, read_inputs, scorers_in
 from truing.recipe import Recipe, device_of
 from truing.records import Group
 from truing.rendering import Renderer, Row
 from truing.rivals import share_of_reference
 from truing.scoring.choices import asked
+from truing.scoring.controls import control_answers
 from truing.scoring.duels import LETTERS, duel
-from truing.scoring.scorers import Kind, named_in
+from truing.scoring.scorers import Kind, named_in, parts_of
 from truing.selection.turns import Turn, quality_request
 from truing.stages.arranging import judged_rows
 from truing.stages.context import Groups
@@ -49,6 +50,7 @@ GRADE = 2
 """Tokens of a grade and the end of its turn."""
 KINDS: tuple[Kind, ...] = ("model", "language_model")
 """What scorers name that is loaded as a model."""
+UNPRICED = "their time and price are not in the estimate"
 TRAFFIC = 52
 """Bytes read and written to renew one weight: gathering, norm and clipping of its gradient, AdamW, rounding."""
 
@@ -100,7 +102,13 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
         if isinstance(stage_plan.settings, Writing) and stage_plan.settings.endpoint:
             requests, _ = _asked(stage_plan, planned, sizes[stage_plan.name])
             where = f"{requests:,} requests at most go to {stage_plan.settings.endpoint.url}"
-            facts["notes"].append(f"{stage_plan.name}: {where}; their time and price are not in the estimate")
+            facts["notes"].append(f"{stage_plan.name}: {where}; {UNPRICED}")
+        for judge in (part for scorer in scorers_in(stage_plan.settings) for part in parts_of(scorer)):
+            if isinstance(judge.get("model"), Mapping):
+                rows = _scored_rows(stage_plan.settings, sizes[stage_plan.name])
+                requests = judge["samples"] * _judgements(judge, rows)
+                where = f"about {requests:,} requests go to {judge['model']['url']}"
+                facts["notes"].append(f"{stage_plan.name}: {where}; {UNPRICED}")
     return facts | {"seconds": sum(seconds.values())}
 
 
@@ -404,7 +412,8 @@ def _tokens_run(
         if isinstance(settings, Evaluate):
             found[stage_plan.name] = _evaluated(len(rows), prompt, settings, instructions)
         elif isinstance(settings, EvaluateReward):
-            found[stage_plan.name] = sum(row.tokens for row in rows)
+            own = sum(row.tokens for row in rows)
+            found[stage_plan.name] = _judged(settings.scorer, rows) if settings.scorer else own
         elif isinstance(settings, Contrast):
             found[stage_plan.name] = 2 * (prompt + len(rows) * settings.max_new_tokens)
         elif isinstance(settings, Sample):
@@ -413,9 +422,9 @@ def _tokens_run(
             requests, read = _asked(stage_plan, planned, rows)
             found[stage_plan.name] = read + requests * settings.max_new_tokens
         elif isinstance(settings, ScoreAnswers):
-            found[stage_plan.name] = _readings(settings.scorer) * whole
+            found[stage_plan.name] = _judged(settings.scorer, rows)
         elif isinstance(settings, Select):
-            found[stage_plan.name] = (_readings(settings.by) + (settings.similarity != "none")) * whole
+            found[stage_plan.name] = _judged(settings.by, rows) + (settings.similarity != "none") * whole
     return found
 
 
@@ -428,6 +437,35 @@ def _asked(stage_plan: Planned, planned: Sequence[Planned], rows: Sequence[Lengt
     maker = next((p.settings for p in planned if p.key == stage_plan.inputs["data"].key), None)
     together = maker.rounds + 1 if isinstance(maker, Evolve) else 2  # of a file nobody knows before it is read
     return len(rows) // together, sum(row.tokens for row in rows)
+
+
+def _judged(scorer: Mapping[str, Any], rows: Sequence[Lengths]) -> float:
+    """Tokens that go through the models that a scorer names; replies count as long as they may become."""
+    whole = sum(row.prompt + sum(row.answers) for row in rows)
+    written = [
+        int(part["samples"]) * int(part["max_new_tokens"]) * _judgements(part, rows)
+        for part in parts_of(scorer)
+        if "samples" in part and isinstance(part["model"], str)
+    ]
+    return _readings(scorer) * whole + sum(written)
+
+
+def _scored_rows(settings: object, rows: Sequence[Lengths]) -> Sequence[Lengths]:
+    """The rows whose answers a stage has scored; online learning scores those that it draws."""
+    if not isinstance(settings, Online):
+        return rows
+    answers = (settings.max_new_tokens,) * settings.bound().group_size
+    return [Lengths(0, answers, 0)] * (settings.rollouts * settings.prompts)
+
+
+def _judgements(judge: Mapping[str, Any], rows: Sequence[Lengths]) -> int:
+    """How often a judge is asked: of each answer or, in both orders, of each pair; and of the control answers."""
+    answers = [len(row.answers) for row in rows]
+    controls = min(len(rows), int(judge["controls"]["rows"])) * len(control_answers([""]))
+    if "against" not in judge:
+        return sum(answers) + controls
+    met = [count * (count - 1) if judge["against"] == "all" else 2 * count for count in answers]
+    return sum(met) + 2 * controls
 
 
 def _readings(scorer: Mapping[str, Any]) -> int:

@@ -20,7 +20,7 @@ from truing.scoring.principle import Principle
 from truing.scoring.rules import file_of_function
 from truing.scoring.scorers import Spec, named_in
 from truing.signatures import Settings, validated
-from truing.stages import inputs_of, product_of, settings_type, stage
+from truing.stages import Stage, inputs_of, product_of, settings_type, stage
 from truing.stages.arranging import judged_rows, to_watch
 from truing.stages.context import Groups, Judges, Model
 from truing.stages.curate import Curate
@@ -65,7 +65,7 @@ def plan(recipe: Recipe) -> list[Planned]:
         settings = validated(settings_type(function), spec.settings, spec.name)
         judges = _judges(spec.name, settings, known)
         own_known = {**known, **_encoder(settings, known), **_elsewhere(spec, settings), "judges": judges}
-        inputs = _inputs(spec, inputs_of(function), own_known, sources)
+        inputs = _inputs(spec, _wanted(function, settings), own_known, sources)
         if spec.name in own:
             if inputs.get("data") is not whole:
                 raise ConfigError(
@@ -185,7 +185,7 @@ def _named_input(name: str, given: str, known: Mapping[str, Any], spec: StageSpe
 
 def _judges(stage_name: str, settings: Settings, known: Mapping[str, Any]) -> Judges:
     """What the scorers in a stage's settings name, found and hashed."""
-    specs = [spec for name in _scorers_of(type(settings)) if (spec := getattr(settings, name)) is not None]
+    specs = scorers_in(settings)
     found = {name: _judge(stage_name, name, "answers", known) for spec in specs for name in named_in(spec, "model")}
     found |= {
         name: _judge(stage_name, name, "steps", known) for spec in specs for name in named_in(spec, "process_model")
@@ -201,6 +201,11 @@ def _judges(stage_name: str, settings: Settings, known: Mapping[str, Any]) -> Ju
         raise ConfigError(f"{stage_name}: {missing}: no such file")
     keys = [{name: judge.key for name, judge in some.items()} for some in (found, language)]
     return Judges(hash_of(*keys, [sha256_file(file) for file in files]), found, language)
+
+
+def scorers_in(settings: Settings) -> list[dict[str, Any]]:
+    """The scorers that a stage's settings name."""
+    return [spec for name, spec in settings if name in _scorers_of(type(settings)) and spec is not None]
 
 
 @functools.cache
@@ -243,8 +248,20 @@ def _encoder(settings: Settings, known: Mapping[str, Any]) -> dict[str, Model]:
     return {"encoder": _writer(name, known)}
 
 
+def _wanted(function: Stage, settings: Settings) -> dict[str, bool]:
+    """What a stage asks for, and whether it must have it: a reward model where no other scorer is measured."""
+    wanted = inputs_of(function)
+    if isinstance(settings, EvaluateReward) and settings.scorer is None:
+        wanted["reward"] = True
+    return wanted
+
+
 def _elsewhere(spec: StageSpec, settings: Settings) -> dict[str, None]:
-    """Where an endpoint writes, the stage needs no model, and the run's own is no part of what it makes."""
+    """Where an endpoint writes or a scorer is measured, the run's own model is no part of what the stage makes."""
+    if isinstance(settings, EvaluateReward) and settings.scorer is not None:
+        if "reward" in spec.inputs:
+            raise ConfigError(f"{spec.name}: 'reward' and 'scorer' both say what is measured: take one of them out")
+        return {"reward": None}
     if not isinstance(settings, Writing) or settings.endpoint is None:
         return {}
     if "model" in spec.inputs:

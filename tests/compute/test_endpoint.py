@@ -10,8 +10,9 @@ from fake_endpoint import Said, serving
 
 from truing.compute import Sampling
 from truing.compute.generate.endpoint import Endpoint, EndpointGenerator
-from truing.errors import Interrupted, MissingError
+from truing.errors import ConfigError, Interrupted, MissingError
 from truing.records import Completion, Group, Message, assistant, from_json, to_json, user
+from truing.signatures import validated
 
 PROMPTS = [
     Group((Message("system", "Be kind."), user("tea?"))),
@@ -81,6 +82,27 @@ def test_an_endpoint_that_refuses_all_or_is_not_there_stops_the_run(monkeypatch:
         generated(url)
     with pytest.raises(MissingError, match=r"URLError.*mend it"):
         generated(url, retries=1)
+
+
+def test_a_batch_that_is_refused_whole_is_its_own_doing_once_the_endpoint_has_answered() -> None:
+    with serving(lambda body: Said("fine") if last(body) == "and?" else Said("", status=400)) as url:
+        generator = EndpointGenerator(Endpoint(url=url, model="m"))
+        with pytest.raises(MissingError, match="every request"):
+            generator.generate(PROMPTS[:1], SAMPLING)
+        generator.generate(PROMPTS, SAMPLING)
+        ((refused,),) = generator.generate(PROMPTS[:1], SAMPLING)
+    assert refused.sampled is not None
+    assert refused.sampled.finish_reason == "refused"
+
+
+def test_a_key_is_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one that stands where its variable is to be named, nor one that the endpoint repeats as it refuses it."""
+    with pytest.raises(ConfigError, match="never the key itself") as wrong:
+        validated(Endpoint, {"url": "http://localhost", "model": "m", "key": "sk-s3cret"}, "endpoint")
+    assert "s3cret" not in str(wrong.value)
+    monkeypatch.setenv("OWN_KEY", "no,")  # the words with which this endpoint refuses
+    with serving(lambda _: Said("", status=401)) as url, pytest.raises(MissingError, match="OWN_KEY because"):
+        generated(url, key="OWN_KEY")
 
 
 def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,6 @@ from truing import formats
 from truing.errors import ConfigError, MissingError
 from truing.records import Completion, Group, assistant, comparison, user
 from truing.scoring import rules
-from truing.scoring.endpoint import rated
 from truing.scoring.score import Score, Scorer
 from truing.scoring.scorers import make, named_in, spelled_out
 
@@ -195,51 +190,6 @@ def test_a_bag_of_words_learns_which_words_are_preferred(tmp_path: Path) -> None
     assert unkind.value is not None
     assert kind.value > 0 > unkind.value
     assert plain.value == 0, "words that say nothing, and no constant"
-
-
-@pytest.mark.parametrize(
-    ("reply", "value"), [("fine [[3]]", 3), ("[[1]] no, [[ 2.5 ]]", 2.5), ("[[11]]", None), ("eight", None)]
-)
-def test_ratings_are_read_or_refused(reply: str, value: float | None) -> None:
-    assert rated(reply, 1, 10).value == value
-
-
-class _Judge(BaseHTTPRequestHandler):
-    """Busy at first; then it rates by the answer's length, and says nothing of answers that ask it not to."""
-
-    calls = 0
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        type(self).calls += 1
-        asked = body["messages"][0]["content"]
-        answer = asked.split("<answer>\n")[1].split("\n</answer>")[0]
-        self.send_response(503 if type(self).calls == 1 else 400 if answer == "bad" else 200)
-        self.end_headers()
-        words = "..." if answer == "mute" else f"[[{len(answer)}]]"
-        self.wfile.write(json.dumps({"choices": [{"message": {"content": words}}]}).encode())
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    server = HTTPServer(("127.0.0.1", 0), _Judge)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_an_endpoint_rates_and_its_failures_have_reasons(judge: str) -> None:
-    scores = of({"name": "rating", "url": judge, "model": "m", "at_once": 1}, "four", "mute", "bad", "{low}")
-    assert [score.value for score in scores] == [4, None, None, 5]
-    assert "no rating" in scores[1].reason
-    assert "400" in scores[2].reason
 
 
 def test_chance_belongs_to_the_row() -> None:

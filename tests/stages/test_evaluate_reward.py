@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import tiny_model
 import torch
+from fake_endpoint import Said, serving
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -21,6 +23,7 @@ from truing.errors import ConfigError, DataError, GuardError
 from truing.packing import forest
 from truing.records import Completion, Group, Message, assistant, comparison, user
 from truing.rendering import Row
+from truing.scoring.duels import UNCLEAR
 from truing.signatures import validated
 from truing.stages.context import Judges, Model
 from truing.stages.evaluate_reward import EvaluateReward, comparable, evaluate_reward
@@ -44,6 +47,12 @@ def reward(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "reward"
 
 
+def answers_in(request: str) -> tuple[str, str]:
+    """The two answers that a judge is shown."""
+    first, second = re.findall(r"^Answer [AB]:\n<{3,}\n(.*?)\n>{3,}$", request, re.DOTALL | re.MULTILINE)
+    return first, second
+
+
 def ranking(number: int, count: int, **row: Any) -> Group:
     answers = tuple(
         Completion((assistant(WORDS[(number + place) % len(WORDS)]),), score=float(count - place))
@@ -65,9 +74,9 @@ def measured(run: Run, reward: Path, data: list[Group], **settings: Any) -> dict
     evaluate_reward(
         tiny_model.context(run, "evaluate_reward"),
         validated(EvaluateReward, settings, "test"),
-        Model("the reward model", str(reward)),
         tiny_model.given(data),
         Judges("none", {}),
+        Model("the reward model", str(reward)),
     )
     (made,) = run.artifacts()
     assert made.meta["of"] == "the reward model"
@@ -298,3 +307,111 @@ def test_held_out_rows_without_a_comparison_are_told_before_training(folder: Pat
     with pytest.raises(DataError, match="no comparison to measure"):
         pipeline.run_recipe(recipe, out=tmp_path / "run", reporter=tiny_model.quiet())
     assert not (tmp_path / "run").exists()
+
+
+class TestAnyScorer:
+    """A scorer is measured as a reward model is: here by rules, and by judges behind an endpoint."""
+
+    def measured(self, run: Run, data: list[Group], scorer: Any, **settings: Any) -> dict[str, Any]:
+        evaluate_reward(
+            tiny_model.context(run, "evaluate_reward"),
+            validated(EvaluateReward, {"scorer": scorer, **settings}, "test"),
+            tiny_model.given(data),
+            Judges("none", {}),
+        )
+        made = next(artifact for artifact in run.artifacts() if "measured" in artifact.meta)
+        assert "of" not in made.meta, "no checkpoint's card shows what is said of another judge"
+        found: dict[str, Any] = json.loads((made.path / str(made.meta["measured"])).read_text())
+        return found
+
+    def test_by_a_rule(self, runs: Callable[[], Run]) -> None:
+        """The letters of the two answers by a plain count."""
+        data = rows_held_out()
+        found = self.measured(runs(), data, {"name": "length", "unit": "characters"})
+        used = data[:12]
+        right = weight = 0.0
+        for group in used:
+            sizes = [len(answer.text) for answer in group.completions]
+            pairs = [(i, j) for i in range(len(sizes)) for j in range(i + 1, len(sizes))]
+            weight += group.weight
+            right += (
+                group.weight
+                / len(pairs)
+                * sum(0.5 + (sizes[i] > sizes[j]) / 2 - (sizes[i] < sizes[j]) / 2 for i, j in pairs)
+            )
+        assert found["accuracy"]["value"] == pytest.approx(right / weight)
+        assert (found["scorer"], found["unit"], found["orders"]) == ("length", "words", None)
+        assert found["replies"] == {"asked": 0, "unread": {}}
+        assert found["verdict"].startswith("the scorer 'length' orders")
+        assert "probabilities" not in found["verdict"]
+
+    def test_by_a_judge_of_two_answers_with_what_it_leaves_unsaid(self, runs: Callable[[], Run]) -> None:
+        """Of eight rows it is right on five, wrong on one, moved by the order on one, and silent on one."""
+        data = tiny_model.pairs(8)
+        kinds = dict(
+            zip((group.prompt[0].content for group in data), ("right",) * 5 + ("wrong", "first", "silent"), strict=True)
+        )
+
+        def say(body: dict[str, Any]) -> Said:
+            request = body["messages"][0]["content"]
+            first, second = answers_in(request)
+            if not {first, second} <= {"yes", "nope"}:
+                return Said("Better: A" if first in ("yes", "nope") else "Better: B")
+            kind = next(kind for prompt, kind in kinds.items() if f"\n{prompt}\n" in request)
+            letter = {"right": "AB"[first != "yes"], "wrong": "AB"[first == "yes"], "first": "A", "silent": "neither"}[
+                kind
+            ]
+            return Said(f"Better: {letter}")
+
+        run = runs()
+        with serving(say) as url:
+            judge = {"name": "judge_pairs", "orders": "tie", "model": {"url": url, "model": "m"}}
+            found = self.measured(run, data, judge)
+        assert found["accuracy"]["value"] == pytest.approx((5 + 0.5) / 7)
+        assert (found["comparisons"], found["ties"]) == (7, 1)
+        assert found["orders"]["value"] == pytest.approx(6 / 7)
+        assert found["replies"] == {"asked": 16, "unread": {UNCLEAR: 2}}
+        assert found["unused"] == {f"rows without a score: {UNCLEAR}": 1}
+        assert "it says the same in both orders of 86 % [" in found["verdict"]
+        assert "2 of its 16 replies say nothing that counts" in found["verdict"]
+        (event,) = run.events(kind="controls")
+        assert (event["judge"], event["high"], event["scored"]) == ("judge_pairs", 0, 64)
+
+    def test_a_judge_does_not_see_the_better_answer_first(self, runs: Callable[[], Run]) -> None:
+        """One that takes the row's first answer for the best is as good as a coin, and not always right."""
+        file = Path(__file__)
+        found = self.measured(runs(), tiny_model.pairs(40), {"name": "function", "path": f"{file}:first_is_best"})
+        assert 0.2 < found["accuracy"]["value"] < 0.8
+
+    def test_settings_that_a_scorer_would_not_hear_of_are_refused(self, folder: Path, tmp_path: Path) -> None:
+        for setting in ({"max_length": 9}, {"too_long": "error"}):
+            with pytest.raises(ConfigError, match="changes nothing where a scorer is measured"):
+                validated(EvaluateReward, {"scorer": "length", **setting}, "test")
+        recipe = recipe_of(folder, tmp_path, scorer="length")
+        alone = recipe.stage[1].model_copy(update={"inputs": {"reward": str(folder)}})
+        with pytest.raises(ConfigError, match="'reward' and 'scorer' both say what is measured"):
+            pipeline.plan(recipe.model_copy(update={"stage": (recipe.stage[0], alone)}))
+        planned = pipeline.plan(recipe.model_copy(update={"stage": recipe.stage[1:]}))
+        assert "reward" not in planned[0].inputs, "it needs none"
+
+    def test_in_a_recipe_with_categories_and_the_best_of_n(self, folder: Path, tmp_path: Path) -> None:
+        drawn = {"use": "sample", "answers": 2, "max_new_tokens": 4, "temperature": 1.5}
+        recipe = recipe_of(folder, tmp_path, drawn, scorer="length", gold="random", unlabelled="sample")
+        run = pipeline.run_recipe(
+            recipe.model_copy(update={"stage": recipe.stage[1:]}), out=tmp_path / "run", reporter=tiny_model.quiet()
+        )
+        found = json.loads(next(run.glob("artifacts/*/reward.json")).read_text())
+        assert found["categories"]["accuracy"]["easy"]["value"] == 0.5, "answers of one word each"
+        assert [one["n"] for one in found["best_of"]] == [1, 2]
+        page = (run / "report.html").read_text()
+        assert "How far the scorer can be trusted" in page
+        assert "By words that the chosen answer has more" in page or "Accuracy by length" not in page
+
+
+_PLACES: dict[str, int] = {}
+
+
+def first_is_best(prompt: list[dict[str, str]], answer: str) -> float:
+    """Higher for what is asked about first."""
+    _PLACES[prompt[0]["content"]] = _PLACES.get(prompt[0]["content"], 0) - 1
+    return float(_PLACES[prompt[0]["content"]])

@@ -18,11 +18,11 @@ from truing.errors import ConfigError, DataError, MissingError
 from truing.estimates import check
 from truing.pipeline import make_recipe, plan
 from truing.records import Completion, Group, Message, assistant, comparison, text, user
+from truing.scoring.replies import CUT, REFUSED, TOO_LONG
 from truing.selection.evolution import COPY, EMPTY, TALK, Variant, chains, from_group
 from truing.signatures import validated
 from truing.stages import sample
 from truing.stages.evolve import LOOPS, NO_ANSWER, NO_REQUEST, PREFACED, TWICE, Evolve, begun, evolve
-from truing.stages.replies import CUT, REFUSED, TOO_LONG
 from truing.store import Artifact, Run
 
 

@@ -18,6 +18,7 @@ from truing import formats
 from truing.errors import ConfigError, DataError
 from truing.pipeline import make_recipe, plan, read_recipe, run_recipe
 from truing.records import Completion, Group, assistant, user
+from truing.scoring.replies import CUT
 from truing.scoring.score import Tools, no_models
 from truing.scoring.scorers import make, spelled_out
 from truing.selection.evolution import Variant, grown, seed_of, to_group
@@ -25,7 +26,6 @@ from truing.selection.ranking import OFF, UNGRADED
 from truing.selection.turns import Turn, complexity_request, quality_request
 from truing.signatures import validated
 from truing.stages.rank import ALONE, TWICE, Rank, rank
-from truing.stages.replies import CUT
 from truing.store import Artifact, Run
 
 RECIPE = Path(__file__).parent.parent.parent / "recipes" / "deita.toml"

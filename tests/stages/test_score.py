@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 
 import pytest
 import tiny_model
+from fake_endpoint import Said, serving
 
 from truing import formats
-from truing.errors import ConfigError, DataError
+from truing.errors import ConfigError, DataError, GuardError
+from truing.estimates import REACHED
 from truing.pipeline import check, make_recipe, plan, read_recipe, run_recipe
 from truing.records import Completion, Group, assistant, comparison, user
 from truing.scoring import sandbox
+from truing.scoring.controls import control_answers
+from truing.scoring.rubric import NO_SCORE
 from truing.scoring.score import Score
 from truing.scoring.scorers import paths_of
 from truing.signatures import validated
@@ -23,6 +28,8 @@ from truing.stages import score as stage
 from truing.stages.context import Judges
 from truing.stages.score import ScoreAnswers, score
 from truing.store import Run
+
+CONTROLS = tuple(control_answers(["Score: 5"]).values())
 
 
 def answers(*texts: str, prompt: str = "Why?") -> Group:
@@ -253,3 +260,98 @@ def scored_with_deviations(table: dict[str, Any], out: Path) -> None:
     made = next(a for a in Run.read(run).artifacts() if a.stage == "score" and "groups" in a.meta)
     for line in (made.path / "groups.jsonl").read_text().splitlines():
         assert all(deviation > 0 for deviation in json.loads(line)["extra"]["deviation"])
+
+
+RECIPE = Path(__file__).parent.parent.parent / "recipes" / "judge.toml"
+
+
+def test_a_judge_in_a_recipe_from_its_own_trial_to_a_trained_model(folder: Path, tmp_path: Path) -> None:
+    """The whole of the recipe: measured on people's comparisons, asked for points, DPO on what it says."""
+
+    controls = {control.replace("Score:", "Score -") for control in CONTROLS}
+
+    def points(text: str) -> int:
+        return 5 if text == "yes" else 0 if text in controls else sum(map(ord, text)) % 5
+
+    def say(body: dict[str, Any]) -> Said:
+        shown = re.search(r"\nAnswer:\n<{3,}\n(.*)\n>{3,}\n\nWhat", body["messages"][0]["content"], re.DOTALL)
+        assert shown
+        return Said(f"I have counted.\nScore: {points(shown[1])}")
+
+    tiny_model.write_pairs(tmp_path / "rows.jsonl", 24)
+    with serving(say) as url:
+        judge = f'{{ name = "judge", model = {{ url = "{url}", model = "m" }} }}'
+        recipe = read_recipe(
+            RECIPE,
+            [
+                f"model={folder}", f"data.path={tmp_path / 'rows.jsonl'}", "sample.max_new_tokens=8",
+                "sample.temperature=1.5", f"evaluate_reward.scorer={judge}", f"score.scorer={judge}",
+                "preference.batch_size=4", "evaluate.max_new_tokens=6",
+            ],
+        )  # fmt: skip
+        facts = check(recipe, plan(recipe))
+        assert sum(url in note for note in facts["notes"]) == 2, "requests to an endpoint are told beforehand"
+        run = run_recipe(recipe, out=tmp_path / "run")
+        again = run_recipe(recipe, out=tmp_path / "again")
+    read = Run.read(run)
+    assert [event["judge"] for event in read.events(kind="controls")] == ["judge", "judge"]
+    (event,) = read.events("score", "data")
+    assert event["counts"] == {"replies": 4 * event["rows"]}
+    made = next(a for a in read.artifacts() if a.stage == "score" and "groups" in a.meta)
+    for group in formats.read_groups(made.path / "groups.jsonl", format="group"):
+        best, worst = group.completions
+        assert best.score == points(best.text) > points(worst.text) == worst.score
+    page = (run / "report.html").read_text()
+    for words in ("How the judges were tried", "Counted while judging", "How far the scorer can be trusted"):
+        assert words in page
+    others = {artifact.key: artifact for artifact in Run.read(again).artifacts()}
+    for artifact in read.artifacts():
+        if "groups" in artifact.meta:
+            other = others[artifact.key].path / "groups.jsonl"
+            assert (artifact.path / "groups.jsonl").read_bytes() == other.read_bytes()
+
+
+def test_a_judge_that_falls_for_controls_stops_the_stage_and_the_outcome_is_kept(
+    runs: Callable[[], Run],
+) -> None:
+    run = runs()
+    with (
+        serving(lambda _: Said("Score: 5")) as url,
+        pytest.raises(GuardError, match="judge: this judge cannot be believed"),
+    ):
+        scored(run, [answers("a", "b")], scorer={"name": "judge", "model": {"url": url, "model": "m"}})
+    (event,) = run.events(kind="controls")
+    assert (event["high"], event["scored"], event["stage"]) == (7, 7, "score")
+    assert not list(run.artifacts())
+
+
+def test_one_reply_that_says_nothing_leaves_out_its_row_alone(runs: Callable[[], Run]) -> None:
+    def say(body: dict[str, Any]) -> Said:
+        request = body["messages"][0]["content"]
+        return Said("Hm." if "\nodd\n" in request else "Score: 2" if "\na\n" in request else "Score: 0")
+
+    run = runs()
+    with serving(say) as url:
+        made = scored(
+            run,
+            [answers("a", "odd", prompt="1"), answers("a", "b", prompt="2")],
+            scorer={"name": "judge", "model": {"url": url, "model": "m"}},
+        )
+    assert [texts_and_scores(group) for group in made] == [[("a", 2.0), ("b", 0.0)]]
+    (event,) = run.events(kind="data")
+    assert event["refused"] == {NO_SCORE: 1}
+    assert event["counts"] == {"replies": 4, f"unread: {NO_SCORE}": 1}
+
+
+def test_a_plan_counts_what_a_judge_here_may_write(folder: Path, tmp_path: Path) -> None:
+    formats.write_data([answers("one", "two")] * 3, tmp_path / "rows.jsonl", format="group")
+
+    def seconds(**settings: Any) -> float:
+        recipe = make_recipe(recipe_table(folder, tmp_path / "rows.jsonl", scorer={"name": "judge", **settings}))
+        found = check(recipe, plan(recipe))
+        return float(found["stage_seconds"]["score"] * found["matrix_rate"])
+
+    few, many = (seconds(samples=samples, temperature=1.0) for samples in (1, 3))
+    calls = 3 * 2 + 3 * len(CONTROLS)
+    parameters = check(make_recipe(recipe_table(folder, tmp_path / "rows.jsonl", scorer="length")), [])["parameters"]
+    assert many - few == pytest.approx(2 * calls * 512 * 2 * parameters / REACHED)

@@ -31,6 +31,8 @@ from truing.stages.arranging import judge
 from truing.stages.sft import Sft, sft
 from truing.stages.side_by_side import SideBySide, duels, side_by_side
 
+LENIENT = {"most": 1.0}
+
 ROW = Group(
     (user("What is tea?"), assistant("A leaf."), user("And rain?")),
     tuple(Completion((assistant(words),)) for words in ("Water.", "The sky is wet.", "No.")),
@@ -43,7 +45,8 @@ def tools(template: str | None = tiny.PLAIN_TEMPLATE, budget: int = 512) -> Tool
 
 
 def scores(*groups: Group, template: str | None = tiny.PLAIN_TEMPLATE, budget: int = 512, **settings: Any) -> Any:
-    return make(spelled_out({"name": "pairwise", "mass": 0.0, **settings}), tools(template, budget))(groups)
+    lenient = {"mass": 0.0, "controls": LENIENT}  # weights drawn by chance make no judge
+    return make(spelled_out({"name": "pairwise", **lenient, **settings}), tools(template, budget))(groups)
 
 
 def chance(request: str, template: str | None) -> float:
@@ -172,10 +175,9 @@ def test_a_judge_that_is_trained_so_tells_answers_apart_that_it_never_saw(
     loaded = models.load(str(made), dtype=torch.float32, device=torch.device("cpu"))
     judging = Tools(no_models, lambda name: LocalEngine(loaded, trainable=False))
     held_out = tiny_model.pairs(6, start=40)
-    said = make(spelled_out("pairwise"), judging)(held_out)
-    turned = make(spelled_out("pairwise"), judging)(
-        [replace(group, completions=group.completions[::-1]) for group in held_out]
-    )
+    pairwise = spelled_out({"name": "pairwise", "controls": LENIENT})
+    said = make(pairwise, judging)(held_out)
+    turned = make(pairwise, judging)([replace(group, completions=group.completions[::-1]) for group in held_out])
     for (good, bad), (bad_first, good_second) in zip(said, turned, strict=True):
         assert good.value is not None
         assert good.value > 0.9

@@ -10,6 +10,7 @@ from typing import Any
 from truing.report.reading import interval, mapping, real
 from truing.report.rollouts import Gain, Rollout, read_gain, read_rollout
 from truing.report.sections.data import Data, Preview, read_data, read_preview
+from truing.report.sections.judges import Tried, read_tried
 from truing.statistics import Interval
 from truing.store import Run
 
@@ -59,6 +60,7 @@ class Stage:
     held_out: list[HeldOut] = field(default_factory=list)
     rollouts: list[Rollout] = field(default_factory=list)
     gain: Gain | None = None
+    tried: list[Tried] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     heard: float = 0.0
@@ -134,6 +136,8 @@ def _hear(stage: Stage, event: Mapping[str, Any]) -> None:
             stage.rollouts.append(read_rollout(event))
         case "held_out_reward":
             stage.gain = read_gain(event)
+        case "controls":
+            stage.tried.append(read_tried(event))
         case "warning":
             stage.warnings.append(str(event.get("message", "")))
         case "end":
@@ -147,6 +151,7 @@ def _start(stage: Stage, event: Mapping[str, Any]) -> None:
     stage.settings = mapping(event.get("settings"))
     stage.inputs = {name: str(value) for name, value in mapping(event.get("inputs")).items()}
     stage.data, stage.previews, stage.times, stage.ended = [], [], [], False
+    stage.tried = []
 
 
 def _step(stage: Stage, event: Mapping[str, Any]) -> None:

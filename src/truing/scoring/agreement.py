@@ -31,8 +31,9 @@ LENGTHS = 3
 class Scored:
     """A row's answers, best first, with what a scorer gave them.
 
-    weight: of the row; its comparisons share it. tokens: length of each answer. pairs: (chosen, rejected) as places
-    among the answers. strength: one for each pair, where the data say it. source: where the row is from.
+    weight: of the row; its comparisons share it. tokens: length of each answer, in tokens or words. pairs: (chosen,
+    rejected) as places among the answers. strength: one for each pair, where the data say it. source: where the row is
+    from.
     """
 
     prompt: str
@@ -247,10 +248,14 @@ def over_longer(some: Comparisons) -> Interval:
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-    """One line on findings; all numbers measured."""
+    """One line on findings; all numbers measured.
+
+    Of a scorer that is no reward model the differences are no log-odds, so nothing is said of probabilities.
+    """
     rate, lead = _interval(found["accuracy"]), _interval(found["length"]["over_longer"])
-    many = found["comparisons"]
-    line = f"the reward model orders {rate.percent} of {many:,} held-out comparisons as people did"
+    many, scorer = found["comparisons"], found.get("scorer")
+    who = f"the scorer '{scorer}'" if scorer else "the reward model"
+    line = f"{who} orders {rate.percent} of {many:,} held-out comparisons as people did"
     if rate.n < statistics.FEWEST:
         return f"{line}; these are too few to tell anything"
     if rate.low <= 0.5:
@@ -259,9 +264,15 @@ def verdict(found: Mapping[str, Any]) -> str:
     parts = [f"{line}, {_beside(lead)} {longer}"]
     if found["length"]["balanced"] is not None:
         parts.append(f"{_interval(found['length']['balanced']).percent} where length does not tell")
-    parts.append(_sureness(found["calibration"]))
+    if not scorer:
+        parts.append(_sureness(found["calibration"]))
     if found["ties"]:
         parts.append(f"{found['ties']:,} ties")
+    if found.get("orders"):
+        parts.append(f"it says the same in both orders of {_interval(found['orders']).percent}")
+    unread = sum(found["replies"]["unread"].values()) if scorer else 0
+    if unread:
+        parts.append(f"{unread:,} of its {found['replies']['asked']:,} replies say nothing that counts")
     if found.get("categories"):
         mean, count = _interval(found["categories"]["mean"]), len(found["categories"]["accuracy"])
         parts.append(f"{mean.percent} in the mean of {count} {'category' if count == 1 else 'categories'}")

@@ -17,8 +17,8 @@ from pydantic import BeforeValidator, Field
 
 from truing.errors import ConfigError, did_you_mean
 from truing.records import Group
-from truing.scoring import duels, endpoint, grades, learned, rules, verify
-from truing.scoring.score import NO_TOOLS, Pooling, Score, Scorer, Tools, pooled
+from truing.scoring import duels, grades, judges, learned, rules, verify
+from truing.scoring.score import NO_TOOLS, Pooling, Score, Scorer, Tools, added, pooled
 from truing.signatures import asks_for, public_functions, settings_of, validated
 
 
@@ -105,11 +105,12 @@ def _joined(tools: Tools, of: Sequence[dict[str, Any]], join: Callable[[Sequence
 
 
 def _or_failure(scores: Sequence[Score], join: Callable[[Sequence[Score]], Score]) -> Score:
+    counts = added(*(score.counts for score in scores))
     failed = next((score for score in scores if score.value is None), None)
     if failed:
-        return failed
+        return failed._replace(counts=counts)
     reasons = dict.fromkeys(score.reason for score in scores if score.reason)
-    return join(scores)._replace(reason="; ".join(reasons))
+    return join(scores)._replace(reason="; ".join(reasons), counts=counts)
 
 
 def _value(score: Score) -> float:
@@ -117,7 +118,7 @@ def _value(score: Score) -> float:
     return score.value
 
 
-MODULES: tuple[ModuleType, ...] = (rules, verify, learned, grades, duels, endpoint, sys.modules[__name__])
+MODULES: tuple[ModuleType, ...] = (rules, verify, learned, grades, judges, duels, sys.modules[__name__])
 SCORERS: dict[str, Callable[..., Scorer]] = {
     name: function for module in MODULES for name, function in public_functions(module, "Scorer").items()
 }
@@ -134,10 +135,12 @@ def scorer_of(name: object) -> Callable[..., Scorer]:
 
 def make(spec: Mapping[str, Any], tools: Tools = NO_TOOLS) -> Scorer:
     """The scorer of a table."""
-    settings = dict(spec)
-    function = scorer_of(settings.pop("name", None))
+    given = dict(spec)
+    function = scorer_of(given.pop("name", None))
+    settings = validated(settings_of(function), given, str(spec["name"]))
     offered = {"tools": tools}
-    return function(**{name: offered[name] for name in asks_for(function)}, **settings)
+    chosen = dict(iter(settings))  # a setting named `keys` would make it look like a mapping
+    return function(**{name: offered[name] for name in asks_for(function)}, **chosen)
 
 
 Place = Literal["model", "process_model", "language_model", "file", "function"]
@@ -146,15 +149,27 @@ Kind = Place | Literal["isolation"]
 
 def named_in(spec: Mapping[str, Any], kind: Kind) -> list[str]:
     """What a scorer and its parts name of a kind, such as models and files; "" is the run's own model of that kind."""
-    function = scorer_of(spec["name"])
-    found: list[str] = []
-    for name, hint in typing.get_type_hints(function, include_extras=True).items():
-        value = spec.get(name)
-        if value is not None and (hint is Spec or hint is Several):
-            found += [one for part in (value if hint is Several else [value]) for one in named_in(part, kind)]
-        elif value is not None and kind in _marks(hint):
-            found.append(value)
+    return [
+        value
+        for part in parts_of(spec)
+        for name, hint in _hints(part).items()
+        if isinstance(value := part.get(name), str) and kind in _marks(hint)
+    ]
+
+
+def parts_of(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A scorer's table, and those of the scorers that it joins."""
+    found = [spec]
+    for name, hint in _hints(spec).items():
+        if hint is Spec:
+            found += parts_of(spec[name])
+        elif hint is Several:
+            found += [one for part in spec[name] for one in parts_of(part)]
     return found
+
+
+def _hints(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return typing.get_type_hints(scorer_of(spec["name"]), include_extras=True)
 
 
 def paths_of(name: object) -> list[str]:
@@ -168,4 +183,4 @@ def paths_of(name: object) -> list[str]:
 def _marks(hint: Any) -> tuple[Any, ...]:
     """What an annotation says beside its type, inside of `X | None` too."""
     beside = getattr(hint, "__metadata__", ())
-    return (*beside, *(mark for inner in typing.get_args(hint) for mark in getattr(inner, "__metadata__", ())))
+    return (*beside, *(mark for inner in typing.get_args(hint) for mark in _marks(inner)))

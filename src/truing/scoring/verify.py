@@ -47,7 +47,7 @@ def maths(
     """
 
     def say(group: Group, answer: Completion) -> Score:
-        wanted = _wanted(group, reference)
+        wanted = reference_in(group, reference)
         if not isinstance(wanted, str | int | float) or isinstance(wanted, bool):
             return Score.failed(f"the row has no reference '{reference}'")
         right = expressions.reference_of(str(wanted), marks)
@@ -126,8 +126,8 @@ def _tests(given: object, column: str) -> list[Test]:
     return [sandbox.read_test(one) for one in (given if isinstance(given, list | tuple) else [given])]
 
 
-def _wanted(group: Group, name: str) -> object:
-    """What a row has as its reference."""
+def reference_in(group: Group, name: str) -> object:
+    """What a row has as its reference: in a column of this name, or by the source of an answer; None: nothing."""
     if name in group.extra:
         return group.extra[name]
     return next((answer.text for answer in group.completions if answer.source == name), None)

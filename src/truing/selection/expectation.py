@@ -24,12 +24,12 @@ class Grade(NamedTuple):
     mass: float
 
 
-def expected(logprobs: Sequence[float]) -> Grade:
+def expected(logprobs: Sequence[float], lowest: int = 1) -> Grade:
     """The grade that is expected, from the log-probabilities in nats of the grades from the lowest up."""
     values = np.array(logprobs, dtype=np.float64)
     share = np.exp(values - values.max())
     share /= share.sum()
-    grades = np.arange(1, len(values) + 1)
+    grades = np.arange(lowest, lowest + len(values))
     mean = float(share @ grades)
     variance = float(share @ (grades - mean) ** 2)
     return Grade(mean, variance**0.5, float(np.exp(values).sum()))

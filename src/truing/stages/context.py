@@ -15,12 +15,13 @@ import torch
 from truing.blending import Share
 from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
+from truing.compute.generate.native import NativeGenerator
 from truing.errors import ConfigError, Interrupted
 from truing.models import Loaded, Scored, demand_scores, load
 from truing.models.precision import Precision, compute_dtype
 from truing.progress import Reporter
 from truing.records import Group
-from truing.scoring.score import Tools
+from truing.scoring.score import Tools, Writer
 from truing.store import Run
 
 
@@ -147,11 +148,20 @@ class Context:
             sources = model.members if members else [model.source]
             return [engine(Model(model.key, source), "answers") for source in sources]
 
+        @functools.cache
+        def writer(model: Model) -> Writer:
+            loaded = self.load(model)
+            return Writer(NativeGenerator(loaded, policy=model.key), loaded.renderer)
+
         return Tools(
             engines,
             lambda name: engine(judges.language[name], None),
             budget,
             process=lambda name: engine(judges.models[name], "steps"),
+            writer=lambda name: writer(judges.language[name]),
+            seed=self.seed,
+            tell=lambda kind, values: self.event(kind, **values),
+            on_finished=lambda _: self.check_stop(),
         )
 
     @contextmanager

@@ -13,6 +13,7 @@ from truing import formats
 from truing.errors import ConfigError, DataError, by_reason
 from truing.records import TEXT_ROLE, Group
 from truing.scoring.principle import is_looping
+from truing.scoring.replies import Reply
 from truing.selection.evolution import (
     Kind,
     Variant,
@@ -27,7 +28,7 @@ from truing.selection.ranking import MOST
 from truing.selection.turns import turns_of
 from truing.signatures import Count
 from truing.stages.context import Context, Groups, Model, write_json
-from truing.stages.replies import Reply, Writing, writer
+from truing.stages.replies import Writing, writer
 from truing.stages.select import head
 
 FILE = "groups.jsonl"

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from truing.compute import Generator
 from truing.compute.generate.endpoint import Endpoint, EndpointGenerator
 from truing.compute.generate.native import NativeGenerator
 from truing.errors import ConfigError
-from truing.records import Completion, Group, user
-from truing.rendering import Renderer
-from truing.scoring.choices import asked
+from truing.records import Completion, Group
+from truing.scoring.replies import MAX_LENGTH, Reply, replies_to
+from truing.scoring.score import Writer
 from truing.signatures import Count
 from truing.stages.context import Context, Model
 from truing.stages.sample import SamplingSettings, draw
-
-TOO_LONG = "the request was longer than max_length"
-REFUSED = "the endpoint would not answer"
-CUT = "cut off at max_new_tokens"
 
 
 class Writing(SamplingSettings):
@@ -29,7 +24,9 @@ class Writing(SamplingSettings):
     endpoint: Endpoint | None = Field(
         None, description="url and model of an OpenAI-compatible endpoint to ask instead of a model here"
     )
-    max_length: Count = Field(4096, description="limit in tokens of a request to a model here; longer ones are not put")
+    max_length: Count = Field(
+        MAX_LENGTH, description="limit in tokens of a request to a model here; longer ones are not put"
+    )
 
     @model_validator(mode="after")
     def _heard(self) -> Self:
@@ -42,47 +39,26 @@ class Writing(SamplingSettings):
         return self
 
 
-class Reply(NamedTuple):
-    """What a model wrote. failure: why it is of no use, whatever it says; "" where it came to its end."""
-
-    text: str
-    failure: str = ""
-
-
 Write = Callable[[Sequence[str], str], list[Reply]]
 """The replies to requests, under a name by which they are kept in the run."""
 
 
 def writer(context: Context, settings: Writing, model: Model | None) -> Write:
     """Whoever the settings ask: the endpoint, or else the model."""
-    if settings.endpoint:
-        return _asking(context, settings, EndpointGenerator(settings.endpoint), None)
-    assert model is not None, "a plan gives a model where there is no endpoint"
-    loaded = context.load(model)
-    generator = NativeGenerator(loaded, policy=model.key, max_rows=settings.live_answers)
-    return _asking(context, settings, generator, loaded.renderer)
-
-
-def _asking(context: Context, settings: Writing, generator: Generator, renderer: Renderer | None) -> Write:
-    """renderer: of a model that runs here."""
-
-    def group_of(request: str) -> Group:
-        return asked(renderer, request) if renderer else Group((user(request),))
-
-    def fits(group: Group) -> bool:
-        return renderer is None or len(renderer.prompt(group.prompt)) <= settings.max_length
+    who = _writer(context, settings, model)
 
     def write(requests: Sequence[str], name: str) -> list[Reply]:
-        groups = [group_of(request) for request in requests]
-        fitting = [fits(group) for group in groups]
-        put = [group for group, fit in zip(groups, fitting, strict=True) if fit]
-        said = iter(draw(context, generator, put, settings, 1, name=name))
-        return [_reply(*next(said)) if fit else Reply("", TOO_LONG) for fit in fitting]
+        def drawn(prompts: Sequence[Group]) -> list[tuple[Completion, ...]]:
+            return draw(context, who.generator, prompts, settings, 1, name=name)
+
+        return [reply for (reply,) in replies_to(requests, who.renderer, settings.max_length, drawn)]
 
     return write
 
 
-def _reply(answer: Completion) -> Reply:
-    if answer.sampled is not None and answer.sampled.finish_reason == "refused":
-        return Reply("", REFUSED)
-    return Reply(answer.text, "" if answer.finished else CUT)
+def _writer(context: Context, settings: Writing, model: Model | None) -> Writer:
+    if settings.endpoint:
+        return Writer(EndpointGenerator(settings.endpoint), None)
+    assert model is not None, "a plan gives a model where there is no endpoint"
+    loaded = context.load(model)
+    return Writer(NativeGenerator(loaded, policy=model.key, max_rows=settings.live_answers), loaded.renderer)

@@ -15,7 +15,7 @@ from pydantic import Field
 from truing import formats
 from truing.errors import DataError, by_reason
 from truing.records import Completion, Group
-from truing.scoring.score import Score, Scorer
+from truing.scoring.score import Score, Scorer, added
 from truing.scoring.scorers import Spec, make
 from truing.signatures import Count, Settings
 from truing.stages.context import Context, Groups, Judges, write_json
@@ -71,6 +71,7 @@ def score(context: Context, settings: ScoreAnswers, data: Groups, judges: Judges
         used=len(made),
         refused=dict(refused),
         reasons=reasons_of(said),
+        counts=counts_of(said),
         scores=curves(made),
     )
     with context.output({"groups": FILE, "rows": len(made)}) as folder:
@@ -78,15 +79,24 @@ def score(context: Context, settings: ScoreAnswers, data: Groups, judges: Judges
 
 
 def scores_of(
-    context: Context, spec: Mapping[str, Any], judges: Judges, groups: Sequence[Group], *, budget: int
+    context: Context,
+    spec: Mapping[str, Any],
+    judges: Judges,
+    groups: Sequence[Group],
+    *,
+    budget: int,
+    name: str = "scores",
 ) -> list[tuple[Score, ...]]:
-    """What a scorer says of all answers, kept in the run a part at a time. budget: tokens read at once."""
+    """What a scorer says of all answers, kept in the run a part at a time.
+
+    budget: tokens read at once. name: by which the parts are kept.
+    """
     scorer = functools.cache(lambda: make(spec, context.tools(judges, budget)))
     said: list[tuple[Score, ...]] = []
     with context.reporter.task(f"{context.stage}: {spec['name']}", len(groups)) as task:
         for start in range(0, len(groups), PART):
             context.check_stop()
-            said += _part(context, scorer, groups[start : start + PART], start)
+            said += _part(context, scorer, groups[start : start + PART], f"{name}-{start}")
             task.advance(len(said))
     return said
 
@@ -128,6 +138,11 @@ def reasons_of(said: Sequence[Sequence[Score]]) -> dict[str, int]:
     return dict(Counter(one.reason for scores in said for one in scores if one.value is not None and one.reason))
 
 
+def counts_of(said: Sequence[Sequence[Score]]) -> dict[str, int]:
+    """What was counted on the way to the scores of all answers, such as replies of a judge that say none."""
+    return added(*(one.counts for scores in said for one in scores))
+
+
 def curves(groups: Sequence[Group]) -> dict[str, list[float]]:
     """Scores at even steps from the lowest to the highest, of all answers and of the best one of each row."""
     each = [[_value(answer) for answer in group.completions] for group in groups]
@@ -143,11 +158,8 @@ def in_order(values: Sequence[float]) -> list[float]:
     return found
 
 
-def _part(
-    context: Context, scorer: Callable[[], Scorer], groups: Sequence[Group], start: int
-) -> list[tuple[Score, ...]]:
+def _part(context: Context, scorer: Callable[[], Scorer], groups: Sequence[Group], key: str) -> list[tuple[Score, ...]]:
     """The scores of some rows, kept as soon as they are known."""
-    key = f"scores-{start}"
     done = context.run.artifact(f"{context.key}-{key}")
     if done is None:
         said = scorer()(groups)

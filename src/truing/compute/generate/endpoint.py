@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +17,7 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from truing.compute import Sampling
 from truing.errors import MissingError
@@ -54,14 +55,22 @@ class Endpoint(Settings):
     timeout: Positive = Field(60.0, description="seconds for one request")
     at_once: Count = Field(8, description="requests under way at one time")
 
+    @field_validator("key")
+    @classmethod
+    def _is_a_name(cls, key: str) -> str:
+        """Recipes are kept and shown. The message does not repeat what may be a secret."""
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", key):
+            raise ValueError("this is the name of an environment variable that holds the key, and never the key itself")
+        return key
+
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The first choice of the reply. A busy server is asked again after 1, 2, 4 ... seconds, or when it says.
 
         Raises Declined where it says no, and another OSError where it says nothing or breaks off.
         """
         headers = {"Content-Type": "application/json"}
-        if os.environ.get(self.key):
-            headers["Authorization"] = f"Bearer {os.environ[self.key]}"
+        if self._secret:
+            headers["Authorization"] = f"Bearer {self._secret}"
         sent = json.dumps({"model": self.model, **body}).encode()
         request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", sent, headers)
         for attempt in range(self.retries + 1):
@@ -74,6 +83,10 @@ class Endpoint(Settings):
             time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
+    @property
+    def _secret(self) -> str:
+        return os.environ.get(self.key, "")
+
     def _once(self, request: urllib.request.Request) -> dict[str, Any]:
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as reply:
@@ -81,6 +94,7 @@ class Endpoint(Settings):
         except urllib.error.HTTPError as error:
             with error:
                 words = error.read(500).decode("utf-8", "replace")
+            words = words.replace(self._secret, self.key) if self._secret else words  # some say which key they refuse
             raise Declined(error.code, f"{error.reason}: {words}", _retry_after(error.headers)) from None
         except http.client.HTTPException as error:  # such as a reply that ends before its Content-Length: no OSError
             raise OSError(f"the reply broke off: {type(error).__name__}: {error}") from error
@@ -107,12 +121,13 @@ def _retry_after(headers: Message) -> float:
 class EndpointGenerator:
     """Answers by a model elsewhere. They have no token ids and no log-probabilities.
 
-    A request that the endpoint refuses has an empty answer whose finish reason is "refused". Where it refuses all, or
-    cannot be reached, MissingError says what it said.
+    A request that the endpoint refuses has an empty answer whose finish reason is "refused". Where it refuses all that
+    it was ever asked, or cannot be reached, MissingError says what it said.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self._heard = False
 
     def generate(
         self,
@@ -136,7 +151,8 @@ class EndpointGenerator:
         finally:
             pool.shutdown(cancel_futures=True)
         refusals = [answer for answer in said if isinstance(answer, str)]
-        if said and len(refusals) == len(said):
+        self._heard |= len(refusals) < len(said)
+        if refusals and not self._heard:
             raise MissingError(f"{self.endpoint.url} refuses every request: {refusals[0]}")
         written = [self._completion("", "refused") if isinstance(answer, str) else answer for answer in said]
         return [tuple(written[place * answers : (place + 1) * answers]) for place in range(len(prompts))]

@@ -21,7 +21,8 @@ class Data:
     """What a stage read, refused and used.
 
     lengths: tokens of each row by name, such as `chosen_tokens`. scores: at even steps from the lowest to the highest.
-    shares: what each source of a blend gave. reasons: what scores are owed to, each with its number of answers.
+    shares: what each source of a blend gave. reasons: what scores are owed to, each with its number of answers. counts:
+    what was counted on the way to them, such as a judge's replies.
     """
 
     source: str
@@ -32,6 +33,7 @@ class Data:
     scores: dict[str, list[float]]
     shares: list[Share]
     reasons: dict[str, int]
+    counts: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def read_data(event: Mapping[str, Any]) -> Data:
         scores=mapping(event.get("scores")),
         shares=[Share(**share) for share in event.get("shares", [])],
         reasons=mapping(event.get("reasons")),
+        counts=mapping(event.get("counts")),
     )
 
 

@@ -28,6 +28,9 @@ class Bin:
 class Reward:
     """What `reward.json` of one evaluate_reward stage says.
 
+    scorer: its name where it is no reward model. unit: of lengths, tokens or words. orders: how often a judge of two
+    answers says the same in both orders. replies, unread: of a judge that writes, all of them, and by reason those that
+    say nothing.
     longer: accuracy of "the longer one is better"; over_longer: the model's accuracy less that. curve: predicted shares
     with observed ones. gap: mean score of chosen answers less that of rejected ones. best_of: KL of the best of n
     answers, its own score and the gold one.
@@ -62,12 +65,17 @@ class Reward:
     deviation: float
     gap: Interval
     best_of: list[tuple[float, Interval, Interval]]
+    scorer: str
+    unit: str
+    orders: Interval | None
+    replies: int
+    unread: dict[str, int]
 
 
 def read(stage: str, found: Mapping[str, Any]) -> Reward:
     """As `reward.json` says it."""
     calibration, length, scores = found["calibration"], found["length"], found["scores"]
-    categories = mapping(found["categories"])
+    categories, replies = mapping(found["categories"]), mapping(found.get("replies"))
     return Reward(
         stage=stage,
         verdict=str(found["verdict"]),
@@ -98,6 +106,11 @@ def read(stage: str, found: Mapping[str, Any]) -> Reward:
         deviation=float(scores["deviation"]),
         gap=known(scores["gap"]),
         best_of=[(float(one["kl"]), known(one["proxy"]), known(one["gold"])) for one in found.get("best_of", [])],
+        scorer=str(found.get("scorer") or ""),
+        unit=str(found.get("unit", "tokens")),
+        orders=interval(found.get("orders")),
+        replies=int(replies.get("asked", 0)),
+        unread=mapping(replies.get("unread")),
     )
 
 
@@ -111,7 +124,7 @@ def figures(reward: Reward) -> list[Figure]:
     if len(reward.by_strength) > 1:
         found.append(_strength_figure(reward.by_strength))
     if len(reward.by_length) > 1:
-        found.append(_longer_figure(reward.by_length))
+        found.append(_longer_figure(reward.by_length, reward.unit))
     if reward.best_of:
         found.append(_best_of_figure(reward))
     return found
@@ -145,15 +158,15 @@ def _strength_figure(bins: Sequence[Bin]) -> Figure:
     )
 
 
-def _longer_figure(bins: Sequence[Bin]) -> Figure:
+def _longer_figure(bins: Sequence[Bin], unit: str) -> Figure:
     points = Points(
-        "accuracy", "policy", [one.mean for one in bins], [one.accuracy for one in bins], "at {} tokens more"
+        "accuracy", "policy", [one.mean for one in bins], [one.accuracy for one in bins], f"at {{}} {unit} more"
     )
     return Figure(
         "Accuracy by length",
         "",
-        "By tokens that the chosen answer has more than the rejected one; half (dashed) is a coin. High on the right "
-        "and low on the left, the model likes length.",
+        f"By {unit} that the chosen answer has more than the rejected one; half (dashed) is a coin. High on the right "
+        "and low on the left, it likes length.",
         charts.line_chart("Accuracy by length of the chosen answer", [], [points], rule=0.5),
     )
 
