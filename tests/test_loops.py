@@ -16,11 +16,13 @@ from truing import cli, estimates, formats, measuring, models
 from truing import watch as watching
 from truing.errors import ConfigError, DataError, Interrupted
 from truing.pipeline import Planned, Recipe, check, make_recipe, plan, read_recipe, run_recipe
+from truing.recipe import LoopSpec
 from truing.records import Group, written_by
 from truing.report import words
 from truing.stages.context import Stop
 from truing.store import Run
 
+RECIPES = Path(__file__).parent.parent / "recipes"
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 SAMPLE = {"use": "sample", "answers": 3, "max_new_tokens": 5, "temperature": 1.5}
 ONE = {**SAMPLE, "answers": 1}
@@ -526,3 +528,77 @@ def test_sizes_count_the_data_s_own_answer_where_it_stays(model: Path, pairs: Pa
     sizes = estimates.sizes_of(planned, renderer, 0)
     yes = len(renderer.render(tiny_model.pairs(1)[0]).answers[0].tokens)
     assert {row.answers for row in sizes["self.1/preference"]} == {(5, 5, 5, yes)}
+
+
+# The recipes of the house.
+
+
+def tiny_run(name: str, model: Path, data: Path, out: Path, *overrides: str) -> Run:
+    """A recipe of the house on the tiny model and a few rows."""
+    about = [f"model={model}", f"data.path={data}", "device=cpu", "precision=fp32"]
+    return go(read_recipe(RECIPES / f"{name}.toml", [*about, *overrides]), out)
+
+
+@pytest.mark.parametrize("name", ["iterative-dpo", "spin", "raft"])
+def test_recipes_are_short_and_say_what_matters(name: str) -> None:
+    lines = (RECIPES / f"{name}.toml").read_text().splitlines()
+    assert len(lines) <= 40
+    assert isinstance(read_recipe(RECIPES / f"{name}.toml").stage[-1], LoopSpec)
+
+
+def test_iterative_dpo(model: Path, tmp_path: Path) -> None:
+    """Each round compares, by the reward model, answers to new prompts that the last round's model wrote."""
+    data = tiny_model.write_pairs(tmp_path / "pairs.jsonl", 60)
+    short = ["loop.sample.max_new_tokens=6", "loop.preference.learning_rate=1e-3"]
+    run = tiny_run("iterative-dpo", model, data, tmp_path / "run", *short)
+    made = {one.stage: one.key for one in run.artifacts() if not one.meta.get("part")}
+    writers = [models.content_hash(str(model)), made["loop.1/preference"], made["loop.2/preference"]]
+    seen: set[str] = set()
+    for number, writer in enumerate(writers, 1):
+        groups = answers_of(run, f"loop.{number}/score")
+        assert groups
+        assert all(one.score > other.score for one, other in (group.completions for group in groups))  # type: ignore[operator]
+        assert set(written_by(groups)) == {writer}
+        assert not prompts(groups) & seen
+        seen |= prompts(groups)
+        (start,) = run.events(f"loop.{number}/preference", "start")
+        assert start["inputs"]["model"] == writer, "the round's reference is the model that wrote"
+        assert start["settings"]["reference"] == "start"
+    assert [event["step"] for event in run.events("loop.3/preference", "held_out")]
+
+
+def test_spin(model: Path, tmp_path: Path) -> None:
+    """The data's answer is chosen over what the last round's model wrote, in training and held out."""
+    data = tiny_model.write_demonstrations(tmp_path / "demonstrations.jsonl", 40)
+    short = [f"spin.{stage}.max_new_tokens=6" for stage in ("sample", "unseen")]
+    run = tiny_run("spin", model, data, tmp_path / "run", *short, "spin.rounds=2", "spin.preference.learning_rate=1e-3")
+    key = next(one.key for one in run.artifacts() if one.stage == "spin.1/preference")
+    given = {group.prompt[0].content: group.completions[0].text for group in tiny_model.demonstrations(40)}
+    for number, writer in ((1, models.content_hash(str(model))), (2, key)):
+        trained, unseen = (answers_of(run, f"spin.{number}/{stage}") for stage in ("sample", "unseen"))
+        assert not prompts(trained) & prompts(unseen)
+        for group in (*trained, *unseen):
+            chosen, rejected = group.comparison()
+            assert (chosen.text, chosen.sampled) == (given[group.prompt[0].content], None)
+            assert rejected.sampled is not None
+            assert rejected.sampled.policy == writer
+        (event,) = run.events(f"spin.{number}/preference", "data")
+        assert event["written_by"] == {"": len(trained), writer: len(trained)}
+        before, after = run.events(f"spin.{number}/preference", "held_out")
+        assert before["accuracy"]["n"] == after["accuracy"]["n"] == len(unseen)
+
+
+def test_raft(model: Path, tmp_path: Path) -> None:
+    """Each round fine-tunes on the best answer of eight to each of its prompts."""
+    data = tiny_model.write_pairs(tmp_path / "pairs.jsonl", 60)
+    run = tiny_run("raft", model, data, tmp_path / "run", "raft.sample.max_new_tokens=6", "raft.rounds=2")
+    for number in (1, 2):
+        drawn, best = (answers_of(run, f"raft.{number}/{stage}") for stage in ("sample", "score"))
+        assert [len(group.completions) for group in drawn] == [8] * len(drawn)
+        (event,) = run.events(f"raft.{number}/score", "data")
+        assert event["scores"]["every answer"][50] >= event["mean_score"]
+        assert prompts(best) == prompts(drawn)
+        (trained,) = run.events(f"raft.{number}/sft", "data")
+        assert trained["used"] == len(best)
+    writers = list(written_by(answers_of(run, "raft.2/sample")))
+    assert writers == [one.key for one in run.artifacts() if one.stage == "raft.1/sft"]
