@@ -117,6 +117,15 @@ def test_parts_have_their_weights_and_have_nothing_to_do_with_holding_out() -> N
         assert sizes == pytest.approx({"sft": 0.2, "reward_model": 0.4, "preference": 0.4}, abs=0.04)
 
 
+def test_parts_of_stages_and_of_rounds_have_nothing_to_do_with_each_other() -> None:
+    groups = rows(5000)
+    half = part(groups, 0.0, 0.5)
+    thirds = [part(half, third / 3, (third + 1) / 3, "rounds") for third in range(3)]
+    assert sum(map(len, thirds)) == len(half)
+    assert [len(third) / len(half) for third in thirds] == pytest.approx([1 / 3] * 3, abs=0.04)
+    assert len({group.line for third in thirds for group in third}) == len(half)
+
+
 def test_one_prompt_is_one_part_whatever_its_answers_and_its_source() -> None:
     prompts = [(user(f"{i}"),) for i in range(30)]
     groups = [

@@ -25,6 +25,8 @@ SMALL = {
     "audit": ["audit.members=2"],
     "curate": ["sft.batch_size=4"],
     "select": ["select.by.mass=0", "select.keep=0.5"],
+    "iterative-dpo": ["loop.rows=all"],
+    "spin": ["data.held_out=0.4", "spin.rounds=2", "spin.sample.max_new_tokens=8", "spin.unseen.max_new_tokens=8"],
     "best-of-n": ["sample.answers=2", "sample.max_new_tokens=8"],
     "online": ["online.rollouts=2", "online.prompts=2", "online.max_new_tokens=8"],
 }

@@ -19,7 +19,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages([str(ROOT)], "truing."))
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "records", "environment"}),
     frozenset(
-        {"formats", "store", "report", "statistics", "progress", "watch", "blending", "curation", "selection"}
+        {"formats", "store", "report", "statistics", "progress", "watch", "blending", "rounds", "curation", "selection"}
         | {"signatures", "tensors", "objectives", "advantages", "algorithms", "reductions", "shaping", "rivals"}
     ),
     frozenset({"rendering", "packing", "models", "compute", "costs"}),
@@ -42,6 +42,7 @@ WITHOUT_TORCH = (
     "progress",
     "watch",
     "blending",
+    "rounds",
     "selection",
     "signatures",
     "curation",

@@ -12,8 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate, pairwise
+from typing import Literal
 
 from truing.records import TEXT_ROLE, Group, Message
+
+Among = Literal["stages", "rounds"]
+"""Whose parts of the rows share no dialogue."""
+_BYTES: dict[Among, slice] = {"stages": slice(8, 14), "rounds": slice(14, 20)}
+"""The bytes of a dialogue's hash that say whose it is. Those before them say whether it is held out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +91,12 @@ def bounds(weights: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     return {name: (low / ends[-1], high / ends[-1]) for name, (low, high) in zip(names, pairwise(ends), strict=True)}
 
 
-def part(groups: Iterable[Group], low: float, high: float) -> list[Group]:
-    """The rows whose dialogues fall between the bounds. It has nothing to do with which dialogues are held out."""
-    return [group for group in groups if low <= int.from_bytes(opening_hash(group)[8:14], "big") / 2**48 < high]
+def part(groups: Iterable[Group], low: float, high: float, among: Among = "stages") -> list[Group]:
+    """The rows whose dialogues fall between the bounds. Which dialogues are held out, are of one stage and of one round
+    have nothing to do with each other.
+    """
+    own = _BYTES[among]
+    return [group for group in groups if low <= int.from_bytes(opening_hash(group)[own], "big") / 2**48 < high]
 
 
 def within(shares: Iterable[Share], groups: Sequence[Group]) -> list[Share]:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from truing import __version__
@@ -77,7 +77,7 @@ def plan(recipe: Path, *overrides: str, measure: bool = False, json: Json = Fals
         facts["fed"] = [{**fed, "shares": list(map(asdict, fed["shares"]))} for fed in facts["fed"]]
         stages = [{"name": p.name, "use": p.use, "settings": p.settings.model_dump(mode="json")} for p in planned]
         return _print_json({"stages": stages, **facts})
-    table = Table("stage", "does", "takes", box=None, pad_edge=False)
+    table = Table(Column("stage", no_wrap=True), "does", "takes", box=None, pad_edge=False)
     for stage in planned:
         table.add_row(
             stage.name, stage.use, ", ".join(f"{k}: {said}" for k, v in stage.inputs.items() if (said := _short(v)))
@@ -563,7 +563,10 @@ def _facts(facts: dict[str, Any]) -> list[str]:
         if fed["shares"] or len(facts["fed"]) > 1:
             lines.append(f"rows of {', '.join(fed['stages'])}: {fed['rows']:,}")
         lines += [f"  {share}" for share in fed["shares"]]
+    later = {name for name, round in facts["rounds"].items() if round["number"] > 1}
     for name, found in facts["training"].items():
+        if name in later:  # what it takes is what the first round takes
+            continue
         lines.append(f"{name}, estimated: {_stage(found, found['memory_bytes'])}")
         if "tokens" in found:
             counts = ", ".join(f"{count:,} {done}" for done, count in found["tokens"].items())
@@ -571,7 +574,7 @@ def _facts(facts: dict[str, Any]) -> list[str]:
     if facts["memory_bytes"]:
         lines.append(f"memory to train: about {_gib(facts['memory_bytes'])}, an estimate")
     if facts["seconds"]:
-        by_stage = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in facts["stage_seconds"].items())
+        by_stage = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in _by_round(facts).items())
         lines.append(f"time: about {_minutes(facts['seconds'])} minutes ({by_stage}), an estimate")
         lines.append(
             "  less where drawn answers end before max_new_tokens, more where the machine has other work to do"
@@ -581,6 +584,16 @@ def _facts(facts: dict[str, Any]) -> list[str]:
     if any("tokens" not in found for found in facts["training"].values()) and "measured" not in facts:
         lines.append("truing plan --measure runs a few steps and replaces these estimates")
     return lines + [f"note: {note}" for note in facts["notes"]]
+
+
+def _by_round(facts: dict[str, Any]) -> dict[str, float]:
+    """Seconds of each stage, those of a round of a loop together."""
+    spent: dict[str, float] = {}
+    for name, seconds in facts["stage_seconds"].items():
+        round = facts["rounds"].get(name)
+        owner = f"{round['loop']}.{round['number']}" if round else name
+        spent[owner] = spent.get(owner, 0.0) + seconds
+    return spent
 
 
 def _stage(found: dict[str, Any], peak: float) -> str:

@@ -21,7 +21,7 @@ from truing.objectives import Bound, bind
 from truing.packing import pack
 from truing.pipeline import run_recipe
 from truing.progress import Reporter
-from truing.recipe import make_recipe
+from truing.recipe import StageSpec, make_recipe
 from truing.records import Group
 from truing.signatures import asks_for
 from truing.stages.arranging import judged_rows
@@ -73,7 +73,7 @@ def compare_objectives(
     if principle is not None:
         table["principle"] = _principle(principle)
     recipe = make_recipe(table, overrides)
-    training = [spec for spec in recipe.stage if spec.use in ("preference", "sft")]
+    training = [spec for spec in recipe.stage if isinstance(spec, StageSpec) and spec.use in ("preference", "sft")]
     rows = len(groups) * (1 - held_out if isinstance(held_out, float) else 1)
     batch = int(training[0].settings.get("batch_size", Preference().batch_size))
     steps = _steps(budget, data, model, batch, out)

@@ -9,15 +9,17 @@ from math import fsum
 from pathlib import Path
 
 from truing import formats
-from truing.blending import Share, bounds, drawn, interleaved, is_held_out, part, prompt_hash, quotas, within
+from truing.blending import Among, Share, bounds, drawn, interleaved, is_held_out, part, prompt_hash, quotas, within
 from truing.errors import DataError
 from truing.recipe import DataSettings, Source
 from truing.records import Group
+from truing.rounds import Round
 from truing.stages.context import Groups
 from truing.store import hash_of
 
 SPLIT = "first turns, text as a user's turn"
 """By what rows are held out; another rule needs another name, or old runs would go on with rows of the old one."""
+_ADVICE: dict[Among, str] = {"stages": "raise its weight", "rounds": "set fewer rounds"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,23 +123,30 @@ class Sources:
 
 def parts(splits: Mapping[str, float], data: Groups) -> dict[str, Groups]:
     """By name of a stage, the part of the training rows that is its own: no two have a dialogue in common."""
-    return {name: _part(name, data, low, high) for name, (low, high) in bounds(splits).items()}
+    return {
+        name: _part(data, "stages", f"data.splits.{name}", low, high) for name, (low, high) in bounds(splits).items()
+    }
 
 
-def _part(name: str, data: Groups, low: float, high: float) -> Groups:
+def of_round(data: Groups, round: Round) -> Groups:
+    """The part of these rows that is a round's own: no two rounds of a loop have a dialogue in common."""
+    return _part(data, "rounds", round.name, (round.number - 1) / round.of, round.number / round.of)
+
+
+def _part(data: Groups, among: Among, owner: str, low: float, high: float) -> Groups:
     @functools.cache
     def read() -> list[Group]:
-        groups = part(data.read(), low, high)
+        groups = part(data.read(), low, high, among)
         if not groups:
             raise DataError(
-                f"data.splits.{name}: no prompt of {data.description} falls into this part of {high - low:.0%}: "
-                "raise its weight, or bring more rows"
+                f"{owner}: no prompt of {data.description} falls into this part of {high - low:.0%}: "
+                f"{_ADVICE[among]}, or bring more rows"
             )
         return groups
 
     about = f"{100 * (high - low):.3g} % of the prompts of {data.description}"
     return Groups(
-        hash_of(data.key, SPLIT, low, high), read, about, data.bad, shares=lambda: within(data.shares(), read())
+        hash_of(data.key, SPLIT, among, low, high), read, about, data.bad, shares=lambda: within(data.shares(), read())
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from truing.scoring.controls import control_answers
 from truing.scoring.duels import LETTERS, duel
 from truing.scoring.scorers import Kind, named_in, parts_of
 from truing.selection.turns import Turn, quality_request
-from truing.stages.arranging import judged_rows
+from truing.stages.arranging import best, judged_rows
 from truing.stages.context import Groups
 from truing.stages.curate import Curate
 from truing.stages.evaluate import Evaluate
@@ -94,10 +94,12 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
     facts["memory_bytes"] = max((found["memory_bytes"] for found in training.values()), default=0.0)
     seconds = others | {name: found["seconds"] for name, found in training.items()}
     facts["stage_seconds"] = {p.name: seconds[p.name] for p in planned if p.name in seconds}
+    facts["rounds"] = {p.name: asdict(p.round) for p in planned if p.round}
     facts["notes"] = [
         f"{', '.join(fed['stages'])}: {words}" for fed in facts["fed"] for words in repeats(fed["shares"])
     ]
-    facts["notes"] += [note for stage_plan in planned for note in _notes(stage_plan, facts)]
+    firsts = [p for p in planned if p.round is None or p.round.number == 1]  # of later rounds all is as of the first
+    facts["notes"] += [note for stage_plan in firsts for note in _notes(stage_plan, facts)]
     for stage_plan in planned:
         if isinstance(stage_plan.settings, Writing) and stage_plan.settings.endpoint:
             requests, _ = _asked(stage_plan, planned, sizes[stage_plan.name])
@@ -160,9 +162,7 @@ def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[
             rows[: settings.limit] if isinstance(settings, Contrast | Evaluate | Evolve | Sample) else rows
         )
         if isinstance(settings, Contrast | Sample):
-            count = 2 if isinstance(settings, Contrast) else settings.answers
-            answers = (settings.max_new_tokens,) * count
-            made[stage_plan.key] = [Lengths(row.prompt, answers, sum(answers)) for row in found[stage_plan.name]]
+            made[stage_plan.key] = [_drawn(settings, row) for row in found[stage_plan.name]]
         elif isinstance(settings, ScoreAnswers):  # nobody knows which answers go on: the longest ones are dearest
             made[stage_plan.key] = [_longest(row, KEPT[settings.keep]) for row in found[stage_plan.name]]
         elif isinstance(settings, Select):  # nor which rows: again the longest
@@ -253,6 +253,8 @@ def _lengths(source: Groups, settings: object, renderer: Renderer, seed: int) ->
     if isinstance(settings, Online):
         return [Lengths.of(renderer.render(row, index)) for index, row in enumerate(prompts_of(source.read()))]
     whole = isinstance(settings, ScoreAnswers | Select | Evolve | Rank)
+    if isinstance(settings, Sample) and settings.data_answers == "prefer":
+        return [Lengths.of(renderer.render(best(group), index)) for index, group in enumerate(source.read())]
     rows = enumerate(source.read())
     return [Lengths.of(renderer.render(group if whole else bare(group), index)) for index, group in rows]
 
@@ -264,6 +266,14 @@ def _side_by_side(settings: SideBySide, source: Groups, rows: Sequence[Lengths],
     around = Lengths.of(renderer.render(asked(renderer, duel((), "", ""), LETTERS)))
     prompts = [around.prompt + _longest(row, 2).tokens for row in rows]
     return [around._replace(prompt=prompt) for prompt in prompts for _ in LETTERS]
+
+
+def _drawn(settings: Contrast | Sample, row: Lengths) -> Lengths:
+    """The row with as many answers as are drawn, each as long as it may become, and the data's own if it stays."""
+    answers = (settings.max_new_tokens,) * (2 if isinstance(settings, Contrast) else settings.answers)
+    if isinstance(settings, Sample) and settings.data_answers == "prefer":
+        answers += _longest(row, 1).answers
+    return Lengths(row.prompt, answers, sum(answers))
 
 
 def _longest(row: Lengths, count: int | None) -> Lengths:

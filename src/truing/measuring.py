@@ -27,7 +27,8 @@ from truing.rendering import Renderer, Row
 from truing.stages.arranging import to_watch
 from truing.stages.context import Groups, Model
 from truing.stages.preference import Preference
-from truing.stages.sample import Contrast, Sample, bare
+from truing.stages.sample import Contrast, Sample, preferred, to_prefer
+from truing.stages.score import ScoreAnswers
 from truing.stages.training import LOOKED_AT, Training, largest_forest, step_count, step_rows
 
 EPOCHS = 2
@@ -39,10 +40,15 @@ DRAWN = 256
 
 
 def measure(recipe: Recipe, planned: Sequence[Planned], reporter: Reporter) -> dict[str, dict[str, Any]]:
-    """By training stage: seconds of a step and in all, peak memory, and the forest budget that fits."""
+    """By training stage: seconds of a step and in all, peak memory, and the forest budget that fits.
+
+    Of a loop the first round is measured.
+    """
     found = {}
     for stage_plan in planned:
-        if isinstance(stage_plan.settings, Training):
+        # later rounds take as long as the first
+        first = stage_plan.round is None or stage_plan.round.number == 1
+        if isinstance(stage_plan.settings, Training) and first:
             found[stage_plan.name] = _Measured.of(recipe, planned, stage_plan).facts(reporter)
     return found
 
@@ -205,21 +211,40 @@ def _groups(data: Groups, planned: Sequence[Planned], renderer: Renderer) -> Seq
     if data.ready:
         return data.read()
     maker = next(one for one in planned if one.key == data.key)
-    if not isinstance(maker.settings, Contrast | Sample):
-        return _groups(maker.inputs["data"], planned, renderer)  # a stage that treats rows writes none
-    prompts = [bare(group) for group in _groups(maker.inputs["data"], planned, renderer)]
-    prompts = prompts[:: max(1, len(prompts) // DRAWN)][:DRAWN]
+    rows = _groups(maker.inputs["data"], planned, renderer)
     settings = maker.settings
+    if isinstance(settings, ScoreAnswers):
+        return [_scored(row, settings) for row in rows]
+    if not isinstance(settings, Contrast | Sample):
+        return rows  # a stage that treats rows writes none
+    rows = rows[:: max(1, len(rows) // DRAWN)][:DRAWN]
 
-    def answer(prompt: Group, word: str) -> Completion:
+    def answer(row: Group, word: str) -> Completion:
         ten = len(renderer.tokenizer(word * 10, add_special_tokens=False).input_ids)
         words = word * max(1, 10 * settings.max_new_tokens // ten)
-        is_text = any(message.role == TEXT_ROLE for message in prompt.prompt)
+        is_text = any(message.role == TEXT_ROLE for message in row.prompt)
         return Completion((Message(TEXT_ROLE if is_text else "assistant", words),))
 
     if isinstance(settings, Contrast):
-        return [comparison(p.prompt, answer(p, " yes"), answer(p, " no")) for p in prompts]
-    return [replace(p, completions=(answer(p, " yes"),) * settings.answers) for p in prompts]
+        return [comparison(row.prompt, answer(row, " yes"), answer(row, " no")) for row in rows]
+
+    def drawn(row: Group) -> tuple[Completion, ...]:
+        return (*(answer(row, " yes"),) * (settings.answers - 1), answer(row, " no"))
+
+    if settings.data_answers == "leave_out":
+        return [replace(row, completions=drawn(row), strength=None) for row in rows]
+    kept, refused = to_prefer(rows)
+    return [replace(row, completions=preferred(row, drawn(row), refused), strength=None) for row in kept]
+
+
+def _scored(row: Group, settings: ScoreAnswers) -> Group:
+    """The row as its scores may leave it: its last answer is the worst, and the others are as good as each other."""
+    if settings.keep == "all" and all(answer.rank is not None for answer in row.completions):
+        return row
+    last = len(row.completions) - 1
+    answers = [replace(one, score=float(place < last), rank=None) for place, one in enumerate(row.completions)]
+    kept = {"all": answers, "best": answers[:1], "best_and_worst": [answers[0], answers[-1]]}[settings.keep]
+    return replace(row, completions=tuple(kept))
 
 
 def _root(model: Model, planned: Sequence[Planned]) -> str:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,10 +23,12 @@ from truing import formats
 from truing.compute import machine, seed_everything
 from truing.errors import ConfigError, MissingError
 from truing.estimates import check
+from truing.models import content_hash, locate
 from truing.objectives import Kind, bind
 from truing.planning import Planned, input_key, nothing_held_out, plan, read_inputs
 from truing.progress import Reporter
 from truing.recipe import Recipe, device_of, make_recipe, read_recipe
+from truing.rounds import Round
 from truing.stages import stage
 from truing.stages.context import Context, Groups, Judges, Model, Stop
 from truing.stages.training import peak_memory
@@ -100,12 +103,16 @@ def _walk(
     """One stage after the other, each with what earlier ones made."""
     made: dict[str, Model | Groups] = {}
     first_step = 0
+    round: Round | None = None
     for stage_plan in planned:
+        if stage_plan.round and stage_plan.round != round:
+            reporter.say(f"{stage_plan.round.loop}: {stage_plan.round}")
+        round = stage_plan.round
         context = Context(
             run=run,
             stage=stage_plan.name,
             key=stage_plan.key,
-            seed=recipe.seed,
+            seed=stage_plan.seed,
             device=device,
             precision=recipe.precision,
             reporter=reporter,
@@ -143,8 +150,14 @@ def _run_stage(context: Context, planned: Planned, made: Mapping[str, Model | Gr
     context.check_stop()
     keys = {name: input_key(value) for name, value in planned.inputs.items()}
     before = _seconds_spent(context)
+    where: dict[str, Any] = {"round": asdict(planned.round)} if planned.round else {}
     context.event(
-        "start", settings=planned.settings.model_dump(mode="json"), inputs=keys, key=context.key, seconds_before=before
+        "start",
+        settings=planned.settings.model_dump(mode="json"),
+        inputs=keys,
+        key=context.key,
+        seconds_before=before,
+        **where,
     )
     began = time.monotonic()
     inputs = {name: _found(value, keys[name], made) for name, value in planned.inputs.items()}
@@ -204,6 +217,7 @@ def _info(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "model": recipe.model,
+        "model_key": content_hash(locate(recipe.model)),
         "seed": recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from truing import models
-from truing.data import Sources, parts
+from truing.data import Sources, of_round, parts
 from truing.errors import ConfigError, DataError, did_you_mean
 from truing.models import sentence
-from truing.recipe import DataSettings, Recipe, StageSpec
+from truing.recipe import RESERVED, DataSettings, LoopSpec, Recipe, StageSpec
 from truing.records import Group
+from truing.rounds import Round, round_seed
 from truing.scoring import sandbox
 from truing.scoring.principle import Principle
 from truing.scoring.rules import file_of_function
@@ -27,10 +28,14 @@ from truing.stages.curate import Curate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable, demand_source
 from truing.stages.preference import Preference
 from truing.stages.replies import Writing
+from truing.stages.sample import Sample, to_prefer
 from truing.stages.select import Select
 from truing.stages.sft import Sft, arranged
 from truing.store import hash_of
 from truing.store.files import sha256_file
+
+MADE = ("model", "reward", "data")
+"""Kinds of what stages make and others take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,54 +47,154 @@ class Planned:
     settings: Settings
     inputs: Mapping[str, Any]
     key: str
+    seed: int
+    round: Round | None = None
 
 
 def plan(recipe: Recipe) -> list[Planned]:
-    """Every stage with its inputs and key. Finds the files and tells their formats, loads no weights."""
+    """Every stage with its inputs and key, those of loops once for each round. Finds the files and tells their formats,
+    loads no weights.
+    """
     sources = Sources()
-    template = _content_of(recipe.chat_template)
-    principle = recipe.principle
-    known: dict[str, Any] = {"principle": principle} if principle else {}
+    known: dict[str, Any] = {"principle": recipe.principle} if recipe.principle else {}
     source = models.locate(recipe.model)
     known["model"] = known["base"] = Model(models.content_hash(source), source)
     known["recipe.model"] = known["model"]  # so that a later stage can name it when others have made models too
     if recipe.data:
         known |= sources.inputs(recipe.data, recipe.seed)
         known["recipe.data"] = known["data"]  # so that a later stage can name it when others have made data too
+        if "held_out" in known:
+            known["held_out.data"] = known["held_out"]  # so that answers can be drawn to it
     own = parts(recipe.data.splits, known["data"]) if recipe.data else {}
+    planning = _Planning(recipe, sources, _content_of(recipe.chat_template))
     whole = known.get("data")
-    planned: list[Planned] = []
-    models_made: list[str] = []
     for spec in recipe.stage:
+        part = own.get(spec.name)
+        if isinstance(spec, StageSpec):
+            known |= _with_name(spec.name, planning.add(spec, known, whole, part))
+        elif part is None:
+            known |= planning.add_loop(spec, known, own)
+        else:
+            begin = {**known, "data": _own_part(spec.name, known.get("data"), whole, part)}
+            known |= planning.add_loop(spec, begin, own)
+    return planning.planned
+
+
+@dataclass(slots=True)
+class _Planning:
+    """A plan under way. models_made: the keys of all models so far. rounds: of all loops so far."""
+
+    recipe: Recipe
+    sources: Sources
+    template: str
+    planned: list[Planned] = field(default_factory=list)
+    models_made: list[str] = field(default_factory=list)
+    rounds: int = 0
+
+    def add(
+        self,
+        spec: StageSpec,
+        known: Mapping[str, Any],
+        rows: Groups | None,
+        part: Groups | None,
+        round: Round | None = None,
+    ) -> dict[str, Any]:
+        """Plans a stage, and returns what it makes by its kind: nothing where that is a verdict.
+
+        known: what inputs may be named, and by their kind those that are not named. rows: what stands for [data] here.
+        part: the part of it that is this stage's own.
+        """
         function = stage(spec.use)
+        makes = product_of(function)
         settings = validated(settings_type(function), spec.settings, spec.name)
         judges = _judges(spec.name, settings, known)
         own_known = {**known, **_encoder(settings, known), **_elsewhere(spec, settings), "judges": judges}
-        inputs = _inputs(spec, _wanted(function, settings), own_known, sources)
-        if spec.name in own:
-            if inputs.get("data") is not whole:
-                raise ConfigError(
-                    f"data.splits.{spec.name}: this stage does not take its rows from [data]: name one that does"
-                )
-            inputs["data"] = own[spec.name]
-        makes = product_of(function)
+        inputs = _inputs(spec, _wanted(function, settings), own_known, self.sources)
+        if part is not None:
+            inputs["data"] = _own_part(spec.name, inputs.get("data"), rows, part)
+        recipe = self.recipe
         key = hash_of(
             spec.use, settings.model_dump(mode="json"),
-            {n: input_key(v) for n, v in inputs.items()} | sources.hashes(_files(settings)),
-            recipe.seed, recipe.precision, recipe.device, template,
+            {n: input_key(v) for n, v in inputs.items()} | self.sources.hashes(_files(settings)),
+            recipe.seed if round is None else [recipe.seed, self.rounds],
+            recipe.precision, recipe.device, self.template,
             # Checkpoints are counted through the run, so the steps before them are part of what they are.
-            models_made if makes in ("model", "reward") else [],
+            self.models_made if makes in ("model", "reward") else [],
         )  # fmt: skip
-        planned.append(Planned(spec.name, spec.use, settings, inputs, key))
-        if makes in ("model", "reward"):
-            models_made.append(key)
-            scored = settings.scored if isinstance(settings, Preference) else None
-            made = Model(key, f"the model made by stage '{spec.name}'", scored=scored)
-            known[makes] = known[f"{spec.name}.{makes}"] = made
-        elif makes == "data":
+        # What is measured in each round is measured with the same random numbers, or rounds could not be compared.
+        alike = round is None or makes == "verdict"
+        seed = recipe.seed if alike else round_seed(recipe.seed, self.rounds)
+        self.planned.append(Planned(spec.name, spec.use, settings, inputs, key, seed, round))
+        if makes == "verdict":
+            return {}
+        if makes == "data":
             read = functools.partial(_not_yet, spec.name)
-            known["data"] = known[f"{spec.name}.data"] = Groups(key, read, f"made by {spec.name}", ready=False)
-    return planned
+            return {"data": Groups(key, read, f"made by {spec.name}", ready=False)}
+        self.models_made.append(key)
+        scored = settings.scored if isinstance(settings, Preference) else None
+        return {makes: Model(key, f"the model made by stage '{spec.name}'", scored=scored)}
+
+    def add_loop(self, spec: LoopSpec, known: Mapping[str, Any], own: Mapping[str, Groups]) -> dict[str, Any]:
+        """Plans all rounds of a loop. Returns what stages of all rounds made by their names, and by its kind what the
+        last round made.
+        """
+        start = {kind: known[kind] for kind in MADE if kind in known}
+        inside = {one.name for one in spec.stage}  # a name of the body means the stage of this round
+        around = {name: value for name, value in known.items() if name.rpartition(".")[0] not in inside}
+        found: dict[str, Any] = {}
+        made: dict[str, Any] = {}
+        carried: dict[str, Any] = {}
+        last = start
+        for number in range(1, spec.rounds + 1):
+            self.rounds += 1
+            round = Round(spec.name, number, spec.rounds)
+            begin = {**start, **carried}
+            if spec.rows == "split":
+                begin["data"] = of_round(_ready(spec.name, begin.get("data")), round)
+            scope = {**around, **begin, **_named("start", start), **_named("previous", last)}
+            rows = begin.get("data")
+            made = {}
+            for one in spec.stage:
+                part = own.get(f"{spec.name}.{one.name}")
+                if part is not None and spec.rows == "split":
+                    part = of_round(part, round)
+                named = one.model_copy(update={"name": round.stage(one.name)})
+                new = self.add(named, scope, rows if rows and rows.ready else None, part, round)
+                scope |= _with_name(one.name, new)
+                found |= _named(named.name, new)
+                made |= new
+            last = {**begin, **made}
+            carried = {kind: made[kind] for kind in spec.carry}
+        return {**found, **made}
+
+
+def _named(owner: str, made: Mapping[str, Any]) -> dict[str, Any]:
+    """What an owner made, as inputs are named: `sft.model`."""
+    return {f"{owner}.{kind}": value for kind, value in made.items()}
+
+
+def _with_name(owner: str, made: Mapping[str, Any]) -> dict[str, Any]:
+    """What was made last of its kind, and the same by its owner's name."""
+    return {**made, **_named(owner, made)}
+
+
+def _own_part(owner: str, data: Groups | None, rows: Groups | None, part: Groups) -> Groups:
+    """The part of [data] that is a stage's own, in the place of all its rows."""
+    if rows is None or data is not rows:
+        raise ConfigError(f"data.splits.{owner}: this stage does not take its rows from [data]: name one that does")
+    return part
+
+
+def _ready(loop: str, data: Groups | None) -> Groups:
+    """The rows that are split over the rounds of a loop."""
+    if data is None:
+        raise ConfigError(f'{loop}: rows = "split" needs rows to split: set data.path to a file')
+    if not data.ready:
+        raise ConfigError(
+            f'{loop}: rows = "split" splits rows that are there before the run, and those before the loop are '
+            f"{data.description}: write the stage that makes them after the loop, or take rows out"
+        )
+    return data
 
 
 def read_inputs(planned: Sequence[Planned]) -> None:
@@ -130,6 +235,8 @@ def _demand_usable(planned: Planned) -> None:
             judged_rows(objective, groups if name == "data" else to_watch(objective, groups), settings.pairs)
         elif isinstance(settings, Sft) and name == "data":
             arranged(settings, value.read(), 0)
+        elif isinstance(settings, Sample) and settings.data_answers == "prefer" and name == "data":
+            to_prefer(value.read())
         elif isinstance(settings, EvaluateReward):
             demand_source(planned.name, settings, comparable(settings, value.read()))
     if isinstance(settings, EvaluateReward):
@@ -173,6 +280,8 @@ def _named_input(name: str, given: str, known: Mapping[str, Any], spec: StageSpe
     made = known.get(f"{given}.{kind}")
     if made is not None:
         return made
+    if given in RESERVED:
+        raise ConfigError(f"{spec.name}.{name}: '{given}' has no {kind} here: name a stage that makes one, or a path")
     if kind != "data":
         source = models.locate(given, kind)
         if kind == "reward":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 import torch
@@ -13,12 +13,15 @@ from pydantic import Field, model_validator
 
 from truing.errors import ConfigError, MissingError, did_you_mean
 from truing.models.precision import Precision, best_device
+from truing.rounds import LOOP
 from truing.scoring.principle import Principle
 from truing.scoring.scorers import paths_of
 from truing.signatures import Count, Positive, Settings, validated
-from truing.stages import inputs_of, settings_type, stage
+from truing.stages import STAGES, inputs_of, product_of, settings_type, stage
 
 INPUT_NAMES = ("model", "base", "reward", "data", "held_out", "unlabelled")
+RESERVED = ("recipe", "held_out", "start", "previous")
+"""Inputs that no stage made: the recipe's, its held-out rows; in a loop what stood before it, and its last round's."""
 
 
 def _is_empty(value: object) -> bool:
@@ -89,6 +92,53 @@ class StageSpec(Settings):
     inputs: dict[str, str]
     settings: dict[str, Any]
 
+    @property
+    def table(self) -> dict[str, Any]:
+        """As it is written in a recipe."""
+        return {"use": self.use, "name": self.name, **self.inputs, **self.settings}
+
+
+class LoopSpec(Settings):
+    """A stage whose body is stages, which are walked in rounds."""
+
+    name: str
+    rounds: Count = Field(description="how often the body is walked")
+    carry: tuple[Literal["model", "reward", "data"], ...] = Field(
+        ("model",),
+        min_length=1,
+        description="what the last stage of a kind made in a round, and the next round begins with: model, reward, "
+        "data; of other kinds each round begins with what stood before the loop",
+    )
+    rows: Literal["all", "split"] = Field(
+        "all", description="rows of [data] that a round takes: all; or split, prompts that no other round takes"
+    )
+    stage: tuple[StageSpec, ...]
+
+    @model_validator(mode="after")
+    def _feeds_itself(self) -> Self:
+        """What is carried is made in the body, and nothing is named before it is made."""
+        made = {product_of(stage(spec.use)) for spec in self.stage}
+        idle = next((kind for kind in self.carry if kind not in made), None)
+        if idle:
+            raise ConfigError(f"carry: no stage of the loop makes '{idle}': take it out, or put in a stage that does")
+        if self.rows == "split" and "data" in self.carry:
+            raise ConfigError("rows gives each round rows of its own, and carry those of the last round: take one out")
+        names = [spec.name for spec in self.stage]
+        for place, spec in enumerate(self.stage):
+            early = next(((name, given) for name, given in spec.inputs.items() if given in names[place:]), None)
+            if early:
+                raise ConfigError(
+                    f"{spec.name}.{early[0]}: '{early[1]}' is not made before it in the round: "
+                    '"previous" is what the last round made'
+                )
+        return self
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """As it is written in a recipe."""
+        own = self.model_dump(mode="json", exclude={"stage"})
+        return {"use": LOOP, **own, "stage": [spec.table for spec in self.stage]}
+
 
 class Recipe(Settings):
     """Everything that decides what a run does."""
@@ -101,12 +151,13 @@ class Recipe(Settings):
     precision: Precision = Field("auto", description="dtype of compute; trained weights are always kept in fp32")
     data: DataSettings | None = None
     principle: Principle | None = None
-    stage: tuple[StageSpec, ...]
+    stage: tuple[StageSpec | LoopSpec, ...]
 
     @model_validator(mode="after")
     def _known_parts(self) -> Self:
-        """The parts of the data are for stages of the recipe."""
+        """The parts of the data are for stages of the recipe, a loop as a whole, or stages of its body."""
         names = [spec.name for spec in self.stage]
+        names += [f"{spec.name}.{one.name}" for spec in self.stage if isinstance(spec, LoopSpec) for one in spec.stage]
         unknown = next((name for name in (self.data.splits if self.data else ()) if name not in names), None)
         if unknown:
             raise ConfigError(f"data.splits.{unknown}: no stage has this name{did_you_mean(unknown, names)}")
@@ -115,7 +166,7 @@ class Recipe(Settings):
     def resolved(self) -> str:
         """The recipe with every default spelled out, as TOML: a recipe itself, which means the same."""
         table = self.model_dump(mode="json")
-        table["stage"] = [{"use": s.use, "name": s.name, **s.inputs, **s.settings} for s in self.stage]
+        table["stage"] = [spec.table for spec in self.stage]
         return tomli_w.dumps(_without_none(table))
 
 
@@ -135,57 +186,92 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def make_recipe(table: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from a table as TOML gives it."""
-    entries = table.get("stage", [])
+    if LOOP in table:
+        raise ConfigError(
+            'a loop is a stage, so that TOML keeps its place among the others: write [[stage]] with use = "loop", and '
+            "the stages of its body as [[stage.stage]] below it"
+        )
+    table = {**table, "stage": _with_names(table.get("stage", []), "the recipe")}
+    for override in overrides:
+        _override(table, override)
+    table["stage"] = [_spec(entry) for entry in table["stage"]]
+    recipe: Recipe = validated(Recipe, table, "")
+    return recipe
+
+
+def _with_names(entries: Any, owner: str) -> list[dict[str, Any]]:
+    """Copies of the tables of a recipe's or a loop's stages, each with its name."""
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError("stages are written [[stage]], with two brackets each, one after the other")
     stages = [_with_name(dict(entry)) for entry in entries]
     if not stages:
-        raise ConfigError('the recipe has no [[stage]]: add at least one, such as use = "sft"')
+        where = "[[stage]]" if owner == "the recipe" else "[[stage.stage]]"
+        raise ConfigError(f'{owner} has no {where}: add at least one, such as use = "sft"')
     names = [entry["name"] for entry in stages]
     if len(set(names)) < len(names):
         raise ConfigError(
             f"two stages are named '{next(n for n in names if names.count(n) > 1)}': give them a name each"
         )
-    table = {**table, "stage": stages}
-    for override in overrides:
-        _override(table, override)
-    table["stage"] = [_stage_spec(entry) for entry in table["stage"]]
-    recipe: Recipe = validated(Recipe, table, "")
-    return recipe
+    return stages
 
 
 def _with_name(entry: dict[str, Any]) -> dict[str, Any]:
     if "use" not in entry:
         raise ConfigError('a [[stage]] says which one it is by use = "...": sft, preference, ...')
-    stage(str(entry["use"]))
-    entry.setdefault("name", entry["use"])
+    use = str(entry["use"])
+    if use not in STAGES and use != LOOP:
+        raise ConfigError(f"stage '{use}' does not exist{did_you_mean(use, [*STAGES, LOOP])}")
+    name = entry.setdefault("name", use)
+    if name in RESERVED or "/" in str(name):
+        raise ConfigError(
+            f"a stage cannot be named '{name}': {', '.join(RESERVED)} mean something else as inputs, and a "
+            "slash parts a round from its stage"
+        )
+    if use == LOOP:
+        entry["stage"] = _with_names(entry.get("stage", []), f"loop '{name}'")
+        if any(inner["use"] == LOOP for inner in entry["stage"]):
+            raise ConfigError(f"loop '{name}' holds another loop: write them one after the other")
     return entry
 
 
-def _stage_spec(entry: dict[str, Any]) -> dict[str, Any]:
+def _spec(entry: dict[str, Any]) -> StageSpec | LoopSpec:
+    """A stage's or a loop's table, checked and spelled out."""
+    if entry["use"] != LOOP:
+        return _stage_spec(entry, entry["name"])
+    table = {name: value for name, value in entry.items() if name != "use"}
+    table["stage"] = tuple(_stage_spec(inner, f"{entry['name']}.{inner['name']}") for inner in entry["stage"])
+    loop: LoopSpec = validated(LoopSpec, table, entry["name"])
+    return loop
+
+
+def _stage_spec(entry: dict[str, Any], where: str) -> StageSpec:
     """A stage's table, sorted into inputs and settings, the settings checked and spelled out."""
     function = stage(entry["use"])
     inputs = {name: entry.pop(name) for name in INPUT_NAMES if name in inputs_of(function) and name in entry}
     use, name = entry.pop("use"), entry.pop("name")
-    settings = validated(settings_type(function), entry, name)
-    return {"use": use, "name": name, "inputs": inputs, "settings": settings.model_dump(mode="json")}
+    settings = validated(settings_type(function), entry, where)
+    table = {"use": use, "name": name, "inputs": inputs, "settings": settings.model_dump(mode="json")}
+    spec: StageSpec = validated(StageSpec, table, where)
+    return spec
 
 
 def _override(table: dict[str, Any], override: str) -> None:
-    """Sets `a.b.c=value`, where `a` is a setting of the recipe or the name of a stage; the value is TOML or text."""
+    """Sets `a.b.c=value`, where `a` is a setting of the recipe, the name of a stage, or of a loop, whose stages are
+    `a.b` then; the value is TOML or text.
+    """
     path, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"'{override}': write key=value, for example preference.learning_rate=1e-6")
     first, *rest = path.strip().split(".")
     stages = {entry["name"]: entry for entry in table["stage"]}
     if first in stages and rest:
-        target, keys = stages[first], rest
+        target, keys = _in_loop(stages[first], rest) if stages[first]["use"] == LOOP else (stages[first], rest)
     elif first in Recipe.model_fields and first != "stage":
         target, keys = table, [first, *rest]
     else:
-        raise ConfigError(
-            f"'{first}' is neither a setting nor a stage{did_you_mean(first, [*Recipe.model_fields, *stages])}"
-        )
+        bodies = [f"{name}.{inner['name']}" for name, entry in stages.items() for inner in _body(entry)]
+        known = [*Recipe.model_fields, *stages, *bodies]
+        raise ConfigError(f"'{first}' is neither a setting nor a stage{did_you_mean(first, known)}")
     for key in keys[:-1]:
         value = target.get(key)
         if value is not None and not isinstance(value, str | dict):
@@ -193,6 +279,26 @@ def _override(table: dict[str, Any], override: str) -> None:
         target[key] = {"name": value} if isinstance(value, str) else dict(value or {})
         target = target[key]
     target[keys[-1]] = _toml_value(text)
+
+
+def _in_loop(loop: dict[str, Any], keys: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The table that keys after a loop's name lead to, the loop's own or that of a stage of its body, and the rest."""
+    stages = {inner["name"]: inner for inner in _body(loop)}
+    if len(keys) > 1 and keys[0] in stages:
+        return stages[keys[0]], keys[1:]
+    known = [name for name in LoopSpec.model_fields if name not in ("name", "stage")]
+    if len(keys) > 1 or keys[0] not in known:
+        where = f"{loop['name']}.{keys[0]}"
+        raise ConfigError(
+            f"'{where}' is neither a setting nor a stage of the loop{did_you_mean(keys[0], [*known, *stages])}"
+        )
+    return loop, keys
+
+
+def _body(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages of a loop; of another stage none."""
+    stages: list[dict[str, Any]] = entry["stage"] if entry["use"] == LOOP else []
+    return stages
 
 
 def _toml_value(text: str) -> Any:

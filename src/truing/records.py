@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -145,6 +146,14 @@ def assistant(content: str) -> Message:
 def comparison(prompt: tuple[Message, ...], chosen: Completion, rejected: Completion, **row: Any) -> Group:
     """A Group of two answers, the first preferred."""
     return Group(prompt, (replace(chosen, rank=0), replace(rejected, rank=1)), **row)
+
+
+def written_by(groups: Iterable[Group]) -> dict[str, int]:
+    """How many of the answers each writer gave: the hash of the weights that sampled them, or the name of their source.
+    Those of nobody named stand under "".
+    """
+    answers = (answer for group in groups for answer in group.completions)
+    return dict(Counter(answer.sampled.policy if answer.sampled else answer.source or "" for answer in answers))
 
 
 def to_json(group: Group) -> dict[str, Any]:

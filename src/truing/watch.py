@@ -7,7 +7,7 @@ import math
 import time
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from truing.report.metrics import ROLLOUT, in_order, metric
 from truing.report.reading import text
 from truing.report.rollouts import Shown
 from truing.report.stages import Stage, stages_of
+from truing.rounds import stage_names
 from truing.store import Run
 
 CURVES = 12
@@ -69,7 +70,7 @@ def read(folder: Path) -> Scene:
     """A run folder, or a ConfigError."""
     run = Run.read(folder)
     recipe = tomllib.loads(text(folder / "recipe.resolved.toml"))
-    planned = [str(entry.get("name", entry.get("use", ""))) for entry in recipe.get("stage", ())]
+    planned = stage_names(recipe.get("stage", ()))
     return Scene(str(run.info.get("name") or folder.resolve().name), planned, stages_of(run))
 
 
@@ -127,6 +128,7 @@ def facts(scene: Scene, now: float) -> dict[str, Any]:
     }
     return about | {
         "stage": stage.name,
+        "round": None if stage.round is None else asdict(stage.round),
         "step": stage.step,
         "steps": stage.steps,
         "seconds_per_step": pace(stage),
@@ -161,6 +163,8 @@ def _bar(value: float, low: float, high: float) -> str:
 def _head(scene: Scene, stage: Stage, now: float) -> Text:
     place = f" ({scene.planned.index(stage.name) + 1} of {len(scene.planned)})" if stage.name in scene.planned else ""
     state = "finished" if scene.ended else "stage finished" if stage.ended else "under way"
+    if stage.round:
+        place += f", {stage.round}"
     line = Text(words.visible(scene.name), style="bold")
     line.append(f"  stage {words.visible(stage.name)}{place}, {state}", style="not bold")
     if not scene.ended:

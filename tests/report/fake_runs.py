@@ -402,6 +402,31 @@ def online(
     run.event(stage, "end", seconds=620.0, peak_memory_bytes=2_900_000_000)
 
 
+LOOP_KEYS = ("aa01", "aa02", "aa03")
+
+
+def loop(run: Run, *, text: str = "self", rounds: int = 3) -> None:
+    """Rounds of sample, score and preference, of which the last one has not come to its training yet."""
+    writer = "b0b0"
+    for number in range(1, rounds + 1):
+        where = {"round": {"loop": text, "number": number, "of": 4}}
+        scores = {"every answer": [number - 1.0, number + 1.0], "best of each row": [number + 1.0]}
+        for stage in ("sample", "score", "preference")[: 2 if number == rounds else 3]:
+            name = f"{text}.{number}/{stage}"
+            key = LOOP_KEYS[number - 1] if stage == "preference" else f"{stage}{number}"
+            run.event(name, "start", settings={"keep": "best_and_worst"}, inputs={"model": writer}, key=key, **where)
+            told: dict[str, Any] = {"answer_tokens": [10 * number] * 4} if stage == "sample" else {}
+            told |= {"scores": scores, "mean_score": number / 8} if stage == "score" else {}
+            about = {"source": "prompts.jsonl", "rows": 60, "used": 60 - number, "refused": {}}
+            run.event(name, "data", **about, written_by={writer: 120}, **told)
+            if stage == "preference":
+                held_out = interval(0.5 + number / 10, 0.4, 0.8, 40)
+                run.event(name, "step", step=number, steps=number, metrics={"loss": 0.7 - number / 10})
+                run.event(name, "held_out", step=number, accuracy=held_out, loss=0.6)
+            run.event(name, "end", seconds=9.0, peak_memory_bytes=10**9)
+        writer = LOOP_KEYS[number - 1]
+
+
 def traced(answer: dict[str, Any], advantage: float) -> dict[str, Any]:
     """An answer with the numbers of its tokens."""
     pieces = [*answer["text"].split(" "), "<|im_end|>"]
@@ -430,6 +455,7 @@ def write_all(path: Path) -> Path:
         audit(run)
         preference(run, steps=240)
         online(run)
+        loop(run)
         evaluate_reward(run, reward_evaluation(categories=("chat", "safety", "reasoning")))
         evaluate(run, evaluation())
         run.event("preference", "warning", message="12 rows have a prompt that ends in a space")

@@ -16,11 +16,13 @@ from transformers import AutoModelForCausalLM
 
 from truing import formats, models
 from truing.errors import ConfigError, DataError, Interrupted
-from truing.records import Completion, Group, assistant
+from truing.objectives import bind
+from truing.records import Completion, Group, assistant, user
 from truing.scoring.principle import Principle
 from truing.signatures import Settings, validated
 from truing.stages import evaluate as evaluation
 from truing.stages import sample as sampling
+from truing.stages.arranging import judged_rows
 from truing.stages.context import Model
 from truing.stages.evaluate import Evaluate, evaluate, summarise
 from truing.stages.merge import Merge, merge
@@ -446,3 +448,54 @@ def test_merge_writes_an_ordinary_model_in_the_dtype_asked_for(folder: Path, run
     original = AutoModelForCausalLM.from_pretrained(folder)
     for name, weight in AutoModelForCausalLM.from_pretrained(made.path).named_parameters():
         torch.testing.assert_close(weight.float(), original.get_parameter(name).detach(), rtol=1e-3, atol=1e-3)
+
+
+def against_the_data(
+    run: Run, folder: Path, rows: Sequence[Group], words: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> list[Group]:
+    """What `sample` makes where every prompt gets these answers."""
+    answers = tuple(tiny_model.sampled(word) for word in words)
+    monkeypatch.setattr(sampling, "draw", lambda _context, _generator, prompts, *_: [answers] * len(prompts))
+    settings = checked(Sample, {"data_answers": "prefer", "answers": len(words)})
+    sample(tiny_model.context(run, "sample"), settings, tiny_model.model_of(folder), tiny_model.given(rows))
+    return groups_of(run)
+
+
+def test_the_data_s_own_answer_is_preferred_to_all_that_are_drawn(
+    folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demonstration, other = tiny_model.demonstrations(2)
+    rows = [demonstration, replace(tiny_model.pairs(1)[0], strength=3.0)]
+    made = against_the_data(runs(), folder, rows, ["perhaps", "no"], monkeypatch)
+    assert [[(a.text, a.rank) for a in group.completions] for group in made] == [
+        [(demonstration.completions[0].text, 0), ("perhaps", 1), ("no", 1)],
+        [("yes", 0), ("perhaps", 1), ("no", 1)],
+    ]
+    assert [group.strength for group in made] == [None, None]
+    (row,) = judged_rows(bind({"name": "dpo"}), made[:1])
+    assert row.pairs == ((0, 1), (0, 2)), "what was drawn is not compared with itself"
+    assert other.prompt != demonstration.prompt
+
+
+def test_answers_that_equal_the_data_s_and_rows_that_cannot_be_compared_are_counted(
+    folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, same, bad, long = tiny_model.demonstrations(4)
+    same = replace(same, completions=(Completion((assistant(" no "),)),))
+    bad = replace(bad, completions=(replace(bad.completions[0], label=False),))
+    long = replace(long, completions=(Completion((assistant("a"), user("b"), assistant("c"))),))
+    run = runs()
+    (made,) = against_the_data(run, folder, [whole, same, bad, long], ["no", "no"], monkeypatch)
+    assert made.prompt == whole.prompt
+    (event,) = run.events(kind="data")
+    assert (event["rows"], event["used"]) == (4, 1)
+    assert event["refused"] == {
+        "an answer with a thumb down": 1,
+        "an answer of several turns, where one is drawn": 1,
+        "an answer that equals the data's": 2,
+    }
+    assert event["written_by"] == {"": 1, "none": 2}
+    with pytest.raises(DataError, match=r"no row left; left out: an answer that equals the data's \(2\)"):
+        against_the_data(runs(), folder, [same], ["no", "no"], monkeypatch)
+    with pytest.raises(DataError, match="this row has no answer"):
+        against_the_data(runs(), folder, tiny_model.prompts(1), ["no"], monkeypatch)

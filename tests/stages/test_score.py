@@ -57,6 +57,18 @@ def test_the_best_answer_goes_on_and_the_first_of_equals(runs: Callable[[], Run]
     assert [texts_and_scores(group) for group in made] == [[("b c", 2.0)], [("x", 1.0)]]
 
 
+def test_a_comparison_of_the_same_words_is_none(runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reward model can tell an answer that came to its end from one that did not."""
+    said = iter([Score.of(2.0), Score.of(1.0), Score.of(2.0), Score.of(1.0)])
+    monkeypatch.setattr(stage, "scores_of", lambda *_, **__: [(next(said), next(said)) for _ in range(2)])
+    run = runs()
+    (made,) = scored(run, [answers("a", "a"), answers("b", "c")], scorer="length", keep="best_and_worst")
+    assert texts_and_scores(made) == [("b", 2.0), ("c", 1.0)]
+    (event,) = run.events(kind="data")
+    assert event["refused"] == {"the best answer and the worst are the same words": 1}
+    assert event["mean_score"] == 1.5
+
+
 def test_best_and_worst_make_a_comparison_by_score_alone(runs: Callable[[], Run]) -> None:
     ranked = comparison((user("q"),), Completion((assistant("a"),)), Completion((assistant("b c"),)), strength=4.0)
     run = runs()
@@ -218,7 +230,7 @@ def test_demonstrations_are_all_that_a_reward_by_maths_needs(folder: Path, tmp_p
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     table = recipe_table(folder, tmp_path / "rows.jsonl", scorer="maths")
     table["stage"] = [{"use": "sample", "answers": 2, "max_new_tokens": 4, "temperature": 0}, *table["stage"]]
-    (event,) = (e for e in Run.read(run_recipe(make_recipe(table), out=tmp_path / "run")).events(kind="data"))
+    (event,) = Run.read(run_recipe(make_recipe(table), out=tmp_path / "run")).events("score", "data")
     assert event["used"] == 4, event["refused"]
     assert event["scores"]["every answer"] == [0.0] * 101, "a model of random weights cannot add"
 

@@ -18,11 +18,11 @@ from truing.errors import ConfigError
 from truing.report import charts, words
 from truing.report.comparison import base_answers, differing_settings, flat, labels, overlaid_curves, shared_prompts
 from truing.report.contest import entries, recommendation, rivals
-from truing.report.sections import SECTIONS, online
+from truing.report.sections import SECTIONS, online, rounds
 from truing.report.sections.curves import stage_figures
 from truing.report.sections.data import data_figure
 from truing.report.sections.verdict import caveats
-from truing.report.view import View, view
+from truing.report.view import from_where, view
 from truing.statistics import Interval
 from truing.store.files import write_atomic
 from truing.store.run import REPORT
@@ -87,14 +87,6 @@ def tone(rate: Interval) -> str:
     return "good" if rate.low > 0.5 else "bad" if rate.high < 0.5 else "open"
 
 
-def from_where(run: View, source: str) -> str:
-    """An input as a reader knows it: the stage that made it, or the start of its hash."""
-    for stage in run.stages:
-        if stage.key and source == stage.key:
-            return f"{stage.name} ({source[:12]})"
-    return source if len(source) <= 60 else f"{source[:57]}…"
-
-
 @cache
 def _environment() -> jinja2.Environment:
     folder = Path(__file__).parent
@@ -128,6 +120,7 @@ def _environment() -> jinja2.Environment:
         "stage_figures": stage_figures,
         "data_figure": data_figure,
         "online": online,
+        "rounds": rounds,
         "base_answers": base_answers,
         "from_where": from_where,
         "flat": flat,

@@ -11,6 +11,7 @@ from truing.report.reading import interval, mapping, real
 from truing.report.rollouts import Gain, Rollout, read_gain, read_rollout
 from truing.report.sections.data import Data, Preview, read_data, read_preview
 from truing.report.sections.judges import Tried, read_tried
+from truing.rounds import Round
 from truing.statistics import Interval
 from truing.store import Run
 
@@ -47,11 +48,12 @@ class HeldOut:
 class Stage:
     """One stage, as its events tell it.
 
-    times: Unix time at the end of each step since it last began. heard: of its last event.
+    round: of the loop it is in. times: Unix time at the end of each step since it last began. heard: of its last event.
     """
 
     name: str
     key: str = ""
+    round: Round | None = None
     inputs: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     data: list[Data] = field(default_factory=list)
@@ -148,6 +150,7 @@ def _hear(stage: Stage, event: Mapping[str, Any]) -> None:
 def _start(stage: Stage, event: Mapping[str, Any]) -> None:
     """A stage that was interrupted starts again and says again what it said before its first step."""
     stage.key = str(event.get("key", ""))
+    stage.round = Round(**event["round"]) if event.get("round") else None
     stage.settings = mapping(event.get("settings"))
     stage.inputs = {name: str(value) for name, value in mapping(event.get("inputs")).items()}
     stage.data, stage.previews, stage.times, stage.ended = [], [], [], False

@@ -23,6 +23,7 @@ class View:
     path: Path
     name: str
     model: str
+    model_key: str
     seed: str
     created: str
     versions: dict[str, Any]
@@ -61,6 +62,7 @@ def view(folder: Path) -> View:
         path=folder,
         name=str(info.get("name") or folder.resolve().name),
         model=str(info.get("model", "")),
+        model_key=str(info.get("model_key", "")),
         seed=str(info.get("seed", "")),
         created=str(info.get("created", "")),
         versions=mapping(info.get("versions")),
@@ -73,3 +75,13 @@ def view(folder: Path) -> View:
         recipe=text(folder / "recipe.toml"),
         resolved=text(folder / "recipe.resolved.toml"),
     )
+
+
+def from_where(run: View, source: str) -> str:
+    """An input as a reader knows it: the stage that made it, the model that the run began with, or its hash."""
+    for stage in run.stages:
+        if stage.key and source == stage.key:
+            return f"{stage.name} ({source[:12]})"
+    if source and source == run.model_key:
+        return run.model
+    return source if len(source) <= 60 else f"{source[:57]}…"

@@ -101,9 +101,9 @@ def audit(context: Context, settings: Audit, model: Model, data: Groups) -> None
     judged = [one for row in judged_rows(settings.bound(), data.read(), settings.pairs) for one in comparisons(row)]
     renderer = read_renderer(model.source, context.chat_template)
     rows, kept, refused = render_rows(renderer, [one.group for one in judged], settings)
-    describe_data(context, data, len(judged), rows, refused)
     used = [judged[place] for place in kept]
     groups = [one.group for one in used]
+    describe_data(context, data, len(judged), groups, rows, refused)
     gaps: list[list[float]] = [[] for _ in rows]
     parts = list(_parts(context, settings, groups))
     for part in parts:

@@ -134,10 +134,11 @@ def prepared(
     judged = judged_rows(settings.bound(), data.read(), settings.pairs)
     renderer = read_renderer(model.source, context.chat_template)
     rows, kept, refused = render_rows(renderer, [j.group for j in judged], settings)
-    describe_data(context, data, len(judged), rows, refused)
+    used = [judged[place] for place in kept]
+    describe_data(context, data, len(judged), [j.group for j in used], rows, refused)
     warn_of_plain_text(context, renderer, [j.group for j in judged])
     context.event("preview", row=rows[0].index, pieces=renderer.pieces(rows[0]))
-    return rows, [judged[place] for place in kept]
+    return rows, used
 
 
 def fit(

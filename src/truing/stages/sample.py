@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -16,10 +18,11 @@ from truing.compute import Generator, Sampling
 from truing.compute.generate.native import NativeGenerator
 from truing.errors import DataError, by_reason
 from truing.progress import Task
-from truing.records import Completion, Group, comparison, to_json
+from truing.records import Completion, Group, comparison, to_json, written_by
 from truing.scoring.principle import Principle, instructed, says_nothing
 from truing.scoring.verify import REFERENCE
 from truing.signatures import Count, NonNegative, Settings
+from truing.stages.arranging import best
 from truing.stages.context import Context, Groups, Model
 from truing.store import hash_of
 from truing.store.cache import cache_folder, cached
@@ -48,6 +51,11 @@ class Sample(SamplingSettings):
 
     answers: Count = Field(1, description="answers to each prompt")
     limit: Count | None = Field(None, description="use only so many prompts")
+    data_answers: Literal["leave_out", "prefer"] = Field(
+        "leave_out",
+        description="answers that the data have: leave_out; or prefer, the best one of a row goes before all that are "
+        "drawn, as a comparison or ranking (SPIN)",
+    )
 
 
 class Contrast(SamplingSettings):
@@ -59,19 +67,61 @@ class Contrast(SamplingSettings):
 
 
 def sample(context: Context, settings: Sample, model: Model, data: Groups) -> None:
-    """Draws answers to the prompts of the data; answers the data already have are left out.
+    """Draws answers to the prompts of the data. Those that the data have are left out, or preferred to what is drawn.
 
-    That of a demonstration stays as the column `answer`, for scorers that check answers against it.
+    That of a demonstration stays as the column `answer`, for scorers that check answers against it. Preferred to the
+    model's own, the data's make the comparisons of self-play (SPIN, arXiv:2401.01335); an answer that equals the data's
+    is left out, and so is a row without another one.
     """
-    rows = data.read()[: settings.limit]
-    prompts = [bare(group) for group in rows]
+    read = data.read()[: settings.limit]
+    rows, refused = to_prefer(read) if settings.data_answers == "prefer" else (read, Counter[str]())
     generator = make_generator(context, model, settings)
-    drawn = draw(context, generator, prompts, settings, settings.answers)
+    drawn = draw(context, generator, [bare(row) for row in rows], settings, settings.answers)
+    if settings.data_answers == "prefer":
+        drawn = [preferred(row, answers, refused) for row, answers in zip(rows, drawn, strict=True)]
     groups = [
-        replace(row, completions=answers, extra={**demonstrated(row), **row.extra})
+        replace(row, completions=answers, strength=None, extra={**demonstrated(row), **row.extra})
         for row, answers in zip(rows, drawn, strict=True)
+        if answers
     ]
+    if not groups:
+        raise DataError(f"stage '{context.stage}' has no row left; left out: {by_reason(refused)}")
+    sampled = [answer.sampled for group in groups for answer in group.completions if answer.sampled]
+    context.event(
+        "data",
+        source=data.description,
+        rows=len(read),
+        used=len(groups),
+        refused=dict(refused),
+        written_by=written_by(groups),
+        answer_tokens=[len(one.tokens) for one in sampled],
+    )
     _put_out(context, groups)
+
+
+def to_prefer(rows: Sequence[Group]) -> tuple[list[Group], Counter[str]]:
+    """The rows whose best answer can be preferred to one that is drawn, and how many others there are, by reason.
+
+    Raises DataError where a row has no answer, or several and none is best.
+    """
+    why = [_unfit(best(row).completions[0]) for row in rows]
+    return [row for row, reason in zip(rows, why, strict=True) if not reason], Counter(filter(None, why))
+
+
+def _unfit(answer: Completion) -> str:
+    """Why an answer of the data is not preferred to one that is drawn, or nothing."""
+    if answer.label is False:
+        return "an answer with a thumb down"
+    return "an answer of several turns, where one is drawn" if len(answer.messages) > 1 else ""
+
+
+def preferred(row: Group, drawn: Sequence[Completion], refused: Counter[str]) -> tuple[Completion, ...]:
+    """The row's best answer before those that were drawn, which are not ranked among each other; none if all are it."""
+    (chosen,) = best(row).completions
+    others = [replace(answer, rank=1) for answer in drawn if answer.text.strip() != chosen.text.strip()]
+    if len(others) < len(drawn):
+        refused["an answer that equals the data's"] += len(drawn) - len(others)
+    return (replace(chosen, rank=0, score=None, label=None), *others) if others else ()
 
 
 def contrast(context: Context, settings: Contrast, model: Model, data: Groups, principle: Principle) -> None:
@@ -109,7 +159,13 @@ def contrast(context: Context, settings: Contrast, model: Model, data: Groups, p
         )
     groups = [made[place] for place in sorted(made)]
     context.event(
-        "data", source=principle.text, rows=len(prompts), used=len(groups), refused=refused, **_lengths(groups)
+        "data",
+        source=principle.text,
+        rows=len(prompts),
+        used=len(groups),
+        refused=refused,
+        written_by=written_by(groups),
+        **_lengths(groups),
     )
     _put_out(context, groups)
 

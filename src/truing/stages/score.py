@@ -14,7 +14,7 @@ from pydantic import Field
 
 from truing import formats
 from truing.errors import DataError, by_reason
-from truing.records import Completion, Group
+from truing.records import Completion, Group, written_by
 from truing.scoring.score import Score, Scorer, added
 from truing.scoring.scorers import Spec, make
 from truing.signatures import Count, Settings
@@ -73,6 +73,8 @@ def score(context: Context, settings: ScoreAnswers, data: Groups, judges: Judges
         reasons=reasons_of(said),
         counts=counts_of(said),
         scores=curves(made),
+        mean_score=mean_of(said),
+        written_by=written_by(made),
     )
     with context.output({"groups": FILE, "rows": len(made)}) as folder:
         formats.write_data(made, folder / FILE, format="group")
@@ -123,6 +125,9 @@ def chosen(group: Group, scores: Sequence[Score], settings: ScoreAnswers, refuse
     if settings.keep == "best_and_worst" and _value(answers[0]) == _value(answers[-1]):
         refused["no answer is better than another"] += 1
         return None
+    if settings.keep == "best_and_worst" and answers[0].messages == answers[-1].messages:
+        refused["the best answer and the worst are the same words"] += 1  # one came to its end, the other did not
+        return None
     deviations = [score.deviation for score in scores if score.value is not None]
     known = {"deviation": deviations} if settings.keep == "all" and any(d is not None for d in deviations) else {}
     return replace(
@@ -141,6 +146,11 @@ def reasons_of(said: Sequence[Sequence[Score]]) -> dict[str, int]:
 def counts_of(said: Sequence[Sequence[Score]]) -> dict[str, int]:
     """What was counted on the way to the scores of all answers, such as replies of a judge that say none."""
     return added(*(one.counts for scores in said for one in scores))
+
+
+def mean_of(said: Sequence[Sequence[Score]]) -> float:
+    """The mean score of all answers that got one, those that do not go on among them."""
+    return float(np.mean([one.value for scores in said for one in scores if one.value is not None]))
 
 
 def curves(groups: Sequence[Group]) -> dict[str, list[float]]:

@@ -62,9 +62,9 @@ def sft(context: Context, settings: Sft, model: Model, data: Groups) -> None:
     read = data.read()
     groups, bad = arranged(settings, read, context.seed)
     loaded = load_trainable(context, model, settings)
-    rows, _, refused = render_rows(loaded.renderer, groups, settings)
+    rows, kept, refused = render_rows(loaded.renderer, groups, settings)
     engine = make_engine(context, loaded, settings, rows)
-    describe_data(context, data, len(read), rows, refused | bad)
+    describe_data(context, data, len(read), [groups[place] for place in kept], rows, refused | bad)
     warn_of_plain_text(context, engine.renderer, groups)
     context.event("preview", row=rows[0].index, pieces=engine.renderer.pieces(rows[0]))
     for step in optimizer_steps(context, engine, rows, settings):

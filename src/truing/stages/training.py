@@ -25,7 +25,7 @@ from truing.models import Loaded, Scored, add_lora
 from truing.models.precision import compute_dtype
 from truing.models.reward import add_prototypes
 from truing.packing import pack
-from truing.records import TEXT_ROLE, Group
+from truing.records import TEXT_ROLE, Group, written_by
 from truing.rendering import Renderer, Row, shorten
 from truing.signatures import Count, Fraction, NonNegative, Positive, Settings
 from truing.stages.context import Context, Groups, Model
@@ -282,8 +282,13 @@ def warn_of_plain_text(context: Context, renderer: Renderer, groups: Sequence[Gr
         )
 
 
-def describe_data(context: Context, data: Groups, groups: int, rows: Sequence[Row], refused: Mapping[str, int]) -> None:
-    """What is trained on, for the report: counts, refusals by reason, lengths, what each source of a blend gives."""
+def describe_data(
+    context: Context, data: Groups, read: int, used: Sequence[Group], rows: Sequence[Row], refused: Mapping[str, int]
+) -> None:
+    """What is trained on, for the report: counts, refusals by reason, lengths, writers, what sources of a blend give.
+
+    read: how many rows there were. used: those that are trained on, which are rendered in `rows`.
+    """
     if data.bad:
         context.warn(f"{len(data.bad)} rows could not be read and are left out; the first: {data.bad[0]}")
         refused = {**refused, "could not be read": len(data.bad)}
@@ -299,9 +304,10 @@ def describe_data(context: Context, data: Groups, groups: int, rows: Sequence[Ro
     context.event(
         "data",
         source=data.description,
-        rows=groups + len(data.bad),
+        rows=read + len(data.bad),
         used=len(rows),
         refused=dict(refused),
+        written_by=written_by(used),
         shares=[asdict(share) for share in shares],
         **lengths,
     )

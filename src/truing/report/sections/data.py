@@ -11,7 +11,7 @@ import numpy as np
 from truing.blending import Share
 from truing.report import charts, words
 from truing.report.figures import Figure, by_percentile
-from truing.report.reading import mapping
+from truing.report.reading import mapping, real
 
 LENGTHS = ("chosen_tokens", "rejected_tokens", "answer_tokens", "prompt_tokens")
 
@@ -23,6 +23,7 @@ class Data:
     lengths: tokens of each row by name, such as `chosen_tokens`. scores: at even steps from the lowest to the highest.
     shares: what each source of a blend gave. reasons: what scores are owed to, each with its number of answers. counts:
     what was counted on the way to them, such as a judge's replies.
+    mean_score: of all answers, also those that did not go on. written_by: how many answers each writer gave.
     """
 
     source: str
@@ -34,6 +35,8 @@ class Data:
     shares: list[Share]
     reasons: dict[str, int]
     counts: dict[str, int]
+    mean_score: float | None
+    written_by: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def read_data(event: Mapping[str, Any]) -> Data:
         shares=[Share(**share) for share in event.get("shares", [])],
         reasons=mapping(event.get("reasons")),
         counts=mapping(event.get("counts")),
+        mean_score=real(event.get("mean_score")),
+        written_by=mapping(event.get("written_by")),
     )
 
 

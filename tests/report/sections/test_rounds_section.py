@@ -1,0 +1,66 @@
+"""What the page of a run says of the rounds of a loop."""
+
+from __future__ import annotations
+
+import re
+
+import fake_runs
+import pytest
+from reading_html import PAYLOAD, escaped
+
+from truing.report.sections import rounds
+from truing.report.view import view
+
+
+@pytest.fixture(scope="module")
+def page(page_of):
+    return page_of(fake_runs.loop)
+
+
+def test_each_round_is_a_column_and_what_is_not_known_yet_a_dash(page):
+    section = page.section("rounds")
+    assert "Loop self: 3 rounds of 4 of sample, score, preference." in section
+    for line in (
+        "Mean score of all answers score 0.125 0.250 0.375",
+        "Mean score of those kept score 1 2 3",
+        "Mean score of the best score 2 3 4",
+        "Rows used preference 59 58 –",
+        "Rows left out sample 1 2 3",
+        "Length of the answers sample 10 20 30",
+        "Loss at the end preference 0.600 0.500 –",
+        "Held-out accuracy preference 60 % [40, 80] 70 % [40, 80] –",
+        "Held-out loss preference 0.600 0.600 –",
+    ):
+        assert line in section
+
+
+def test_rows_lead_back_to_the_round_and_model_that_wrote_them(page):
+    section = page.section("rounds")
+    assert "1 sample 59 b0b0: 120" in section, "a model from outside the run is named by its hash"
+    assert "2 preference 58 self.1/preference (aa01): 120" in section
+    assert "3 score 57 self.2/preference (aa02): 120" in section
+
+
+def test_a_curve_of_each_number_that_two_rounds_have(tmp_path):
+    with fake_runs.opened(tmp_path / "run") as run:
+        fake_runs.loop(run)
+    (loop,) = rounds.loops(view(tmp_path / "run"))
+    figures = {figure.heading: figure for figure in rounds.figures(loop)}
+    assert figures["Mean score of the best, score"].summary == "2 → 4"
+    assert figures["Held-out accuracy, preference"].summary.replace("\N{NO-BREAK SPACE}", " ") == "60 % → 70 %"
+    points = re.findall(r"[ML]([0-9.]+),([0-9.]+)", str(figures["Mean score of the best, score"].chart))
+    heights = [float(y) for _, y in points[-3:]]
+    assert "Held-out loss, preference" not in figures, "it is the same in all rounds"
+    assert heights == sorted(heights, reverse=True), "up is a smaller number"
+    with fake_runs.opened(tmp_path / "first") as run:
+        fake_runs.loop(run, rounds=1)
+    (first,) = rounds.loops(view(tmp_path / "first"))
+    assert rounds.figures(first) == []
+
+
+def test_a_run_without_a_loop_has_no_such_section(page_of):
+    assert "rounds" not in [section["id"] for section in page_of(fake_runs.online).all("section")]
+
+
+def test_names_are_escaped(page_of):
+    assert escaped(page_of(lambda run: fake_runs.loop(run, text=PAYLOAD)), "rounds")
