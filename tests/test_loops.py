@@ -447,6 +447,18 @@ def test_another_round_in_the_same_folder_redoes_none(model: Path, pairs: Path, 
     assert not list(run.path.glob("*superseded*/")), "no checkpoint was put aside"
 
 
+def test_answers_to_new_prompts_become_what_the_scorer_asks_for(model: Path, tmp_path: Path) -> None:
+    """Shorter: each round's answers are to prompts that no earlier round has trained on."""
+    file = tiny_model.write_pairs(tmp_path / "many.jsonl", 90)
+    length = {"name": "weighted", "of": [{"name": "length", "unit": "characters"}], "weights": [-1.0]}
+    drawn = {"use": "sample", "answers": 6, "max_new_tokens": 16, "temperature": 1.0}
+    learns = {"use": "preference", "batch_size": 8, "learning_rate": 3e-3, "epochs": 4}
+    body = loop(drawn, {**SCORE, "scorer": length}, learns, rows="split")
+    run = go(make_recipe(table(model, file, body)), tmp_path / "run")
+    scores = [next(run.events(f"self.{number}/score", "data"))["mean_score"] for number in (1, 2, 3)]
+    assert scores[2] > scores[0] + 1.5, scores
+
+
 # Seen from outside.
 
 
