@@ -29,6 +29,13 @@ SMALL = {
     "spin": ["data.held_out=0.4", "spin.rounds=2", "spin.sample.max_new_tokens=8", "spin.unseen.max_new_tokens=8"],
     "best-of-n": ["sample.answers=2", "sample.max_new_tokens=8"],
     "online": ["online.rollouts=2", "online.prompts=2", "online.max_new_tokens=8"],
+    "ppo-max": [
+        "online.rollouts=3",
+        "online.prompts=2",
+        "online.max_new_tokens=8",
+        "online.critic_warmup=2",
+        "online.critic_window=1",
+    ],
 }
 SMALL_BUDGET = {"5m": "2steps"}
 

@@ -18,7 +18,7 @@ import tiny_model
 import torch
 
 from truing import estimates, formats, models, pipeline
-from truing.costs import Shape
+from truing.costs import Lengths, Shape
 from truing.errors import ConfigError, DataError, GuardError, Interrupted, MissingError, describe_error
 from truing.pipeline import make_recipe, plan, read_recipe, run_recipe
 from truing.recipe import INPUT_NAMES
@@ -755,13 +755,15 @@ def test_a_step_more_or_an_epoch_more_takes_its_share_of_time(model: Path, pairs
     assert facts(checkpointing=True)["memory_bytes"] < one["memory_bytes"]
 
 
-def online_facts(model: Path, pairs: Path, algorithm: Any = "grpo", **settings: Any) -> dict[str, Any]:
+def online_facts(
+    model: Path, pairs: Path, algorithm: Any = "grpo", mixed: tuple[Lengths, ...] = (), **settings: Any
+) -> dict[str, Any]:
     own = {"rollouts": 3, "prompts": 4, "batch_size": 2, "max_new_tokens": 10, "scorer": {"name": "length"}, **settings}
     planned = plan(make_recipe(table(model, pairs, {"use": "online", "algorithm": algorithm, **own})))
     sizes = estimates.sizes_of(planned, models.read_renderer(str(model)), 0)["online"]
     assert all(row.answers == () for row in sizes)
     machine = estimates.Machine(Shape.of(models.read_config(str(model))), 1000, 4, torch.device("cpu"), 1e9, 1e15)
-    facts = estimates._online(planned[0].settings, sizes, 5, machine)
+    facts = estimates._online(planned[0].settings, sizes, mixed, 5, machine)
     return facts | {"prompt": sum(row.prompt for row in sizes) / len(sizes)}
 
 
@@ -794,11 +796,42 @@ def test_online_learning_of_pairs_is_planned_in_tokens_by_hand(model: Path, pair
     assert nash["seconds"] > alone["seconds"]
 
 
+def test_rows_to_mix_into_online_learning_are_named_by_file_or_by_stage(
+    model: Path, pairs: Path, tmp_path: Path
+) -> None:
+    def planned(*before: dict[str, Any], **more: Any) -> pipeline.Planned:
+        return plan(make_recipe(table(model, pairs, *before, {"use": "online", "scorer": "length", **more})))[-1]
+
+    texts = tiny_model.write_rows(tmp_path / "texts.jsonl", ({"text": f"the sun {place}"} for place in range(3)))
+    assert "pretrain" not in planned().inputs
+    named = planned(pretrain=str(texts))
+    assert len(named.inputs["pretrain"].read()) == 3
+    texts.write_text('{"text": "the rain"}\n')
+    assert len({planned().key, named.key, planned(pretrain=str(texts)).key}) == 3
+    made = planned({"use": "curate"}, data="recipe", pretrain="curate")
+    assert made.inputs["pretrain"].description == "made by curate"
+    prompts = tiny_model.write_rows(tmp_path / "prompts.jsonl", [{"prompt": [{"role": "user", "content": "tea?"}]}])
+    with pytest.raises(DataError, match="no answer to train on"):
+        pipeline.read_inputs([planned(pretrain=str(prompts))])
+
+
+def test_rows_that_are_mixed_in_are_planned_by_hand(model: Path, pairs: Path) -> None:
+    """Two of them at each of 6 steps, of 7 and 11 tokens: on average 9."""
+    rows = (Lengths(0, (7,), 6), Lengths(4, (7,), 7))
+    plain, mixed = (online_facts(model, pairs, "grpo", some, pretrain_rows=2) for some in ((), rows))
+    assert mixed["tokens"]["trained"] - plain["tokens"]["trained"] == 6 * 2 * 9
+    assert mixed["seconds"] > plain["seconds"]
+
+
 def test_the_memory_of_online_learning_counts_what_stands_beside_the_policy(model: Path, pairs: Path) -> None:
     free = {"name": "ppo", "reward_kl": 0.0}
     ppo, bare_ppo = (online_facts(model, pairs, one)["memory"] for one in ("ppo", free))
     assert (ppo["reference"], bare_ppo["reference"]) == (4 * 1000, 0)
-    assert online_facts(model, pairs, free, max_kl=5.0)["memory"]["reference"] == 4 * 1000
+    assert online_facts(model, pairs, free, stop={"kl": 5.0})["memory"]["reference"] == 4 * 1000
+    assert online_facts(model, pairs, free, stop={"entropy": 0.1})["memory"]["reference"] == 0
+    averaged = online_facts(model, pairs, free, ema_decay=0.9)
+    assert (averaged["memory"]["average"], bare_ppo["average"]) == (4 * 1000, 0)
+    assert averaged["memory_bytes"] == online_facts(model, pairs, free)["memory_bytes"] + 4 * 1000
     assert online_facts(model, pairs, "ppo", lora={"rank": 2})["memory"]["reference"] == 0
     assert ppo["critic"] == 4000 + 8000 + 4000 + ppo["activations"]  # weights, moments, gradients
     assert online_facts(model, pairs)["memory"]["critic"] == 0

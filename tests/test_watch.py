@@ -178,7 +178,7 @@ def test_sparkline(values: list[float], bars: str) -> None:
      ("ratio", 0.89, False), ("ratio", 1.1, True), ("entropy", 0.05, False), ("finished", math.inf, False)],
 )  # fmt: skip
 def test_a_range_holds_its_ends_and_nothing_that_is_not_finite(name: str, value: float, well: bool) -> None:
-    assert HEALTHY[name].holds(value) is well
+    assert HEALTHY[name].healthy.holds(value) is well
 
 
 def test_the_page_of_healthy_ranges_is_the_table() -> None:

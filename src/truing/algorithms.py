@@ -199,7 +199,8 @@ PPO = Algorithm(
     epochs=4,
 )
 
-# PPO-max: section 5.4 of arXiv:2307.04964. Critic warm-up, pre-training mixture and gradient clipping are the stage's.
+# PPO-max: section 5.4 of arXiv:2307.04964. The critic's warm-up, the pre-training mixture, the mean of the policy and
+# the clipping of gradients are the stage's.
 PPO_MAX = Algorithm(
     advantage=gae,
     normalisation=(whiten, clip_advantage),

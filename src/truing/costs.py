@@ -108,7 +108,7 @@ class Memory(NamedTuple):
     """Bytes that training takes. gradients: fp32, of everything trained. activations: of one forest, logits apart.
 
     critic: all that a second trained model takes. scorers: models that reward. cache: keys and values of answers that
-    are being written, which are let go before anything is learnt.
+    are being written, which are let go before anything is learnt. average: a running mean of what is trained, in fp32.
     """
 
     libraries: float
@@ -123,12 +123,13 @@ class Memory(NamedTuple):
     critic: float = 0.0
     scorers: float = 0.0
     cache: float = 0.0
+    average: float = 0.0
 
     @property
     def peak(self) -> float:
         """The most at one time: all of it, or the model's weights in full width while they are read."""
-        lasting = self.weights + self.masters + self.reference + self.moments + self.critic + self.scorers
-        held = lasting + max(self.gradients + self.activations + self.logits, self.cache)
+        lasting = self.weights + self.masters + self.reference + self.moments + self.average
+        held = lasting + self.critic + self.scorers + max(self.gradients + self.activations + self.logits, self.cache)
         return self.libraries + max(held, self.loading)
 
 

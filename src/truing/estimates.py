@@ -81,7 +81,7 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
         if isinstance(p.settings, Training)
     }
     training |= {
-        p.name: _online(p.settings, sizes[p.name], _watched(p), machine)
+        p.name: _online(p.settings, sizes[p.name], _mixed(p, renderer), _watched(p), machine)
         for p in planned
         if isinstance(p.settings, Online)
     }
@@ -317,11 +317,13 @@ def _trained(settings: Training, rows: Sequence[Lengths], machine: Machine, seed
     }
 
 
-def _online(settings: Online, prompts: Sequence[Lengths], watched: int, machine: Machine) -> dict[str, Any]:
+def _online(
+    settings: Online, prompts: Sequence[Lengths], mixed: Sequence[Lengths], watched: int, machine: Machine
+) -> dict[str, Any]:
     """What online learning takes where every answer is as long as it may become, as `_trained` tells it.
 
-    watched: held-out prompts, which are answered before and after. tokens: those sampled; those read without gradient,
-    by policy, reference and critic; those that are learnt from, in all epochs.
+    mixed: rows that are mixed into its steps. watched: held-out prompts, which are answered before and after. tokens:
+    those sampled; those read without gradient, by policy, reference and critic; those learnt from, in all epochs.
     """
     algorithm, most = settings.bound(), settings.max_new_tokens
     rival = 0 if algorithm.rival is None else 1
@@ -335,6 +337,9 @@ def _online(settings: Online, prompts: Sequence[Lengths], watched: int, machine:
     readers = 1 + settings.reads_reference + algorithm.needs_critic
     judges = _readings(settings.scorer)
     load = _largest_rollout(settings, learnt)
+    drawn = settings.pretrain_rows * settings.steps / len(mixed) if mixed else 0.0  # how often each row is mixed in
+    if mixed:
+        load = max(load, _largest_rollout(settings, mixed))
     memory = _online_memory(settings, rows, load, machine)
     written = asked * (algorithm.group_size + rival) + 2 * watched
     # each token is written by a pass over all weights, which the answers that are written at one time share
@@ -346,7 +351,8 @@ def _online(settings: Online, prompts: Sequence[Lengths], watched: int, machine:
     sampling = max(sampling, passes * memory.weights / machine.bandwidth)
     learners = 1 + algorithm.needs_critic
     renewal = settings.steps * learners * memory.moments / 8 * TRAFFIC / machine.bandwidth
-    learning = (3 + settings.checkpointing) * learners * algorithm.epochs * one_step + renewal
+    beside = drawn * operations(machine.shape, mixed) / machine.rate
+    learning = (3 + settings.checkpointing) * (learners * algorithm.epochs * one_step + beside) + renewal
     reading = (readers + judges * written / (asked * read)) * one_pass
     return {
         "steps": settings.steps,
@@ -359,7 +365,10 @@ def _online(settings: Online, prompts: Sequence[Lengths], watched: int, machine:
         "tokens": {
             "sampled": written * most,
             "read": round(readers * whole),
-            "trained": round(algorithm.epochs * asked / len(rows) * sum(row.tokens for row in learnt)),
+            "trained": round(
+                algorithm.epochs * asked / len(rows) * sum(row.tokens for row in learnt)
+                + drawn * sum(row.tokens for row in mixed)
+            ),
         },
     }
 
@@ -367,6 +376,14 @@ def _online(settings: Online, prompts: Sequence[Lengths], watched: int, machine:
 def _answered(row: Lengths, answers: int, tokens: int) -> Lengths:
     """The prompt of a row with so many answers of so many tokens."""
     return Lengths(row.prompt, (tokens,) * answers, answers * tokens)
+
+
+def _mixed(planned: Planned, renderer: Renderer) -> list[Lengths]:
+    """The rows that an online stage mixes into its steps; those yet to be made are not counted."""
+    data = planned.inputs.get("pretrain")
+    if not isinstance(data, Groups) or not data.ready:
+        return []
+    return [Lengths.of(renderer.render(row, index)) for index, row in enumerate(arranged(Sft(), data.read(), 0)[0])]
 
 
 def _largest_rollout(settings: Online, rows: Sequence[Lengths]) -> Load:
@@ -394,6 +411,7 @@ def _online_memory(settings: Online, rows: Sequence[Lengths], load: Load, machin
         critic=trained if algorithm.needs_critic else 0.0,
         scorers=float(len(named) * machine.parameters * machine.itemsize),
         cache=float(models * live * longest * key_and_value),
+        average=0.0 if settings.ema_decay is None else found.moments / 2,
     )
 
 

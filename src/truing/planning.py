@@ -26,6 +26,7 @@ from truing.stages.arranging import judged_rows, to_watch
 from truing.stages.context import Groups, Judges, Model
 from truing.stages.curate import Curate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable, demand_source
+from truing.stages.online import Online
 from truing.stages.preference import Preference
 from truing.stages.replies import Writing
 from truing.stages.sample import Sample, to_prefer
@@ -237,6 +238,8 @@ def _demand_usable(planned: Planned) -> None:
             arranged(settings, value.read(), 0)
         elif isinstance(settings, Sample) and settings.data_answers == "prefer" and name == "data":
             to_prefer(value.read())
+        elif isinstance(settings, Online) and name == "pretrain":
+            arranged(Sft(), value.read(), 0)
         elif isinstance(settings, EvaluateReward):
             demand_source(planned.name, settings, comparable(settings, value.read()))
     if isinstance(settings, EvaluateReward):

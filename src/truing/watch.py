@@ -203,7 +203,7 @@ def _curves(stage: Stage) -> Table:
 def _health(found: Sequence[Finding]) -> Table:
     table = Table("health", "now", "healthy", "", box=None, pad_edge=False, header_style="bold")
     for one in found:
-        outside = "" if one.is_well else f"OUTSIDE: {one.range.outside}"
+        outside = "" if one.is_well else f"OUTSIDE: {one.outside}"
         table.add_row(
             Text(one.heading),
             words.number(one.value),

@@ -185,7 +185,7 @@ def test_entropy_bonus():
     entropy = numbers(1, PerToken)
     loss = entropy_bonus(entropy)
     assert loss.value.tolist() == (-entropy.token).tolist()
-    assert loss.stats["entropy"].tolist() == entropy.token.tolist()
+    assert loss.stats["entropy/update"].tolist() == entropy.token.tolist()
 
 
 class TestGeneratorGap:

@@ -74,7 +74,7 @@ def play(
     name: str,
     reward: str = "vowels",
     *,
-    stop: Stop | None = None,
+    asked: Stop | None = None,
     options: dict[str, Any] | None = None,
     **settings: Any,
 ) -> None:
@@ -82,7 +82,7 @@ def play(
     own = {**SETTINGS, **settings, "algorithm": {"name": name, **(options or {})}, "scorer": scorer}
     context = tiny_model.context(run, name)
     online(
-        context if stop is None else replace(context, stop=stop),
+        context if asked is None else replace(context, stop=asked),
         validated(Online, own, "test"),
         tiny_model.model_of(folder),
         tiny_model.given(tiny_model.prompts(16)),
@@ -134,7 +134,7 @@ def test_stopped_in_the_middle_of_a_rollout_and_gone_on_with_is_the_same_to_the_
     play(unbroken, folder, name, **whole)
     stop = Asked(broken, name, after)
     with pytest.raises(Interrupted):
-        play(broken, folder, name, stop=stop, **whole)
+        play(broken, folder, name, asked=stop, **whole)
     play(broken, folder, name, **whole)
     assert weights_of(broken) == weights_of(unbroken)
     kept = [{k: v for k, v in one.items() if k != "tokens_per_second"} for one in steps(broken, name)]
@@ -244,10 +244,10 @@ def test_the_entropy_of_a_rollout_is_logged_and_an_entropy_bonus_raises_it(
         run = runs()
         options = {"reward_kl": 0.0, **({"entropy_bonus_weight": weight} if weight else {})}
         play(run, folder, "reinforce", options=options, temperature=0.5, **{**QUICK, "rollouts": 8})
-        told = [one["entropy/rollout"] for one in steps(run, "reinforce")]
+        told = [one["entropy"] for one in steps(run, "reinforce")]
         late[weight] = told[-1]
         if weight:
-            assert steps(run, "reinforce")[0]["entropy"] == pytest.approx(told[0], rel=0.1)
+            assert steps(run, "reinforce")[0]["entropy/update"] == pytest.approx(told[0], rel=0.1)
             assert told[-1] > told[0]
     assert late[1.0] > late[0.0]
 
@@ -256,16 +256,16 @@ def test_the_entropy_of_a_rollout_is_logged_and_an_entropy_bonus_raises_it(
 def test_training_ends_where_the_policy_has_gone_too_far(name: str, folder: Path, runs: Callable[[], Run]) -> None:
     """With and without an algorithm that reads the reference by itself."""
     free, bound = runs(), runs()
-    play(free, folder, name, max_kl=1e9, **{**QUICK, "rollouts": 12})
+    play(free, folder, name, stop={"kl": 1e9}, **{**QUICK, "rollouts": 12})
     course = [one["kl"] for one in steps(free, name)]
     limit = max(course) / 2
-    play(bound, folder, name, max_kl=limit, **{**QUICK, "rollouts": 12})
+    play(bound, folder, name, stop={"kl": limit}, stop_after=1, **{**QUICK, "rollouts": 12})
     taken = next(place for place, kl in enumerate(course) if kl > limit)
     assert [one["kl"] for one in steps(bound, name)] == course[:taken]
     (told,) = bound.events(name, "stopped")
-    assert (told["rollout"], told["kl"], told["max_kl"]) == (taken + 1, course[taken], limit)
+    assert (told["rollout"], told["value"], told["high"]) == (taken + 1, course[taken], limit)
     (warned,) = bound.events(name, "warning")
-    assert "max_kl" in warned["message"]
+    assert "stop.kl" in warned["message"]
     (made,) = [artifact for artifact in bound.artifacts() if "model" in artifact.meta]
     assert (made.meta["steps"], made.meta["model"]) == (taken, f"checkpoint-{taken}")
     assert weights_of(bound) != weights_of(free)

@@ -87,6 +87,12 @@ class Engine(Protocol):
     def as_role(self, of: Role) -> AbstractContextManager[Any]:
         """Within it the model computes as this role, also for a generator that shares it."""
 
+    def keep_average(self, decay: float) -> None:
+        """Keeps a running mean of the policy beside it: decay * mean + (1 - decay) * policy after each step."""
+
+    def take_average(self) -> None:
+        """Puts the running mean in the place of the policy, where one is kept."""
+
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a scalar to what has been gathered for the next step."""
 
@@ -100,7 +106,7 @@ class Engine(Protocol):
         """One optimizer step. Returns the gradient norm before clipping; raises GuardError where it is not finite."""
 
     def save_model(self, folder: Path) -> None:
-        """Writes what transformers or PEFT load as it is."""
+        """Writes what transformers or PEFT load as it is: the policy, or its running mean where one is kept."""
 
     def save_state(self, folder: Path) -> None:
         """Writes all that is needed to go on to the same bits."""

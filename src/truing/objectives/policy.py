@@ -123,7 +123,7 @@ def entropy_bonus(entropy: PerToken) -> Loss:
 
     -H, the entropy in nats of the policy's distribution over the whole vocabulary where each token was chosen
     """
-    return Loss(-entropy.token, {"entropy": entropy.token.detach()})
+    return Loss(-entropy.token, {"entropy/update": entropy.token.detach()})
 
 
 def truncated_importance(behaviour: Logprobs, sampled: Logprobs, *, limit: Positive = 2.0) -> PerToken:

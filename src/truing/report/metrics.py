@@ -60,6 +60,9 @@ METRICS = {
     "logprob/token": Metric(
         "Log-probability of a token", "In nats. It rises; above -0.1 the answers are known by heart."
     ),
+    "pretrain/nll": Metric(
+        "Negative log-likelihood of the rows mixed in", "In nats a token. It holds, or falls slowly."
+    ),
     "nll/chosen": Metric("Negative log-likelihood of the chosen", "In nats a token. It holds or falls."),
     "reward/signed": Metric(
         "Reward, turned for thumbs down", "Rises, with a reference from 0: thumbs up gain, down lose.", 0.0
@@ -96,10 +99,12 @@ METRICS = {
     "kl/reference": Metric(
         "KL from the reference, a token", "In nats, by the algorithm's estimator. Rises slowly from 0.", 0.0
     ),
-    "entropy": Metric("Entropy", "In nats a token. Falls slowly; near 0 the policy writes one answer only."),
+    "entropy/update": Metric("Entropy while it learns", "In nats a token, of the policy as it is updated."),
     "value": Metric("Value of the critic", "Follows the mean reward still to come."),
     "value/error": Metric("Squared error of the critic", "Falls below the variance of the returns."),
     "value/clipped": Metric("Values out of range", "Below a fifth; more asks for a wider `value_range`.", 0.0),
+    "length/start": Metric("Length, of that of the first rollout", "Within a factor of two of 1.", 1.0),
+    "perplexity/start": Metric("Perplexity, of that of the first rollout", "Within a factor of three of 1.", 1.0),
     "weight": Metric("Weight of the rows", "Spread below its limit. All near 0, the rows teach nothing."),
     "shift": Metric("Shift of the reward", "The moving mean of the reward; it follows it slowly."),
     "beta": Metric("Beta of the step", "Within a factor of two of its setting."),
@@ -121,12 +126,24 @@ ROLLOUT = {
         "About one half (dashed) while the two are near; above it, the policy leads.",
         0.5,
     ),
+    "reward/disagreement": Metric(
+        "Disagreement of the scorers",
+        "Share of the variance of their scores that is theirs and not the answers'. Rising, they are led astray.",
+    ),
     "kl": Metric("KL from the reference", "In nats an answer. Rises slowly from 0; tens are another model.", 0.0),
+    "kl/price": Metric("Price of KL", "In units of the reward. Settles once the KL is near its target."),
+    "entropy": Metric("Entropy", "In nats a token. Falls slowly; near 0 the policy writes one answer only."),
+    "perplexity": Metric(
+        "Perplexity under the reference", "Of a token of the answers. Level; rising without end, the scorer is gamed."
+    ),
     "length": Metric("Length", "In tokens an answer. Steadily up may be the reward's love of length."),
     "finished": Metric("Answers that come to their end", "As a share. Falling, the policy forgets how to stop."),
     "accepted": Metric("Prompts learnt from", "As a share; the answers to the others all did alike."),
     "explained_variance": Metric(
         "Explained variance", "Of the returns by the critic. Rises towards 1; below 0 a constant would do better.", 0.0
+    ),
+    "critic_error": Metric(
+        "Squared error of the critic on a new rollout", "Before it learns from it. Falls, then flattens."
     ),
     "generator_gap": Metric(
         "Generator gap", "Mean difference of log-probabilities in nats a token: 0 in fp32, hundredths in bf16.", 0.0

@@ -168,6 +168,11 @@ def parts_of(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return found
 
 
+def is_ensemble(spec: Mapping[str, Any]) -> bool:
+    """Whether a scorer, or a part of it, is made of several that judge the same thing, and says how far they differ."""
+    return any(part["name"] == ensemble.__name__ or part.get("members") is not None for part in parts_of(spec))
+
+
 def _hints(spec: Mapping[str, Any]) -> dict[str, Any]:
     return typing.get_type_hints(scorer_of(spec["name"]), include_extras=True)
 

@@ -1,8 +1,9 @@
 """Stages: functions from artifacts to artifacts, each a plain loop.
 
 A stage is any public function of these modules whose first two parameters are a Context and its settings. The others
-are its inputs, asked for by name: `model`, `base`, `reward`, `data`, `held_out`, `unlabelled`, `principle`, `judges`,
-whatever the scorers in its settings name, and `encoder`, by which rows are compared; one with a default is optional.
+are its inputs, asked for by name: `model`, `base`, `reward`, `data`, `held_out`, `unlabelled`, `pretrain`, `principle`,
+`judges`, whatever the scorers in its settings name, and `encoder`, by which rows are compared; one with a default is
+optional.
 """
 
 from __future__ import annotations

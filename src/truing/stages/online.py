@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -29,18 +30,22 @@ from truing.rendering import Row
 from truing.report.rollouts import read_gain
 from truing.rivals import Drawing, paired, share_of_reference
 from truing.scoring.score import Scorer
-from truing.scoring.scorers import Spec, make
+from truing.scoring.scorers import Spec, is_ensemble, make
 from truing.shaping import ShapingState
-from truing.signatures import Count, Positive
-from truing.stages import showing
+from truing.signatures import Count, Fraction, Positive
+from truing.stages import showing, watchdogs
 from truing.stages.arranging import FROM_REFERENCE
 from truing.stages.context import Context, Groups, Judges, Model
 from truing.stages.curriculum import Curriculum, chances, draw, nothing_seen, seen
+from truing.stages.mixture import ROWS, WEIGHT, Mixture, mixture_of
 from truing.stages.rollouts import Rollout, forget, in_turn, kept, per_token, prompts_of
 from truing.stages.training import Step, Updates, load_trainable, save_checkpoint, updates
+from truing.stages.warmup import Warmup
+from truing.stages.watchdogs import Alarm, Limit, Watchdogs, beside_the_start, disagreement
 from truing.tensors import Forest, Logprobs, PerToken
 
 Correction = Literal["none", "truncate", "mask"]
+Decay = Annotated[float, Field(gt=0, lt=1)]
 KNOWN = "curriculum"
 """What is known of each prompt, as a checkpoint keeps it."""
 
@@ -66,15 +71,33 @@ class Online(Updates):
         "none", description="where generator and engine differ: truncate or mask the weight of a token"
     )
     critic_rate: Positive = Field(10.0, description="learning rate of the critic, in units of the policy's")
-    critic_warmup: int = Field(0, ge=0, description="rollouts in which the critic alone learns")
-    max_kl: Positive | None = Field(
-        None,
-        description="training ends once a rollout's KL from the reference is larger, in nats per answer; below 10 "
-        "answers still read like the reference's, and far above it they tend to please the scorer alone",
+    critic_warmup: int = Field(
+        0, ge=0, description="rollouts in which the critic alone learns; with critic_settled the most of them"
     )
     curriculum: Curriculum | None = Field(
         None, description="how often each prompt comes, by how differently its answers were rewarded; none: all in turn"
     )
+    critic_settled: Fraction | None = Field(
+        None,
+        description="the warm-up ends earlier once the critic's squared error falls by less than this share from one "
+        "critic_window to the next; none: it does not",
+    )
+    critic_window: Count = Field(4, description="rollouts over which this error is averaged")
+    pretrain_weight: Positive = Field(
+        WEIGHT, description="weight in the loss of the negative log-likelihood of the rows of `pretrain`, a token"
+    )
+    pretrain_rows: Count = Field(ROWS, description="rows of `pretrain` that are mixed into each optimizer step")
+    ema_decay: Decay | None = Field(
+        None,
+        description="share of a running mean of the policy that stays at each optimizer step; the mean is then the "
+        "result; none: there is no mean, and the last policy is the result",
+    )
+    stop: dict[str, Limit] = Field(
+        {},
+        description="limits at which training ends, by number: kl = 50, ratio = [0.5, 2], or true for the limit of "
+        "docs/health.md, which lists all numbers",
+    )
+    stop_after: Count = Field(3, description="rollouts in a row in which a number must be out of its limit for that")
     held_out_prompts: Count = Field(64, description="held-out prompts that are answered before and after")
     checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
 
@@ -88,12 +111,30 @@ class Online(Updates):
         algorithms.bind(table)
         return table
 
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _limits(cls, value: Any) -> dict[str, Limit]:
+        """Every limit is a number that is known, and spelled out."""
+        return watchdogs.spelled_out(value)
+
     @model_validator(mode="after")
-    def _weighs(self) -> Self:
-        """The correction is a weight of advantages."""
-        bound = self.bound()
-        if self.correction != "none" and bound.algorithm.advantage is None:
-            raise ConfigError(f"correction: algorithm '{bound.name}' has no advantages to weigh: take it out")
+    def _alive(self) -> Self:
+        """Settings that would change nothing are refused."""
+        algorithm, usual = self.bound(), {name: field.default for name, field in type(self).model_fields.items()}
+        if self.critic_warmup and not algorithm.needs_critic:
+            raise ConfigError(f"critic_warmup: algorithm '{algorithm.name}' has no critic: take it out")
+        if self.critic_settled is None and self.critic_window != usual["critic_window"]:
+            raise ConfigError("critic_window: changes nothing while critic_settled is none: set that too")
+        if self.critic_settled is not None and self.critic_warmup < 2 * self.critic_window:
+            raise ConfigError(
+                f"critic_settled: two windows of {self.critic_window} rollouts are compared, and critic_warmup is "
+                f"{self.critic_warmup}: raise it to {2 * self.critic_window} or more"
+            )
+        if not self.stop and self.stop_after != usual["stop_after"]:
+            raise ConfigError("stop_after: changes nothing while stop names no number: set that too")
+        if self.correction != "none" and algorithm.algorithm.advantage is None:
+            raise ConfigError(f"correction: algorithm '{algorithm.name}' has no advantages to weigh: take it out")
+        watchdogs.demand_measured(self.stop, algorithm, algorithm.epochs * self.parts, self.scorer)
         return self
 
     def bound(self) -> BoundAlgorithm:
@@ -103,7 +144,7 @@ class Online(Updates):
     @property
     def reads_reference(self) -> bool:
         """Whether the model as it began also reads the answers."""
-        return self.bound().needs("reference") or self.max_kl is not None
+        return self.bound().needs("reference") or not self.stop.keys().isdisjoint(watchdogs.OF_REFERENCE)
 
     @property
     def keeps_reference(self) -> bool:
@@ -133,11 +174,16 @@ def online(
     judges: Judges,
     held_out: Groups | None = None,
     reward: Model | None = None,
+    pretrain: Groups | None = None,
 ) -> None:
     """Trains on the policy's own answers to the prompts of the data, rewarded by any scorer.
 
     Every rollout is kept in the run until a checkpoint has passed it, so that a run goes on in the middle of one.
     reward: what a critic begins as; without one it begins as the policy with a fresh head.
+    pretrain: text or demonstrations that stay likely while the policy learns; some are part of each of its steps.
+
+    With `ema_decay` checkpoints and the result are the running mean of the policy, which also answers the held-out
+    prompts in the end; the policy itself draws the answers that are learnt from.
     """
     algorithm = settings.bound()
     prompts = prompts_of(data.read())
@@ -146,20 +192,28 @@ def online(
     policy = _engine(context, loaded, settings)
     if settings.keeps_reference:
         policy.keep_reference()
+    if settings.ema_decay is not None:
+        policy.keep_average(settings.ema_decay)
     critic = _critic(context, settings, reward or model) if algorithm.needs_critic else None
     generator = NativeGenerator(
         loaded, policy=context.key, max_rows=settings.live_answers, reference=lambda: policy.as_role("reference")
     )
-    play = _Play(context, settings, algorithm, prompts, generator, scorer, policy, critic)
+    memory: dict[str, Tensor] = {}
+    mixture = mixture_of(context, settings, pretrain, policy, memory)
+    play = _Play(context, settings, algorithm, prompts, generator, scorer, policy, critic, mixture, memory)
     watched = prompts_of(held_out.read())[: settings.held_out_prompts] if held_out is not None else []
     before = play.rewards(watched)  # of the start's weights, also when going on: checkpoints are read below
     steps = play.total
     for step in updates(context, Learnt(policy, critic, settings.critic_rate), play.rows, play.total, settings,
-                        play.memory):  # fmt: skip
-        if play.strayed():
+                        memory):  # fmt: skip
+        alarm = play.alarm()
+        if alarm is not None:
+            context.event("stopped", **alarm.facts)
+            context.warn(alarm.words)
             steps = step.number - 1
             break
         play.learn(step)
+    policy.take_average()
     about: dict[str, Any] = {"steps": steps, "base": model.source, "rows": len(prompts)}
     if watched:
         about["held_out"] = compared(before, play.rewards(watched))
@@ -276,8 +330,9 @@ class Judged:
 class _Play:
     """The rollouts of a run, one after the other, and what is learnt from each.
 
-    memory: what shaping remembers before and after the rollout under way, and what a curriculum knows; checkpoints keep
-    it.
+    memory: what must be known to go on, and checkpoints keep: what shaping remembers before and after the rollout
+    under way, the critic's errors while it warms up, what watchdogs have seen, length and perplexity of the first
+    rollout, and what a curriculum knows.
     """
 
     def __init__(
@@ -290,17 +345,23 @@ class _Play:
         scorer: Scorer,
         policy: Engine,
         critic: Engine | None,
+        mixture: Mixture | None,
+        memory: dict[str, Tensor],
     ) -> None:
         self._context, self._settings, self._algorithm = context, settings, algorithm
         self._prompts, self._generator, self._scorer = prompts, generator, scorer
-        self._policy, self._critic = policy, critic
+        self._policy, self._critic, self._mixture = policy, critic, mixture
+        self._awake = False
         self._parts = settings.parts
         self._current: tuple[int, Judged] | None = None
         first = _as_tensor(ShapingState.of(algorithm.shaping))
-        self.memory: dict[str, Tensor] = {"rollout": torch.tensor(-1), "before": first, "after": first.clone()}
+        memory |= {"rollout": torch.tensor(-1), "before": first, "after": first.clone()}
+        self._memory = memory
+        self._warmup = Warmup(settings.critic_warmup, settings.critic_settled, settings.critic_window, memory)
+        self._watchdogs = Watchdogs(settings.stop, settings.stop_after, memory)
         self._place: dict[bytes, int] = {}
         if settings.curriculum is not None:
-            self.memory[KNOWN] = nothing_seen(len(prompts))
+            memory[KNOWN] = nothing_seen(len(prompts))
             self._place = {prompt_hash(prompt): place for place, prompt in enumerate(prompts)}
         self.total = settings.steps
 
@@ -316,29 +377,23 @@ class _Play:
     def learn(self, step: Step) -> None:
         """Gathers the gradient of one optimizer step."""
         assert self._current is not None, "the step's rows were asked for before"
-        number, judged = self._current
-        algorithm = self._algorithm.critic_alone() if number < self._settings.critic_warmup else self._algorithm
+        _, judged = self._current
+        algorithm = self._algorithm if self._awake else self._algorithm.critic_alone()
         weights, divisor = judged.weights([row.index for row in step.rows], algorithm, self._settings.max_new_tokens)
         for forest in step.forests:
             loss = algorithm.loss(**self._offered(judged, forest))
             step.add(loss, judged.share(weights, forest), divisor)
+        if self._mixture is not None and self._awake:
+            self._mixture.add(step, self._policy)
+        self._watchdogs.learnt(step.means())
         for name, value in judged.about.items():
             step.count(name, value, 1.0)
 
-    def strayed(self) -> bool:
-        """Whether the policy has moved further from the reference than it may, which is then told."""
+    def alarm(self) -> Alarm | None:
+        """What has gone too far for the training to go on, if anything has. Looked at as a rollout begins."""
         assert self._current is not None, "the step's rows were asked for before"
         number, judged = self._current
-        limit = self._settings.max_kl
-        if limit is None or judged.about["kl"] <= limit:
-            return False
-        self._context.event("stopped", reason="max_kl", rollout=number + 1, kl=judged.about["kl"], max_kl=limit)
-        self._context.warn(
-            f"rollout {number + 1}: the KL from the reference is {judged.about['kl']:.2f} nats per answer, and max_kl "
-            f"is {limit:g}: training ends here, and the policy as it is becomes the result. To go further at less KL, "
-            "lower learning_rate or raise the algorithm's price of KL (reward_kl or kl_penalty_weight)"
-        )
-        return True
+        return self._watchdogs.alarm(number, judged.about, awake=self._awake)
 
     def rewards(self, prompts: Sequence[Group]) -> dict[str, float]:
         """The score of one answer to each prompt by the policy as it is, by the prompt's id, where there is one.
@@ -346,7 +401,7 @@ class _Play:
         The random numbers are always the same.
         """
         answered = self._answered(prompts, self._settings.sampling(), 1, self._context.seed) if prompts else []
-        groups, failed = self._scored(answered)
+        groups, _, failed = self._scored(answered)
         for reason, count in failed.items():
             self._context.warn(f"{count} answers to held-out prompts have no score: {reason}")
         return {replace(group, completions=()).id: _score(group.completions[0]) for group in groups}
@@ -377,13 +432,16 @@ class _Play:
     def _judged(self, number: int) -> Judged:
         if self._current is None or self._current[0] != number:
             rollout = kept(self._context, number, self._policy.renderer, lambda: self._drawn(number))
-            again = int(self.memory["rollout"]) == number  # going on in the middle of it
-            state = _as_state(self.memory["before" if again else "after"])
+            again = int(self._memory["rollout"]) == number  # going on in the middle of it
+            state = _as_state(self._memory["before" if again else "after"])
             judged, after = judge(self._algorithm, rollout, state, self._settings)
-            self.memory |= {"rollout": torch.tensor(number), "before": _as_tensor(state), "after": _as_tensor(after)}
+            self._memory |= {"rollout": torch.tensor(number), "before": _as_tensor(state), "after": _as_tensor(after)}
+            judged.about.update(beside_the_start(number, judged.about, self._memory))
             self._current = (number, judged)
+            self._awake = self._warmup.is_over(number, judged.about.get("critic_error"))
             if not again:  # or it was told before
                 self._tell(number, judged)
+                self._warmup.tell(self._context, number)
                 self._see(rollout)
             last = self._context.run.latest_checkpoint(self._context.key, finished=False)
             done = 0 if last is None else int(last.meta["step"]) // (self._algorithm.epochs * self._parts)
@@ -401,7 +459,7 @@ class _Play:
         if self._algorithm.rival is not None:
             rivals = self._rivals(asked, self._algorithm.rival, ~seed)  # numbers of their own, or they would be alike
             groups = [_with(group, (*group.completions, one)) for group, one in zip(groups, rivals, strict=True)]
-        groups, failed = self._scored(groups)
+        groups, deviations, failed = self._scored(groups)
         if not groups:
             raise DataError(
                 f"stage '{self._context.stage}', rollout {number + 1}: no answer has a score: {by_reason(failed)}"
@@ -410,21 +468,26 @@ class _Play:
         rivals = [group.completions[-1] for group in groups] if apart else []
         drawn = [_with(group, group.completions[:-1]) for group in groups] if apart else groups
         rollout = Rollout.of(self._policy.renderer, drawn, rivals, {}, dict(failed))
-        return replace(rollout, read=per_token(rollout.rows, self._said, self._settings.forest_tokens))
+        deviation = [one for row in deviations for one in (row[:-1] if apart else row)]
+        return replace(
+            rollout,
+            read=per_token(rollout.rows, self._said, self._settings.forest_tokens),
+            deviation=torch.tensor(deviation, dtype=torch.float64) if is_ensemble(self._settings.scorer) else None,
+        )
 
     def _next(self, number: int) -> list[int]:
         """The prompts of a rollout."""
         count, seed, curriculum = self._settings.prompts, self._context.seed, self._settings.curriculum
         if curriculum is None:
             return in_turn(len(self._prompts), count, number, seed)
-        return draw(chances(self.memory[KNOWN], curriculum.floor), count, hash_seed(seed, number, 0))
+        return draw(chances(self._memory[KNOWN], curriculum.floor), count, hash_seed(seed, number, 0))
 
     def _see(self, rollout: Rollout) -> None:
         """Remembers how a rollout's prompts were rewarded, where it matters to which come next."""
         if self._settings.curriculum is not None:
             places = torch.tensor([self._place[prompt_hash(group)] for group in rollout.groups])
-            self.memory[KNOWN] = seen(
-                self.memory[KNOWN], places[rollout.group], rollout.score, self._settings.curriculum.memory
+            self._memory[KNOWN] = seen(
+                self._memory[KNOWN], places[rollout.group], rollout.score, self._settings.curriculum.memory
             )
 
     def _said(self, forest: Forest) -> dict[str, PerToken]:
@@ -450,9 +513,13 @@ class _Play:
         source = FROM_REFERENCE if share_of_reference(drawing) == 1 else None
         return [replace(group.completions[0], source=source) for group in groups]
 
-    def _scored(self, groups: Sequence[Group]) -> tuple[list[Group], Counter[str]]:
-        """The prompts with scored answers; those on which the scorer fails are left out and counted by reason."""
+    def _scored(self, groups: Sequence[Group]) -> tuple[list[Group], list[list[float]], Counter[str]]:
+        """The prompts with scored answers; those on which the scorer fails are left out and counted by reason.
+
+        Between them, how far the parts of an ensemble are apart on each answer; NaN where nobody knows.
+        """
         kept_groups: list[Group] = []
+        deviations: list[list[float]] = []
         failed: Counter[str] = Counter()
         for group, scores in zip(groups, self._scorer(groups), strict=True):
             reasons = [score.reason for score in scores if score.value is None]
@@ -461,7 +528,8 @@ class _Play:
                 continue
             scored = [replace(a, score=one.value) for a, one in zip(group.completions, scores, strict=True)]
             kept_groups.append(_with(group, scored))
-        return kept_groups, failed
+            deviations.append([math.nan if one.deviation is None else one.deviation for one in scores])
+        return kept_groups, deviations, failed
 
     def _tell(self, number: int, judged: Judged) -> None:
         """The answers that did best and worst, whole, for people to read; of some rollouts also token by token."""
@@ -509,7 +577,10 @@ def judge(
         advantage = judgement.advantage.token * _corrected(rollout, settings.correction)
     kept_answers = iter(judgement.accepted.tolist())
     rows = [replace(row, answers=tuple(one for one in row.answers if next(kept_answers))) for row in rollout.rows]
-    return Judged(rollout, judgement, advantage, rows, _means(rollout, found, judgement)), after
+    about = _means(rollout, found, judgement)
+    if algorithm.prices_kl and algorithm.shaping.reward_kl_target is not None:
+        about["kl/price"] = state.price.coefficient
+    return Judged(rollout, judgement, advantage, rows, about), after
 
 
 def _means(rollout: Rollout, found: algorithms.Rollout, judgement: Judgement) -> dict[str, float]:
@@ -526,7 +597,7 @@ def _means(rollout: Rollout, found: algorithms.Rollout, judgement: Judgement) ->
         "finished": sum(answer.finished for answer in answers) / len(answers),
         "accepted": len(set(rollout.group[judgement.accepted].tolist())) / len(rollout.rows),
         "generator_gap": float(gap.abs().mean()),
-        "entropy/rollout": float(rollout.read["entropy"][token].double().mean()),
+        "entropy": float(rollout.read["entropy"][token].double().mean()),
     }
     if found.rival is not None:
         about["reward/rival"] = float(found.rival.double().mean())
@@ -534,7 +605,13 @@ def _means(rollout: Rollout, found: algorithms.Rollout, judgement: Judgement) ->
         about["win_rate"] = float(judgement.win_rate.double().mean())
     if judgement.kl is not None:
         about["kl"] = float(judgement.kl.sum[own].mean())
+    if found.reference is not None:
+        about["perplexity"] = float(found.reference[token].double().mean().neg().exp())
+    if rollout.deviation is not None:
+        about |= disagreement(rollout.score[own], rollout.deviation[own])
     if judgement.returns is not None:
+        missed = judgement.returns.token.double() - rollout.read["value"].double()
+        about["critic_error"] = float(missed.square().mean())
         about["explained_variance"] = explained_variance(rollout.read["value"], judgement.returns.token)
     return about
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,7 @@ from truing.stages.sample import bare, demonstrated
 from truing.tensors import Forest, PerToken
 
 FILE, RIVAL, READ = "groups.jsonl", "rival.jsonl", "read.safetensors"
+APART = "deviation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,8 @@ class Rollout:
     groups: a prompt with its scored answers each. rival: each prompt's rival, scored too, where the algorithm has
     one that is no part of a pair; nothing is learnt from its tokens. rows: the groups as token ids. start: where the
     tokens of each row begin. read: behaviour and entropy, and reference and value where they are asked for, [N].
-    failed: prompts that were left out, as the scorer failed on them, by reason.
+    failed: prompts that were left out, as the scorer failed on them, by reason. deviation: of what the
+    parts of an ensemble of scorers say of each answer, [C]; None where the scorer is none.
     """
 
     groups: Sequence[Group]
@@ -40,6 +43,7 @@ class Rollout:
     start: Tensor
     read: dict[str, Tensor]
     failed: dict[str, int]
+    deviation: Tensor | None = None
 
     @classmethod
     def of(
@@ -117,12 +121,15 @@ def kept(context: Context, number: int, renderer: Renderer, make: Callable[[], R
             if made.rival:
                 alone = [replace(row, completions=(one,)) for row, one in zip(made.groups, made.rival, strict=True)]
                 formats.write_data(alone, folder / RIVAL, format="group")
-            save_file(made.read, folder / READ)
+            apart = {} if made.deviation is None else {APART: made.deviation}
+            save_file({**made.read, **apart}, folder / READ)
         return made
     groups = formats.read_groups(done.path / FILE, format="group")
     path = done.path / RIVAL
     rival = [row.completions[0] for row in formats.read_groups(path, format="group")] if path.exists() else []
-    return Rollout.of(renderer, groups, rival, load_file(done.path / READ), dict(done.meta["failed"]))
+    read = load_file(done.path / READ)
+    known = read.pop(APART, None)
+    return replace(Rollout.of(renderer, groups, rival, read, dict(done.meta["failed"])), deviation=known)
 
 
 def forget(context: Context, before: int) -> None:
@@ -142,12 +149,14 @@ def prompts_of(groups: Sequence[Group]) -> list[Group]:
     return prompts
 
 
-def in_turn(prompts: int, count: int, number: int, seed: int) -> list[int]:
-    """The prompts of rollout `number`, counted from 0: every pass over them is a new order by seed, none left out."""
-    return [_place(prompts, seed, where) for where in range(number * count, (number + 1) * count)]
+def in_turn(rows: int, count: int, number: int, seed: int) -> list[int]:
+    """The rows of draw `number`, counted from 0, `count` each: every pass is a new order by seed, none is left out."""
+    places = (divmod(where, rows) for where in range(number * count, (number + 1) * count))
+    return [_order(rows, seed, turn)[place] for turn, place in places]
 
 
-def _place(prompts: int, seed: int, where: int) -> int:
-    turn, place = divmod(where, prompts)
-    order = torch.randperm(prompts, generator=torch.Generator().manual_seed(seed * 1_000_003 + turn))
-    return int(order[place])
+@lru_cache(maxsize=8)
+def _order(count: int, seed: int, turn: int) -> list[int]:
+    """The order of one pass."""
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + turn)).tolist()
+    return order

@@ -54,6 +54,8 @@ class LocalEngine:
         self._adapted = is_adapted(self.model)
         self._reference: dict[str, Tensor] = {}
         self._reference_masters: dict[str, Tensor] = {}
+        self._average: dict[str, Tensor] = {}
+        self._decay = 1.0
         if not trainable:
             self.model.requires_grad_(False)
         self._weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -197,6 +199,22 @@ class LocalEngine:
             return off
         raise GuardError("there is no reference in memory: it is cached before the first step, or kept on request")
 
+    def keep_average(self, decay: float) -> None:
+        """Keeps a running mean of the weights beside them, which begins as they are now. As wide as the masters.
+
+        After each step: decay * mean + (1 - decay) * weights. `save_model` writes the mean.
+        """
+        self._average = {name: master.detach().clone() for name, master in self._masters.items()}
+        self._decay = decay
+
+    def take_average(self) -> None:
+        """Puts the running mean in the place of the weights, where one is kept. Nothing is trained after that."""
+        with torch.no_grad():
+            for name, mean in self._average.items():
+                self._masters[name].copy_(mean)
+        self._average = {}
+        self._renew_compute_weights()
+
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a scalar to the masters' gradients."""
         loss.backward()  # type: ignore[no-untyped-call]
@@ -230,6 +248,8 @@ class LocalEngine:
         for part in self._optimizer.param_groups:
             part["lr"] = learning_rate
         self._optimizer.step()
+        for name, mean in self._average.items():
+            mean.lerp_(self._masters[name].detach(), 1 - self._decay)
         self.discard()
         self._renew_compute_weights()
         return float(norm)
@@ -243,9 +263,10 @@ class LocalEngine:
         return {name: m.grad for name, m in self._masters.items() if m.grad is not None}
 
     def save_model(self, folder: Path) -> None:
-        """A `save_pretrained` folder, or a PEFT adapter folder, with master weights and tokenizer."""
+        """A `save_pretrained` or PEFT folder with tokenizer: of the masters, or of their running mean if kept."""
         state = {name: weight.detach() for name, weight in self.model.state_dict().items()}
-        masters = {weight: self._masters[name].detach() for name, weight in self._weights.items()}
+        source = self._average or self._masters
+        masters = {weight: source[name].detach() for name, weight in self._weights.items()}
         # tied weights have several names, and each must get the master, or they would be read back untied
         for name, weight in self.model.named_parameters(remove_duplicate=False):
             if weight in masters:
@@ -260,12 +281,13 @@ class LocalEngine:
             self.renderer.tokenizer.save_pretrained(folder)
 
     def save_state(self, folder: Path) -> None:
-        """Masters, optimizer state and RNG in `folder`, as safetensors."""
+        """Masters, what is kept beside them, optimizer state and RNG in `folder`, as safetensors."""
         tensors = {f"master.{name}": master.detach() for name, master in self._masters.items()}
         for name, master in self._masters.items():
             for key, value in self._optimizer.state[master].items():
                 tensors[f"optimizer.{key}.{name}"] = value
         tensors |= {f"reference.{name}": master for name, master in self._reference_masters.items()}
+        tensors |= {f"average.{name}": mean for name, mean in self._average.items()}
         tensors["rng.torch"] = torch.get_rng_state()
         save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "state.safetensors")
 
@@ -278,6 +300,8 @@ class LocalEngine:
                 master.copy_(tensors[f"master.{name}"])
             for name, kept in self._reference_masters.items():
                 kept.copy_(tensors[f"reference.{name}"])
+            for name, mean in self._average.items():
+                mean.copy_(tensors[f"average.{name}"])
         self._round_reference()
         for key, value in tensors.items():
             if key.startswith("optimizer."):
