@@ -24,7 +24,8 @@ from truing.stages.context import Judges, Stop
 from truing.stages.online import Judged, Online, online
 from truing.stages.rollouts import in_turn
 from truing.stages.showing import is_sampled
-from truing.store import Run
+from truing.store import Run, StoreWarning
+from truing.store import run as run_module
 
 REWARDS = """
 def vowels(prompt, answer):
@@ -154,6 +155,16 @@ class Asked(Stop):
         return len(steps(self.run, self.name)) >= self.after
 
 
+class Struck(Asked):
+    """It ends with an error after so many steps, before anything is saved."""
+
+    @property  # type: ignore[override]
+    def requested(self) -> bool:
+        if super().requested:
+            raise RuntimeError("struck")
+        return False
+
+
 def weights_of(run: Run) -> dict[str, list[float]]:
     (made,) = [artifact for artifact in run.artifacts() if "model" in artifact.meta]
     state = load_file(run.path / str(made.meta["model"]) / "model.safetensors")
@@ -210,6 +221,36 @@ def test_rollouts_that_a_checkpoint_has_passed_are_not_kept(folder: Path, runs: 
     run = runs()
     play(run, folder, "grpo", **{**QUICK, "rollouts": 4, "save_every": 1})
     assert not [artifact for artifact in run.artifacts() if "part" in artifact.meta]
+
+
+def test_a_damaged_checkpoint_is_passed_over_in_the_middle_of_a_rollout_to_the_same_bits(
+    folder: Path, runs: Callable[[], Run]
+) -> None:
+    """The rollouts that the checkpoint before it needs are still there, though the damaged one had passed them."""
+    whole = {**QUICK, "rollouts": 3, "batch_size": 4, "options": {"epochs": 2}, "save_every": 3, "keep_checkpoints": 2}
+    unbroken, broken = runs(), runs()
+    play(unbroken, folder, "grpo", **whole)
+    with pytest.raises(RuntimeError, match="struck"):
+        play(broken, folder, "grpo", stop=Struck(broken, "grpo", 9), **whole)
+    assert [one.step for one in broken.checkpoints()] == [3, 6]
+    weights = broken.path / "checkpoint-6" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 4
+    weights.write_bytes(content)
+    with pytest.warns(StoreWarning, match="checkpoint-6"):
+        play(broken, folder, "grpo", **whole)
+    assert weights_of(broken) == weights_of(unbroken)
+    assert rollouts(broken, "grpo") == rollouts(unbroken, "grpo")
+
+
+def test_a_checkpoint_is_not_hashed_at_every_rollout(
+    folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+    verify = run_module.verify_folder
+    monkeypatch.setattr(run_module, "verify_folder", lambda path: hashed.append(path) or verify(path))
+    play(runs(), folder, "grpo", **{**QUICK, "rollouts": 8, "save_every": 1})
+    assert len(hashed) < 8
 
 
 def test_a_critic_warms_up_alone(folder: Path, runs: Callable[[], Run]) -> None:

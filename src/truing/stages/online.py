@@ -36,7 +36,7 @@ from truing.stages import showing
 from truing.stages.arranging import FROM_REFERENCE
 from truing.stages.context import Context, Groups, Judges, Model
 from truing.stages.curriculum import Curriculum, chances, draw, nothing_seen, seen
-from truing.stages.rollouts import Rollout, forget, in_turn, kept, per_token, prompts_of
+from truing.stages.rollouts import Rollout, forget, in_turn, kept, oldest_step, per_token, prompts_of
 from truing.stages.training import Step, Updates, load_trainable, save_checkpoint, updates
 from truing.tensors import Forest, Logprobs, PerToken
 
@@ -163,7 +163,7 @@ def online(
     about: dict[str, Any] = {"steps": steps, "base": model.source, "rows": len(prompts)}
     if watched:
         about["held_out"] = compared(before, play.rewards(watched))
-        context.event("held_out_reward", **about["held_out"])
+        context.event("held_out_reward", step=context.first_step + steps, **about["held_out"])
         gain = read_gain(about["held_out"])
         if gain is not None:
             about["verdict"] = gain.verdict
@@ -385,9 +385,7 @@ class _Play:
             if not again:  # or it was told before
                 self._tell(number, judged)
                 self._see(rollout)
-            last = self._context.run.latest_checkpoint(self._context.key, finished=False)
-            done = 0 if last is None else int(last.meta["step"]) // (self._algorithm.epochs * self._parts)
-            forget(self._context, done)
+            forget(self._context, oldest_step(self._context) // (self._algorithm.epochs * self._parts))
         return self._current[1]
 
     def _drawn(self, number: int) -> Rollout:

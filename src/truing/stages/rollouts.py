@@ -125,6 +125,15 @@ def kept(context: Context, number: int, renderer: Renderer, make: Callable[[], R
     return Rollout.of(renderer, groups, rival, load_file(done.path / READ), dict(done.meta["failed"]))
 
 
+def oldest_step(context: Context) -> int:
+    """The step of the oldest checkpoint from which this stage may go on; 0 without any. None is hashed for that.
+
+    Where a newer one proves damaged, it is the older one whose rollouts are needed.
+    """
+    found = context.run.checkpoints(context.key)
+    return min((int(one.meta["step"]) for one in found if not one.meta["finished"]), default=0)
+
+
 def forget(context: Context, before: int) -> None:
     """Removes the rollouts of lower numbers: a checkpoint has passed them."""
     for artifact in context.run.artifacts():
