@@ -332,7 +332,7 @@ def _online(settings: Online, prompts: Sequence[Lengths], watched: int, machine:
     whole = asked / len(rows) * sum(row.tokens for row in rows)
     one_pass = asked / len(rows) * operations(machine.shape, rows) / machine.rate
     one_step = asked / len(rows) * operations(machine.shape, learnt) / machine.rate
-    readers = 1 + settings.reads_reference + algorithm.needs_critic
+    readers = (not settings.reads_while_learning) + settings.reads_reference + algorithm.needs_critic
     judges = _readings(settings.scorer)
     load = _largest_rollout(settings, learnt)
     memory = _online_memory(settings, rows, load, machine)

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from truing.algorithms import ALGORITHMS
+from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, DataError, Interrupted
 from truing.records import Group
 from truing.scoring.score import Score
@@ -221,6 +222,48 @@ def test_rollouts_that_a_checkpoint_has_passed_are_not_kept(folder: Path, runs: 
     run = runs()
     play(run, folder, "grpo", **{**QUICK, "rollouts": 4, "save_every": 1})
     assert not [artifact for artifact in run.artifacts() if "part" in artifact.meta]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("grpo", {"entropy_bonus_weight": 0.01}), ("dr_grpo", {}), ("remax", {"reward_kl": 0.0}),
+     ("a2c", {"reward_kl": 0.0})],
+)  # fmt: skip
+def test_one_pass_that_reads_and_learns_says_what_two_passes_say_to_the_bit(
+    name: str, options: dict[str, Any], folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one step, cut into several forests: metrics, rollouts, samples and weights, and one pass less."""
+    passes: list[bool] = []
+    statistics = LocalEngine.statistics
+
+    def counted(*given: Any, **named: Any) -> Any:
+        passes.append(torch.is_grad_enabled())
+        return statistics(*given, **named)
+
+    monkeypatch.setattr(LocalEngine, "statistics", counted)
+    found = []
+    for once in (True, False):
+        if not once:
+            monkeypatch.setattr(Online, "reads_while_learning", False)
+        run = runs()
+        play(run, folder, name, options=options, **{**QUICK, "rollouts": 3, "forest_tokens": 200})
+        metrics = [{k: v for k, v in one.items() if k != "tokens_per_second"} for one in steps(run, name)]
+        found.append((metrics, rollouts(run, name), list(run.samples()), weights_of(run)))
+        assert passes.count(True) > 3
+        assert passes.count(False) == (0 if once else passes.count(True))
+        passes.clear()
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"batch_size": 4}, {"correction": "truncate"}, {"max_kl": 5.0}, {"options": {"epochs": 2}},
+     {"options": {"reward_kl": 0.1}}, {"name": "dapo"}, {"name": "online_dpo"}],
+)  # fmt: skip
+def test_a_rollout_is_read_before_it_is_learnt_from_where_something_asks_for_that(other: dict[str, Any]) -> None:
+    algorithm = {"name": other.pop("name", "grpo"), **other.pop("options", {})}
+    assert validated(Online, {}, "test").reads_while_learning
+    assert not validated(Online, {"algorithm": algorithm, **other}, "test").reads_while_learning
 
 
 def test_a_damaged_checkpoint_is_passed_over_in_the_middle_of_a_rollout_to_the_same_bits(
