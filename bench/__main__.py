@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from bench import curves, dpo, gpu, page, plan, reward, sampling, scaling, sft
+from bench import curves, dpo, gpu, grpo, page, plan, reward, sampling, scaling, sft
 from bench import profile as profiling
 from bench.rows import NotThereError
 from bench.training import RESULTS, Settings, say
@@ -18,6 +19,7 @@ app = App(name="bench", help=__doc__, version_flags=[])
 
 
 Given = Annotated[Settings | None, Parameter(name="*")]
+GivenLong = Annotated[grpo.Long | None, Parameter(name="*")]
 
 
 @app.command(name="dpo")
@@ -42,6 +44,12 @@ def measure_reward(profile: str = "all", settings: Given = None) -> None:
 def measure_sampling(length: int = sampling.LENGTH, settings: Given = None) -> None:
     """Sampling of up to `length` new tokens."""
     sampling.run(settings or Settings(), length)
+
+
+@app.command(name="grpo")
+def measure_grpo(profile: str = "all", settings: GivenLong = None) -> None:
+    """Iterations of GRPO on one profile (brief, hh) or both, in one round unless told otherwise."""
+    _each(grpo.PROFILES, profile, grpo.run, settings or grpo.Long())
 
 
 @app.command(name="scaling")
@@ -84,6 +92,7 @@ def measure_all(settings: Given = None) -> None:
     measure_sft("all", settings)
     measure_reward("all", settings)
     measure_sampling(settings=settings)
+    _each(grpo.PROFILES, "all", grpo.run, replace(settings or Settings(), rounds=grpo.Long().rounds))
     measure_scaling(settings)
     measure_curves(settings=settings)
     measure_plan(settings=settings)

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import io
 import math
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Protocol
+from unittest.mock import patch
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from bench.machine import Memory, synchronize
 from bench.rows import from_json
+from truing import formats
 from truing.compute import Sampling, machine
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate.native import NativeGenerator
-from truing.models import Loaded, add_lora, load, reward
+from truing.models import Loaded, add_lora, load, read_renderer, reward
 from truing.objectives import bind
 from truing.packing import pack
-from truing.records import Group, Message
+from truing.pipeline import make_recipe, run_recipe
+from truing.progress import Reporter
+from truing.records import Completion, Group, Message, Sampled, assistant
 from truing.reductions import scored_tokens
 from truing.rendering import Row
+from truing.stages import online
+from truing.stages.rollouts import Rollout, kept
+from truing.stages.training import load_trainable
+from truing.store import Run
 from truing.tensors import Forest, Logprobs, Pair, Values
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -185,6 +198,100 @@ def sample(spec: Mapping[str, Any]) -> dict[str, Any]:
         return [list(one.sampled.tokens) for answers in answered for one in answers if one.sampled]
 
     return timed_sampling(once, spec, device) | {"memory": memory.taken(), "dtype": str(DTYPES[spec["precision"]])}
+
+
+class Given:
+    """A generator that writes what it is given: at each call the answers of the next rollout, prompt by prompt."""
+
+    def __init__(self, loaded: Loaded, spec: Mapping[str, Any]) -> None:
+        self._renderer = loaded.renderer
+        self._places = {text: place for place, text in enumerate(spec["prompts"])}
+        self._rollouts = iter(spec["given"])
+
+    def generate(self, prompts: Sequence[Group], *_: Any, **__: Any) -> list[tuple[Completion, ...]]:
+        """The answers to each prompt, as if they had been drawn."""
+        rollout = next(self._rollouts)
+        own = [rollout[self._places[group.prompt[0].content]] for group in prompts]
+        return [tuple(self._answer(tokens) for tokens in answers) for answers in own]
+
+    def _answer(self, tokens: Sequence[int]) -> Completion:
+        drawn = Sampled(tuple(tokens), (0.0,) * len(tokens), "length", self._renderer.fingerprint, "given")
+        return Completion((assistant(self._renderer.decode(tokens)),), sampled=drawn)
+
+
+def grpo(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Iterations of stage `online` as a recipe runs it. An iteration lasts from the event of one step to the next.
+
+    Its rollout ends where answers are drawn, scored, read by whoever must read them first, and on the disk.
+    """
+    device, folder = torch.device(spec["device"]), Path(tempfile.mkdtemp(dir=spec["folder"]))
+    memory: list[Memory] = []
+    drawn: list[float] = []
+
+    def weighed(*given: Any) -> Loaded:
+        loaded = load_trainable(*given)
+        memory.append(Memory(device))
+        return loaded
+
+    def timed(*given: Any) -> Rollout:
+        rollout = kept(*given)
+        drawn.append(time.time())  # the clock of events
+        return rollout
+
+    with ExitStack() as changed:
+        changed.enter_context(patch.object(online, "load_trainable", weighed))
+        changed.enter_context(patch.object(online, "kept", timed))
+        if spec["given"]:
+            changed.enter_context(patch.object(online, "NativeGenerator", lambda loaded, **_: Given(loaded, spec)))
+        quiet = Reporter(Console(file=io.StringIO()))
+        run = Run.read(run_recipe(make_recipe(_online(spec, folder)), out=folder / "run", reporter=quiet))
+    steps, told = list(run.events(kind="step")), list(run.events(kind="rollout"))
+    answers = spec["answers"] * len(spec["prompts"])
+    timed_from = max(1, spec["warm_up"])
+    found: dict[str, Any] = {
+        "loss": [step["metrics"]["loss"] for step in steps],
+        "gradient_norm": [step["metrics"]["gradient_norm"] for step in steps],
+        "prompt_tokens": _prompt_tokens(spec),
+        "answer_tokens": [round(one["length"] * answers) for one in told][timed_from:],
+        "memory": memory[0].taken(),
+    }
+    if spec["epochs"] == 1:
+        iterations = list(pairwise(float(step["time"]) for step in steps))
+        found["seconds"] = [end - begin for begin, end in iterations[timed_from - 1 :]]
+        found["rollout_seconds"] = [end - begin for (begin, _), end in zip(iterations, drawn[1:], strict=True)]
+        found["rollout_seconds"] = found["rollout_seconds"][timed_from - 1 :]
+    return found
+
+
+def _online(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The recipe: GRPO without KL, every token alike, all answers in one step, as TRL's defaults have it."""
+    prompts = folder / "prompts.jsonl"
+    formats.write_data([Group((Message("user", text),)) for text in spec["prompts"]], prompts, format="group")
+    algorithm = {"name": "grpo", "group_size": spec["answers"], "epochs": spec["epochs"]}
+    stage = {
+        "use": "online",
+        "algorithm": algorithm | {"kl_penalty_weight": 0.0, "reduction": "token_mean"},
+        "scorer": {"name": "function", "path": "bench.grpo:vowels"},
+        "rollouts": spec["iterations"],
+        "prompts": len(spec["prompts"]),
+        "batch_size": len(spec["prompts"]),
+        "max_new_tokens": spec["length"],
+        "learning_rate": spec["learning_rate"],
+        "warmup": 0.0,
+        "forest_tokens": spec["forest_tokens"],
+    }
+    return {
+        "model": spec["model"],
+        "device": spec["device"],
+        "precision": spec["precision"],
+        "data": {"path": str(prompts)},
+        "stage": [stage],
+    }
+
+
+def _prompt_tokens(spec: Mapping[str, Any]) -> int:
+    renderer = read_renderer(spec["model"])
+    return sum(len(renderer.prompt((Message("user", text),))) for text in spec["prompts"])
 
 
 def timed_sampling(once: Any, spec: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -69,6 +69,14 @@ METHOD = """
   `use_liger_kernel` was among what is tried for TRL: it ran without Liger's kernels there, with which it would need
   less memory and might be faster. 0.6B and 8B are not measured for want of time on a device: `make bench-gpu` measures
   all three sizes.
+- **GRPO.** An iteration draws and scores 8 answers of up to 64 tokens to each of 8 prompts and takes one step on them,
+  at learning rate 1e-6 without KL, every token alike, as TRL's defaults have it. The reward is the share of vowels.
+  `brief` has short questions, `hh` random words of HH-RLHF's lengths, both in the chat template. Truing runs its stage
+  `online` from a recipe, with all that it writes down; TRL's GRPOTrainer runs with `generate`. The **rollout** of both
+  ends when answers are scored and ready to be learnt from; neither has run the policy over them once more by then. For
+  the gate both are given the same rollouts of two prompts, cut to various lengths, and take one step on each of four
+  and then two steps on each of two. For `trl-tuned` micro-batch, dtype, static cache and threads were tried. Continuous
+  batching was not: TRL rounds the trained weights to bf16 for it, which is other mathematics.
 - **`generate-default`** is `from_pretrained` and `generate` as they come, left-padded; **`generate-best`** is the
   fastest of bf16 or fp32 and dynamic or static cache. Continuous batching is given a tenth of the free memory for its
   cache, where its own default is nearly all of it. Answers end where they end, so the ratio is of useful new
@@ -104,6 +112,14 @@ def _against(entry: str, name: str, default: float, tuned: float, memory: float)
     ]
 
 
+def _iterations(entry: str, name: str) -> list[Target]:
+    found = []
+    for peer, words in (("trl-default", "TRL default"), ("trl-tuned", "TRL tuned")):
+        found.append(Target(f"{name}, times {words}", entry, peer, "times_faster", 6))
+        found.append(Target(f"{name}, share of {words}'s memory", entry, peer, "memory", 0.5, False))
+    return found
+
+
 TARGETS = [
     *_against("dpo/hh", "DPO hh", 10, 6, 0.4),
     *_against("dpo/ultrafeedback", "DPO ultrafeedback", 5, 3, 0.4),
@@ -113,6 +129,8 @@ TARGETS = [
     Target("Sampling, times `generate`", "sampling/brief", "generate-default", "times_faster", 3),
     Target("Sampling, times its best setting", "sampling/brief", "generate-best", "times_faster", 2),
     Target("Sampling, share of its memory", "sampling/brief", "generate-default", "memory", 0.6, False),
+    *_iterations("grpo/brief", "GRPO iteration brief"),
+    *_iterations("grpo/hh", "GRPO iteration hh"),
     Target("DPO hh, share of the bf16 matrix rate", "dpo/hh", "", "share", 0.55),
     Target("SFT hh, share of the bf16 matrix rate", "sft/hh", "", "share", 0.60),
     *_on_cuda("1.7b", 0.35),
@@ -136,6 +154,7 @@ def write(results: Path) -> None:
     parts = [INTRODUCTION, _targets(entries), *pictures]
     parts += [_training(entry) for entry in entries.values() if "utilisation" in entry]
     parts += [_sampling(entry) for entry in entries.values() if entry["task"].endswith("sampling")]
+    parts += [_grpo(entry) for entry in entries.values() if entry["task"].endswith("grpo")]
     parts += [_profile(entry) for entry in entries.values() if entry["task"] == "profile"]
     parts += [_scaling(entry) for entry in entries.values() if entry["task"] == "scaling"]
     parts += [_curves(entry) for entry in entries.values() if entry["task"] == "curves"]
@@ -261,6 +280,45 @@ def _sampling(entry: Entry) -> str:
     batching = f"\nContinuous batching (`generate_batch`): {entry['continuous_batching']}.\n"
     return "\n".join(
         [_heading(entry), _table(columns, lines), _comparisons(entry), batching, _roofs(entry), _tuning(entry)]
+    )
+
+
+def _grpo(entry: Entry) -> str:
+    lines = [
+        (
+            f"`{name}`",
+            worded(one["seconds"]),
+            *(worded(one["phases"][phase]) for phase in ("rollout", "update")),
+            f"{one['prompt_tokens']} + {worded(one['answer_tokens'], 0)}",
+            worded(one["tokens_per_second"], 0),
+            _gigabytes(one["memory"]["above"]),
+            _gigabytes(one["memory"]["peak"]),
+        )
+        for name, one in entry["systems"].items()
+    ]
+    columns = (
+        "system",
+        "seconds an iteration",
+        "of them rollout",
+        "and update",
+        "tokens of prompts + answers",
+        "useful tokens/s",
+        "peak above load, GB",
+        "peak, GB",
+    )
+    apart = [
+        (
+            f"`{one['ours']}` against `{one['theirs']}`",
+            worded(one["rollout_times_faster"]),
+            worded(one["update_times_faster"]),
+        )
+        for one in entry["comparisons"]
+        if one["gate"]["agreed"]
+    ]
+    parts = _table(("", "rollout, times faster", "update, times faster"), apart)
+    table = _table(columns, lines)
+    return "\n".join(
+        [_heading(entry), table, _comparisons(entry), parts, _set_as(entry), _roofs(entry), _tuning(entry)]
     )
 
 

@@ -18,8 +18,9 @@ from transformers import (
     GenerationConfig,
     TrainerCallback,
 )
-from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
+from bench.grpo import vowels
 from bench.machine import Memory, synchronize
 from bench.ours import DTYPES, adapted, draw_head, timed_sampling
 from bench.rows import from_json
@@ -36,6 +37,10 @@ SHOWN = (
     "optim",
     "max_grad_norm",
     "max_length",
+    "loss_type",
+    "num_generations",
+    "steps_per_generation",
+    "cache_implementation",
 )
 """Settings of TRL that decide what a step costs, for the results."""
 
@@ -101,6 +106,34 @@ class PreparedReward(_Prepared, RewardTrainer):  # type: ignore[misc]
     """TRL's RewardTrainer on given token ids."""
 
 
+class WatchedGrpo(GRPOTrainer):  # type: ignore[misc]
+    """TRL's GRPOTrainer with a watch on its rollouts. given: answers that are taken in place of drawn ones."""
+
+    def __init__(self, prompts: int, given: Sequence[Any] | None, **how: Any) -> None:
+        self._given = given
+        self._prompts = prompts
+        self.rollout_seconds: list[float] = []
+        self.answer_tokens: list[int] = []
+        self.prompt_tokens = 0
+        super().__init__(**how)
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        began = time.perf_counter()
+        found = super()._generate_and_score_completions(inputs)
+        synchronize(self.args.device)
+        self.rollout_seconds.append(time.perf_counter() - began)
+        self.answer_tokens.append(int(found["num_items_in_batch"]))
+        return found
+
+    def _generate_single_turn(self, prompt_ids: Sequence[Sequence[int]], *others: Any, **how: Any) -> Any:
+        each = len(prompt_ids) // self._prompts
+        self.prompt_tokens = sum(map(len, prompt_ids[::each]))
+        if self._given is None:
+            return super()._generate_single_turn(prompt_ids, *others, **how)
+        rollout = self._given[len(self.rollout_seconds)]
+        return [answer for answers in rollout for answer in answers], None
+
+
 TRAINERS: dict[str, Any] = {"dpo": PreparedDpo, "sft": PreparedSft, "reward": PreparedReward}
 
 
@@ -129,6 +162,36 @@ def train(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def grpo(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Iterations of TRL's GRPOTrainer on chat prompts, in their order."""
+    device = torch.device(spec["device"])
+    clock = Clock(device)
+    with quiet_libraries():
+        model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype=torch.float32).to(device)
+        memory = Memory(device)
+        trainer = WatchedGrpo(
+            len(spec["prompts"]),
+            spec["given"],
+            model=model,
+            reward_funcs=_reward,
+            args=_grpo_config(spec),
+            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": t}]} for t in spec["prompts"]]),
+            processing_class=AutoTokenizer.from_pretrained(spec["model"], padding_side="left"),
+            callbacks=[clock],
+        )
+        trainer.train()
+    return {
+        "seconds": clock.seconds[spec["warm_up"] :],
+        "rollout_seconds": trainer.rollout_seconds[spec["warm_up"] :],
+        "loss": [step["loss"] for step in clock.logged],
+        "gradient_norm": [step["grad_norm"] for step in clock.logged],
+        "prompt_tokens": trainer.prompt_tokens,
+        "answer_tokens": trainer.answer_tokens[spec["warm_up"] :],
+        "memory": memory.taken(),
+        "settings": {name: getattr(trainer.args, name) for name in SHOWN if hasattr(trainer.args, name)},
+    }
+
+
 def sample(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Answers from `generate`, left-padded, or from continuous batching."""
     device = torch.device(spec["device"])
@@ -145,29 +208,56 @@ def sample(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _config(spec: Mapping[str, Any]) -> DPOConfig | SFTConfig | RewardConfig:
     """TRL's defaults, but for what is the same for all and what `options` say."""
-    batch = len(spec["steps"][0])
-    micro = spec["options"].get("micro_batch", batch)
-    same_for_all = {
-        "output_dir": f"{spec['folder']}/trl",
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": batch // micro,
-        "max_steps": len(spec["steps"]),
-        "learning_rate": spec["learning_rate"],
-        "lr_scheduler_type": "constant",
-        "train_sampling_strategy": "sequential",
-        "use_cpu": spec["device"] == "cpu",
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "bf16": spec["precision"] == "bf16",
-        **({"logging_steps": 1} if spec["log_all"] else {}),
-    }
-    own = {name: value for name, value in spec["options"].items() if name not in ("micro_batch", "base")}
+    shared = _same_for_all(spec, len(spec["steps"][0]), len(spec["steps"]), log_all=spec["log_all"])
+    same_for_all = shared | {"train_sampling_strategy": "sequential"}
+    own = _own(spec)
     if spec["task"] == "sft":
         return SFTConfig(**same_for_all, **own)
     if spec["task"] == "reward":
         return RewardConfig(**same_for_all, **own)
     return DPOConfig(**same_for_all, beta=spec["beta"], **own)
+
+
+def _grpo_config(spec: Mapping[str, Any]) -> GRPOConfig:
+    """TRL's defaults, by which every token counts alike and there is no KL, but for the task's sizes and `options`."""
+    rows = spec["answers"] * len(spec["prompts"])
+    updates = spec["iterations"] * spec["epochs"]
+    return GRPOConfig(
+        **_same_for_all(spec, rows, updates, log_all=spec["given"] is not None),
+        num_generations=spec["answers"],
+        num_iterations=spec["epochs"],
+        max_completion_length=spec["length"],
+        shuffle_dataset=False,
+        **_own(spec),
+    )
+
+
+def _same_for_all(spec: Mapping[str, Any], batch: int, steps: int, *, log_all: bool) -> dict[str, Any]:
+    """Settings that every trainer gets. batch: rows of a step."""
+    micro = spec["options"].get("micro_batch", batch)
+    return {
+        "output_dir": f"{spec['folder']}/trl",
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": batch // micro,
+        "max_steps": steps,
+        "learning_rate": spec["learning_rate"],
+        "lr_scheduler_type": "constant",
+        "use_cpu": spec["device"] == "cpu",
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "bf16": spec["precision"] == "bf16",
+        **({"logging_steps": 1} if log_all else {}),
+    }
+
+
+def _own(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are TRL's own."""
+    return {name: value for name, value in spec["options"].items() if name not in ("micro_batch", "base")}
+
+
+def _reward(completions: Sequence[Any], **_: Any) -> list[float]:
+    return [vowels(None, turns[0]["content"]) for turns in completions]
 
 
 def _longest_first(rows: Sequence[Row]) -> list[Row]:

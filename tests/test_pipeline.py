@@ -773,6 +773,8 @@ def test_online_learning_is_planned_in_tokens_by_hand(model: Path, pairs: Path) 
     whole = 12 * (found["prompt"] + 8 * 10)
     assert found["steps"] == 3 * 2
     assert found["tokens"] == {"sampled": (12 * 8 + 10) * 10, "read": round(2 * whole), "trained": round(whole)}
+    once = online_facts(model, pairs, batch_size=4)  # the policy reads while it learns, the reference before
+    assert once["tokens"] == {**found["tokens"], "read": round(whole)}
     remax = online_facts(model, pairs, {"name": "remax", "reward_kl": 0.0})
     whole = 12 * (found["prompt"] + 10)
     assert remax["tokens"] == {"sampled": (12 * 2 + 10) * 10, "read": round(whole), "trained": round(whole)}

@@ -404,6 +404,11 @@ class BoundAlgorithm:
         return self.algorithm.needs_critic
 
     @property
+    def accepts_all(self) -> bool:
+        """Whether every answer is learnt from, token by token."""
+        return self.algorithm.acceptance is every_group and not self.pairs_answers
+
+    @property
     def prices_kl(self) -> bool:
         """Whether the reward is lowered by the KL from the reference."""
         return self.shaping.reward_kl > 0

@@ -334,7 +334,7 @@ def _online(
     whole = asked / len(rows) * sum(row.tokens for row in rows)
     one_pass = asked / len(rows) * operations(machine.shape, rows) / machine.rate
     one_step = asked / len(rows) * operations(machine.shape, learnt) / machine.rate
-    readers = 1 + settings.reads_reference + algorithm.needs_critic
+    readers = (not settings.reads_while_learning) + settings.reads_reference + algorithm.needs_critic
     judges = _readings(settings.scorer)
     load = _largest_rollout(settings, learnt)
     drawn = settings.pretrain_rows * settings.steps / len(mixed) if mixed else 0.0  # how often each row is mixed in

@@ -11,7 +11,7 @@ import pytest
 import tiny_model
 import torch
 
-from bench import curves, dpo, gpu, machine, page, plan, process, reward, sampling, scaling, sft
+from bench import curves, dpo, gpu, grpo, machine, page, plan, process, reward, sampling, scaling, sft, training
 from bench import profile as profiling
 from bench.rows import ROOT, NotThereError
 from bench.training import RESULTS, Settings
@@ -42,24 +42,78 @@ def test_every_task_ends_in_the_page(settings, capsys):
     sft.run("tiny", settings)
     reward.run("tiny", settings)
     sampling.run(settings, length=4)
+    grpo.run("tiny", settings, length=6)
     curves.run(settings, steps=2, seeds=2)
     scaling.run(settings, pairs=(4, 8), batches=(2, 4), words=4)
     entries = json.loads(settings.out.read_text())
-    assert entries.keys() == {"dpo/tiny", "sft/tiny", "reward/tiny", "sampling/brief", "curves/sft", "scaling/hh"}
-    for name in ("dpo/tiny", "sft/tiny", "reward/tiny", "sampling/brief"):
+    compared = {"dpo/tiny", "sft/tiny", "reward/tiny", "sampling/brief", "grpo/tiny"}
+    assert entries.keys() == compared | {"curves/sft", "scaling/hh"}
+    for name in compared:
         for one in entries[name]["comparisons"]:
             assert one["gate"]["agreed"], one
             assert one["times_faster"]["value"] > 0
-    assert capsys.readouterr().err.count("x as fast") >= 9
+    assert capsys.readouterr().err.count("x as fast") >= 11
     page.write(settings.out)
     text = (settings.out.parent / "README.md").read_text()
     assert "no CUDA device was at hand" in text
     assert "| `trl-tuned` |" in text
-    for picture in ("dpo-rate", "sft-memory", "reward-memory", "sampling-rate", "curves"):
+    for picture in ("dpo-rate", "sft-memory", "reward-memory", "sampling-rate", "grpo-rate", "curves"):
         assert (settings.out.parent / f"{picture}.svg").read_text().startswith("<?xml")
     again = text
     page.write(settings.out)
     assert (settings.out.parent / "README.md").read_text() == again
+
+
+def test_an_iteration_of_grpo_is_a_rollout_and_an_update(settings):
+    grpo.run("tiny", replace(settings, rounds=1, timed=2), length=6)
+    entry = json.loads(settings.out.read_text())["grpo/tiny"]
+    for name, one in entry["systems"].items():
+        parts = one["phases"]
+        assert min(parts["rollout"]["value"], parts["update"]["value"]) > 0, name
+        assert sum(part["value"] for part in parts.values()) == pytest.approx(one["seconds"]["value"], rel=0.5)
+        assert one["seconds"]["n"] == 2
+        assert 0 < one["answer_tokens"]["value"] <= settings.batch * grpo.ANSWERS * 6
+        assert one["prompt_tokens"] == entry["systems"]["truing"]["prompt_tokens"]
+    for one in entry["comparisons"]:
+        assert one["gate"]["agreed"], one
+        assert min(one[f"{part}times_faster"]["value"] for part in ("", "rollout_", "update_")) > 0
+    page.write(settings.out)
+    text = (settings.out.parent / "README.md").read_text()
+    assert "## grpo on tiny" in text
+    assert "| `truing` against `trl-tuned` |" in text
+
+
+@pytest.mark.parametrize("other", [{"scale_rewards": "none"}, {"learning_rate": 1e-3}, {"epsilon": 1e-7}])
+def test_the_gate_of_grpo_refuses_other_mathematics(other, settings, monkeypatch):
+    """Another advantage, and what only a second step on a rollout shows: other weights, and another bound of ratios."""
+    work = grpo._Work(settings, grpo._prompts("tiny", settings), 6)
+    with_it = process.run
+
+    def changed(function, spec):
+        if function == grpo.THEIRS:
+            rate = {name: other[name] for name in other if name == "learning_rate"}
+            spec = {**spec, **rate, "options": {**spec["options"], **{k: v for k, v in other.items() if k not in rate}}}
+        return with_it(function, spec)
+
+    monkeypatch.setattr(process, "run", changed)
+    peer = training.System("trl", grpo.THEIRS, options={"micro_batch": 8})
+    assert not work.gate(peer, work.given())["agreed"]
+
+
+def test_tuning_of_grpo_takes_the_fastest(settings, monkeypatch):
+    def pretend(function, spec):
+        options = spec["options"]
+        if options["micro_batch"] == 32:
+            raise process.WorkerError("trl-tuned: killed")
+        took = 8.0 if options["micro_batch"] == 16 else 10.0
+        took *= 2 if spec["precision"] == "fp32" else 1
+        return {"seconds": [took * (0.5 if spec["threads"] else 1) + ("cache_implementation" in options)]}
+
+    monkeypatch.setattr(process, "run", pretend)
+    best, tried = grpo._Work(replace(settings, tune=True), ["one", "two", "three", "four"], 6).tuned()
+    assert best.options == {**grpo.TUNED, "micro_batch": 16}
+    assert (best.precision, best.threads) == ("bf16", True)
+    assert [one.get("seconds") for one in tried] == [10.0, 10.0, 8.0, None, 9.0, 16.0, 4.0]
 
 
 def test_a_profile_shares_out_a_whole_step(settings):

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from truing.algorithms import ALGORITHMS
+from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, DataError, Interrupted
 from truing.records import Group
 from truing.scoring.score import Score
@@ -24,7 +25,8 @@ from truing.stages.context import Judges, Stop
 from truing.stages.online import Judged, Online, online
 from truing.stages.rollouts import in_turn
 from truing.stages.showing import is_sampled
-from truing.store import Run
+from truing.store import Run, StoreWarning
+from truing.store import run as run_module
 
 REWARDS = """
 def vowels(prompt, answer):
@@ -154,6 +156,16 @@ class Asked(Stop):
         return len(steps(self.run, self.name)) >= self.after
 
 
+class Struck(Asked):
+    """It ends with an error after so many steps, before anything is saved."""
+
+    @property  # type: ignore[override]
+    def requested(self) -> bool:
+        if super().requested:
+            raise RuntimeError("struck")
+        return False
+
+
 def weights_of(run: Run) -> dict[str, list[float]]:
     (made,) = [artifact for artifact in run.artifacts() if "model" in artifact.meta]
     state = load_file(run.path / str(made.meta["model"]) / "model.safetensors")
@@ -210,6 +222,78 @@ def test_rollouts_that_a_checkpoint_has_passed_are_not_kept(folder: Path, runs: 
     run = runs()
     play(run, folder, "grpo", **{**QUICK, "rollouts": 4, "save_every": 1})
     assert not [artifact for artifact in run.artifacts() if "part" in artifact.meta]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("grpo", {"entropy_bonus_weight": 0.01}), ("dr_grpo", {}), ("remax", {"reward_kl": 0.0}),
+     ("a2c", {"reward_kl": 0.0})],
+)  # fmt: skip
+def test_one_pass_that_reads_and_learns_says_what_two_passes_say_to_the_bit(
+    name: str, options: dict[str, Any], folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one step, cut into several forests: metrics, rollouts, samples and weights, and one pass less."""
+    passes: list[bool] = []
+    statistics = LocalEngine.statistics
+
+    def counted(*given: Any, **named: Any) -> Any:
+        passes.append(torch.is_grad_enabled())
+        return statistics(*given, **named)
+
+    monkeypatch.setattr(LocalEngine, "statistics", counted)
+    found = []
+    for once in (True, False):
+        if not once:
+            monkeypatch.setattr(Online, "reads_while_learning", False)
+        run = runs()
+        play(run, folder, name, options=options, **{**QUICK, "rollouts": 3, "forest_tokens": 200})
+        metrics = [{k: v for k, v in one.items() if k != "tokens_per_second"} for one in steps(run, name)]
+        found.append((metrics, rollouts(run, name), list(run.samples()), weights_of(run)))
+        assert passes.count(True) > 3
+        assert passes.count(False) == (0 if once else passes.count(True))
+        passes.clear()
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"batch_size": 4}, {"correction": "truncate"}, {"max_kl": 5.0}, {"options": {"epochs": 2}},
+     {"options": {"reward_kl": 0.1}}, {"name": "dapo"}, {"name": "online_dpo"}],
+)  # fmt: skip
+def test_a_rollout_is_read_before_it_is_learnt_from_where_something_asks_for_that(other: dict[str, Any]) -> None:
+    algorithm = {"name": other.pop("name", "grpo"), **other.pop("options", {})}
+    assert validated(Online, {}, "test").reads_while_learning
+    assert not validated(Online, {"algorithm": algorithm, **other}, "test").reads_while_learning
+
+
+def test_a_damaged_checkpoint_is_passed_over_in_the_middle_of_a_rollout_to_the_same_bits(
+    folder: Path, runs: Callable[[], Run]
+) -> None:
+    """The rollouts that the checkpoint before it needs are still there, though the damaged one had passed them."""
+    whole = {**QUICK, "rollouts": 3, "batch_size": 4, "options": {"epochs": 2}, "save_every": 3, "keep_checkpoints": 2}
+    unbroken, broken = runs(), runs()
+    play(unbroken, folder, "grpo", **whole)
+    with pytest.raises(RuntimeError, match="struck"):
+        play(broken, folder, "grpo", asked=Struck(broken, "grpo", 9), **whole)
+    assert [one.step for one in broken.checkpoints()] == [3, 6]
+    weights = broken.path / "checkpoint-6" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 4
+    weights.write_bytes(content)
+    with pytest.warns(StoreWarning, match="checkpoint-6"):
+        play(broken, folder, "grpo", **whole)
+    assert weights_of(broken) == weights_of(unbroken)
+    assert rollouts(broken, "grpo") == rollouts(unbroken, "grpo")
+
+
+def test_a_checkpoint_is_not_hashed_at_every_rollout(
+    folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+    verify = run_module.verify_folder
+    monkeypatch.setattr(run_module, "verify_folder", lambda path: hashed.append(path) or verify(path))
+    play(runs(), folder, "grpo", **{**QUICK, "rollouts": 8, "save_every": 1})
+    assert len(hashed) < 8
 
 
 def test_a_critic_warms_up_alone(folder: Path, runs: Callable[[], Run]) -> None:

@@ -124,6 +124,7 @@ class _TokenStatistics(torch.autograd.Function):
             hidden, weight, target, normaliser, other_hidden, other_weight, other_normaliser, undecided, kept
         )
         ctx.temperature = temperature
+        ctx.set_materialize_grads(False)  # what is only looked at costs nothing in the backward pass
         ctx.mark_non_differentiable(*(extra for extra in (other_logprob, squared) if extra is not None))
         return logprob, divergence, other_logprob, squared, undecided
 
@@ -133,9 +134,9 @@ class _TokenStatistics(torch.autograd.Function):
             ctx.saved_tensors
         )
         wide = normaliser.dtype
-        gradient = gradients[0] / ctx.temperature
-        pull = gradients[1] / ctx.temperature if other_hidden is not None else torch.zeros_like(gradient)
-        spread = gradients[4] / ctx.temperature if undecided is not None else None
+        gradient = torch.zeros_like(normaliser) if gradients[0] is None else gradients[0] / ctx.temperature
+        pull = torch.zeros_like(gradient) if gradients[1] is None else gradients[1] / ctx.temperature
+        spread = None if gradients[4] is None else gradients[4] / ctx.temperature
         to_hidden = torch.empty_like(hidden)
         to_weight: Tensor | None = None
         for part in _parts(len(target), weight):

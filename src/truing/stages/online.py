@@ -38,7 +38,7 @@ from truing.stages.arranging import FROM_REFERENCE
 from truing.stages.context import Context, Groups, Judges, Model
 from truing.stages.curriculum import Curriculum, chances, draw, nothing_seen, seen
 from truing.stages.mixture import ROWS, WEIGHT, Mixture, mixture_of
-from truing.stages.rollouts import Rollout, forget, in_turn, kept, per_token, prompts_of
+from truing.stages.rollouts import Rollout, forget, in_turn, kept, note, oldest_step, per_token, prompts_of
 from truing.stages.training import Step, Updates, load_trainable, save_checkpoint, updates
 from truing.stages.warmup import Warmup
 from truing.stages.watchdogs import Alarm, Limit, Watchdogs, beside_the_start, disagreement
@@ -48,6 +48,8 @@ Correction = Literal["none", "truncate", "mask"]
 Decay = Annotated[float, Field(gt=0, lt=1)]
 KNOWN = "curriculum"
 """What is known of each prompt, as a checkpoint keeps it."""
+READ_LATER = ("behaviour", "entropy")
+"""What the policy says of a rollout, which one that is learnt from in one step need not say before."""
 
 
 class Online(Updates):
@@ -161,6 +163,17 @@ class Online(Updates):
         """Optimizer steps in all."""
         return self.rollouts * self.bound().epochs * self.parts
 
+    @property
+    def reads_while_learning(self) -> bool:
+        """Whether the policy reads a rollout in the very pass that learns from it, and in none before.
+
+        With one step for a rollout the two passes would say the same. Every answer must be in the step, and nothing
+        may ask for the numbers before it: neither rewards, nor weights of tokens, nor a limit at which training ends.
+        """
+        algorithm = self.bound()
+        asked_before = algorithm.prices_kl or self.correction != "none" or bool(self.stop)
+        return algorithm.epochs * self.parts == 1 and algorithm.accepts_all and not asked_before
+
     def sampling(self) -> Sampling:
         """How answers are drawn: from the whole distribution, so that it is the one that is learnt."""
         return Sampling(self.temperature, max_new_tokens=self.max_new_tokens)
@@ -217,7 +230,7 @@ def online(
     about: dict[str, Any] = {"steps": steps, "base": model.source, "rows": len(prompts)}
     if watched:
         about["held_out"] = compared(before, play.rewards(watched))
-        context.event("held_out_reward", **about["held_out"])
+        context.event("held_out_reward", step=context.first_step + steps, **about["held_out"])
         gain = read_gain(about["held_out"])
         if gain is not None:
             about["verdict"] = gain.verdict
@@ -353,6 +366,7 @@ class _Play:
         self._policy, self._critic, self._mixture = policy, critic, mixture
         self._awake = False
         self._parts = settings.parts
+        self._reads_later = settings.reads_while_learning
         self._current: tuple[int, Judged] | None = None
         first = _as_tensor(ShapingState.of(algorithm.shaping))
         memory |= {"rollout": torch.tensor(-1), "before": first, "after": first.clone()}
@@ -377,15 +391,20 @@ class _Play:
     def learn(self, step: Step) -> None:
         """Gathers the gradient of one optimizer step."""
         assert self._current is not None, "the step's rows were asked for before"
-        _, judged = self._current
+        number, judged = self._current
         algorithm = self._algorithm if self._awake else self._algorithm.critic_alone()
         weights, divisor = judged.weights([row.index for row in step.rows], algorithm, self._settings.max_new_tokens)
+        read: dict[str, Tensor] = {}
         for forest in step.forests:
-            loss = algorithm.loss(**self._offered(judged, forest))
-            step.add(loss, judged.share(weights, forest), divisor)
+            offered = self._offered(judged, forest)
+            step.add(algorithm.loss(**offered), judged.share(weights, forest), divisor)
+            if self._reads_later:
+                note(read, judged.rollout.start, forest, {name: offered[name] for name in READ_LATER})
         if self._mixture is not None and self._awake:
             self._mixture.add(step, self._policy)
         self._watchdogs.learnt(step.means())
+        if self._reads_later:
+            judged = self._known(number, judged, read)
         for name, value in judged.about.items():
             step.count(name, value, 1.0)
 
@@ -409,9 +428,8 @@ class _Play:
     def _offered(self, judged: Judged, forest: Forest) -> dict[str, Any]:
         """What terms may ask for, of the tokens of a forest, or of the pairs of its answers."""
         read, judgement = judged.rollout.read, judged.judgement
-        now = self._policy.statistics(
-            forest, temperature=self._settings.temperature, entropy=self._algorithm.needs("entropy")
-        )
+        entropy = self._reads_later or self._algorithm.needs("entropy")
+        now = self._policy.statistics(forest, temperature=self._settings.temperature, entropy=entropy)
         offered: dict[str, Any] = {"policy": now.logprobs}
         if judged.advantage is not None:
             offered["advantage"] = judged.part(judged.advantage, forest)
@@ -420,6 +438,8 @@ class _Play:
         for name in {"behaviour", "reference"} & read.keys():
             found = judged.part(read[name], forest)
             offered[name] = Logprobs(found.token, found.completion, found.count)
+        if self._reads_later:
+            offered["behaviour"] = now.logprobs.with_token(now.logprobs.token.detach())
         if self._critic is not None:
             assert judgement.returns is not None
             offered["value"] = self._critic.values(forest)
@@ -434,19 +454,30 @@ class _Play:
             rollout = kept(self._context, number, self._policy.renderer, lambda: self._drawn(number))
             again = int(self._memory["rollout"]) == number  # going on in the middle of it
             state = _as_state(self._memory["before" if again else "after"])
+            if self._reads_later:  # the advantages do not depend on it; where something did, there would be no loss
+                unknown = torch.full((int(rollout.start[-1]),), torch.nan)
+                rollout = replace(rollout, read=rollout.read | dict.fromkeys(READ_LATER, unknown))
             judged, after = judge(self._algorithm, rollout, state, self._settings)
             self._memory |= {"rollout": torch.tensor(number), "before": _as_tensor(state), "after": _as_tensor(after)}
             judged.about.update(beside_the_start(number, judged.about, self._memory))
             self._current = (number, judged)
             self._awake = self._warmup.is_over(number, judged.about.get("critic_error"))
             if not again:  # or it was told before
-                self._tell(number, judged)
+                if not self._reads_later:  # or it will be told once it is read
+                    self._tell(number, judged)
                 self._warmup.tell(self._context, number)
                 self._see(rollout)
-            last = self._context.run.latest_checkpoint(self._context.key, finished=False)
-            done = 0 if last is None else int(last.meta["step"]) // (self._algorithm.epochs * self._parts)
-            forget(self._context, done)
+            forget(self._context, oldest_step(self._context) // (self._algorithm.epochs * self._parts))
         return self._current[1]
+
+    def _known(self, number: int, judged: Judged, read: Mapping[str, Tensor]) -> Judged:
+        """The same rollout with what the policy said of it while it learnt, which is then told."""
+        rollout = replace(judged.rollout, read={**judged.rollout.read, **read})
+        found, _ = judge(self._algorithm, rollout, _as_state(self._memory["before"]), self._settings)
+        found.about.update(beside_the_start(number, found.about, self._memory))
+        self._current = (number, found)
+        self._tell(number, found)
+        return found
 
     def _drawn(self, number: int) -> Rollout:
         """Answers to the next prompts, scored, and read by policy, reference and critic as they are now.
@@ -491,11 +522,13 @@ class _Play:
             )
 
     def _said(self, forest: Forest) -> dict[str, PerToken]:
-        """What policy, reference and critic say as they are now."""
+        """What policy, reference and critic say as they are now; the policy only where it is asked before it learns."""
         heat = self._settings.temperature
-        policy = self._policy.statistics(forest, temperature=heat, entropy=True)
-        assert policy.entropy is not None
-        said = {"behaviour": policy.logprobs, "entropy": policy.entropy}
+        said: dict[str, PerToken] = {}
+        if not self._reads_later:
+            policy = self._policy.statistics(forest, temperature=heat, entropy=True)
+            assert policy.entropy is not None
+            said = {"behaviour": policy.logprobs, "entropy": policy.entropy}
         if self._settings.reads_reference:
             said["reference"] = self._policy.logprobs(forest, of="reference", temperature=heat)
         if self._critic is not None:

@@ -32,9 +32,10 @@ class Rollout:
 
     groups: a prompt with its scored answers each. rival: each prompt's rival, scored too, where the algorithm has
     one that is no part of a pair; nothing is learnt from its tokens. rows: the groups as token ids. start: where the
-    tokens of each row begin. read: behaviour and entropy, and reference and value where they are asked for, [N].
-    failed: prompts that were left out, as the scorer failed on them, by reason. deviation: of what the
-    parts of an ensemble of scorers say of each answer, [C]; None where the scorer is none.
+    tokens of each row begin. read: behaviour and entropy, and reference and value where they are asked for, [N];
+    behaviour and entropy come later where the pass that learns from the rollout is the one that reads it. failed:
+    prompts that were left out, as the scorer failed on them, by reason. deviation: of what the parts of an ensemble of
+    scorers say of each answer, [C]; None where the scorer is none.
     """
 
     groups: Sequence[Group]
@@ -56,8 +57,7 @@ class Rollout:
     ) -> Rollout:
         """The answers as they were drawn, token for token."""
         rows = [renderer.render(group, index=place) for place, group in enumerate(groups)]
-        start = torch.tensor([0] + [scored_tokens(row) for row in rows]).cumsum(0)
-        return cls(groups, rival, rows, start, read, failed)
+        return cls(groups, rival, rows, starts(rows), read, failed)
 
     @property
     def score(self) -> Tensor:
@@ -95,19 +95,28 @@ class Rollout:
 
 def per_token(rows: Sequence[Row], said: Callable[[Forest], Mapping[str, PerToken]], budget: int) -> dict[str, Tensor]:
     """What is said of each scored token without gradient, by name, all rows one after the other, [N] each."""
-    start = torch.tensor([0] + [scored_tokens(row) for row in rows]).cumsum(0)
-    place = {row.index: number for number, row in enumerate(rows)}
+    start = starts(rows)
     read: dict[str, Tensor] = {}
     with torch.no_grad():
         for forest in pack(rows, budget):
-            for name, values in said(forest).items():
-                token = read.setdefault(name, torch.empty(int(start[-1])))
-                found = values.token.cpu()
-                for number in (place[row] for row in forest.rows):
-                    count = int(start[number + 1] - start[number])
-                    token[start[number] : start[number + 1]] = found[:count]
-                    found = found[count:]
+            note(read, start, forest, said(forest))
     return read
+
+
+def note(read: dict[str, Tensor], start: Tensor, forest: Forest, said: Mapping[str, PerToken]) -> None:
+    """Puts what is said of a forest's tokens where they stand among those of all rows, [N]."""
+    for name, values in said.items():
+        token = read.setdefault(name, torch.empty(int(start[-1])))
+        found = values.token.detach().cpu()
+        for row in forest.rows:
+            count = int(start[row + 1] - start[row])
+            token[start[row] : start[row + 1]] = found[:count]
+            found = found[count:]
+
+
+def starts(rows: Sequence[Row]) -> Tensor:
+    """Where the scored tokens of each row begin, and where the last one's end."""
+    return torch.tensor([0] + [scored_tokens(row) for row in rows]).cumsum(0)
 
 
 def kept(context: Context, number: int, renderer: Renderer, make: Callable[[], Rollout]) -> Rollout:
@@ -130,6 +139,15 @@ def kept(context: Context, number: int, renderer: Renderer, make: Callable[[], R
     read = load_file(done.path / READ)
     known = read.pop(APART, None)
     return replace(Rollout.of(renderer, groups, rival, read, dict(done.meta["failed"])), deviation=known)
+
+
+def oldest_step(context: Context) -> int:
+    """The step of the oldest checkpoint from which this stage may go on; 0 without any. None is hashed for that.
+
+    Where a newer one proves damaged, it is the older one whose rollouts are needed.
+    """
+    found = context.run.checkpoints(context.key)
+    return min((int(one.meta["step"]) for one in found if not one.meta["finished"]), default=0)
 
 
 def forget(context: Context, before: int) -> None:
