@@ -135,7 +135,7 @@ class TestControls:
         assert judging.told[0][1]["by_control"]["order"] == {"scored": 1, "high": 1}
         assert not any(answer_in(request) == "good" for request in judging.writer.requests)
         assert judging.scores({**JUDGE, "controls": {"most": 1.0}}, row("good"))[0][0].value == 0
-        assert judging.scores({**JUDGE, "controls": {"most": 0.15}}, row("good"))[0][0].value == 0
+        assert judging.scores({**JUDGE, "controls": {"most": 1 / 7}}, row("good"))[0][0].value == 0, "no more than that"
 
     def test_its_own_last_line_is_a_control(self) -> None:
         judging = Listening(lambda request, _: f"Score: {5 if 'Score - 5' in request else 0}")
