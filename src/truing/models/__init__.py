@@ -104,7 +104,7 @@ def content_hash(source: str) -> str:
     for file in sorted({file for pattern in DECIDING for file in folder.glob(pattern)} - {folder / MANIFEST}):
         digest.update(f"{file.relative_to(folder)}:{sha256_file(file)}\n".encode())
     if is_adapter(source):
-        digest.update(content_hash(_weights_of(source)).encode())
+        digest.update(content_hash(weights_of(source)).encode())
     return digest.hexdigest()[:16]
 
 
@@ -168,7 +168,7 @@ def _adapter(source: str) -> dict[str, Any]:
 def read_config(source: str) -> Any:
     """The model's configuration, without its weights."""
     try:
-        return AutoConfig.from_pretrained(_weights_of(source))
+        return AutoConfig.from_pretrained(weights_of(source))
     except (OSError, ValueError) as error:
         raise _not_loadable(source, error) from error
 
@@ -184,7 +184,7 @@ def read_renderer(source: str, chat_template: Path | None = None) -> Renderer:
     if chat_template is not None:
         tokenizer.chat_template = chat_template.read_text()
     try:
-        stops = GenerationConfig.from_pretrained(_weights_of(source)).eos_token_id
+        stops = GenerationConfig.from_pretrained(weights_of(source)).eos_token_id
     except OSError:
         stops = None
     return Renderer(tokenizer, [] if stops is None else stops if isinstance(stops, list) else [stops])
@@ -215,7 +215,7 @@ def load(
         try:
             model = _read_weights(source, config, dtype, outputs)
             if writes:
-                reward.keep_language_head(model, _weights_of(source), dtype)
+                reward.keep_language_head(model, weights_of(source), dtype)
         except TruingError:
             raise
         except (OSError, ValueError) as error:
@@ -259,15 +259,23 @@ def add_lora(model: Any, *, rank: int, alpha: float, targets: Sequence[str] | st
         return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
+def put_adapter(model: Any, source: str, *, trainable: bool) -> Any:
+    """The model with the adapter of a folder on it, which may be trained on, or not."""
+    from peft import PeftConfig, PeftModel
+
+    about = PeftConfig.from_pretrained(source)
+    about.task_type = None  # an adapter of a language model may be the start of a reward model
+    with quiet_libraries():
+        return PeftModel.from_pretrained(model, source, config=about, is_trainable=trainable).eval()
+
+
 def is_adapted(model: Any) -> bool:
     """Whether the model carries an adapter, so that switching it off gives the base."""
     return hasattr(model, "peft_config")
 
 
 def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) -> Any:
-    from peft import PeftConfig, PeftModel
-
-    base = _weights_of(source)
+    base = weights_of(source)
     for folder in (base, source):
         _demand_safetensors(folder)
     adapted = is_adapter(source)
@@ -281,9 +289,7 @@ def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) ->
             base, dtype=width, attn_implementation=ATTENTION, use_safetensors=True
         )
     if adapted:
-        about = PeftConfig.from_pretrained(source)
-        about.task_type = None  # an adapter of a language model may be the start of a reward model
-        model = PeftModel.from_pretrained(model, source, config=about).merge_and_unload()
+        model = put_adapter(model, source, trainable=False).merge_and_unload()
         model.requires_grad_(True)  # PEFT froze what the adapter lay on
         model.name_or_path = source  # it is its base no longer
     if width != dtype:
@@ -292,7 +298,7 @@ def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) ->
     return model
 
 
-def _weights_of(source: str) -> str:
+def weights_of(source: str) -> str:
     """Where the full weights lie: the source itself, or an adapter's base."""
     if not is_adapter(source):
         return source

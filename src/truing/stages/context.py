@@ -17,7 +17,7 @@ from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate.native import NativeGenerator
 from truing.errors import ConfigError, Interrupted
-from truing.models import Loaded, Scored, demand_scores, load
+from truing.models import Loaded, Scored, demand_scores, load, roles
 from truing.models.precision import Precision, compute_dtype
 from truing.progress import Reporter
 from truing.records import Group
@@ -126,18 +126,31 @@ class Context:
             writes=writes,
         )
 
-    def scorer(self, model: Model, *, of: Scored | None = None) -> Engine:
-        """An engine that does not train the model. of: what the reward model that it must be scores."""
+    def shares(self, source: str, base: Loaded, role: str) -> bool:
+        """Whether a role that begins as `source` uses the weights of a base in memory. That is told."""
+        found = roles.lies_on(source, base.source)
+        self.event("one_base", role=role, base=base.source, shared=found)
+        return found
+
+    def scorer(self, model: Model, *, of: Scored | None = None, base: Loaded | None = None) -> Engine:
+        """An engine that does not train the model.
+
+        of: what the reward model that it must be scores. base: a model in memory whose weights it uses if it can.
+        """
         if of:
             demand_scores(model.source, of)
-        return LocalEngine(self.load(model, outputs=1 if of else 0), trainable=False)
+        if base is not None and self.shares(model.source, base, f"scorer {model.source}"):
+            loaded = roles.beside(base, model.source, scores=of is not None, chat_template=self.chat_template)
+        else:
+            loaded = self.load(model, outputs=1 if of else 0)
+        return LocalEngine(loaded, trainable=False)
 
-    def tools(self, judges: Judges, budget: int) -> Tools:
-        """What scorers need to run the models that they name."""
+    def tools(self, judges: Judges, budget: int, base: Loaded | None = None) -> Tools:
+        """What scorers need to run the models that they name. base: a model in memory that some may lie on."""
 
         @functools.cache
         def engine(model: Model, of: Scored | None) -> Engine:
-            return self.scorer(model, of=of)
+            return self.scorer(model, of=of, base=base)
 
         def engines(name: str, members: bool) -> list[Engine]:
             model = judges.models[name]

@@ -191,7 +191,7 @@ class Step:
 def load_trainable(context: Context, model: Model, settings: Updates) -> Loaded:
     """The model in full width, or as wide as it computes, with a fresh adapter, where one is asked for."""
     torch.manual_seed(context.seed)  # a head or an adapter may be drawn
-    source = in_full(context, model, settings.outputs) if settings.lora else model
+    source = in_full(context, model) if settings.lora else model
     lora = settings.lora
     trained = lora is None  # a frozen base needs no master
     loaded = context.load(source, full_width=trained, outputs=settings.outputs, writes=settings.writes)
