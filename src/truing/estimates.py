@@ -17,6 +17,7 @@ from truing.costs import USABLE, Lengths, Load, Memory, Shape, Weights, free_mem
 from truing.errors import by_reason
 from truing.models import roles
 from truing.models.precision import compute_dtype, name_of
+from truing.models.quantised import demand_library
 from truing.planning import Planned, nothing_held_out, read_inputs, scorers_in
 from truing.recipe import Recipe, device_of
 from truing.records import Group
@@ -44,7 +45,7 @@ from truing.stages.score import KEPT, ScoreAnswers
 from truing.stages.select import Select
 from truing.stages.sft import Sft, arranged
 from truing.stages.side_by_side import SideBySide, placed
-from truing.stages.training import Training, largest_forest, render_rows, step_count
+from truing.stages.training import Training, Updates, largest_forest, render_rows, step_count
 
 REACHED = 0.5
 """Share of the rate of one large matrix product that a whole model reaches, roughly."""
@@ -61,6 +62,8 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
     Raises the error that the run would meet: a template that refuses the data, rows without a scored token.
     """
     read_inputs(planned)
+    if any(isinstance(p.settings, Updates) and p.settings.base_bits for p in planned):
+        demand_library()
     source = models.locate(recipe.model)
     renderer = models.read_renderer(source, Path(recipe.chat_template) if recipe.chat_template else None)
     device = device_of(recipe.device)
@@ -136,7 +139,13 @@ class Machine:
         matrices = sum(wide + out for wide, out in self.shape.matrices())
         trained = settings.lora.rank * self.shape.layers * matrices if settings.lora else self.parameters
         weights = Weights(
-            self.parameters, trained, self.itemsize, self.device.type, checkpointing, settings.keeps_reference
+            self.parameters,
+            trained,
+            self.itemsize,
+            self.device.type,
+            checkpointing,
+            settings.keeps_reference,
+            settings.base_bits,
         )
         return memory_of(self.shape, weights, load)
 

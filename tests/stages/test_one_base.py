@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,23 @@ def test_a_merged_reward_model_is_the_same_but_for_rounding(folder: Path, runs: 
     assert first["loss"] == pytest.approx(other["loss"], rel=2e-6)
     for name, weight in adapter(together).items():
         torch.testing.assert_close(weight, adapter(apart)[name], rtol=0, atol=3e-5)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_roles_over_a_base_in_4_bits(folder: Path, runs: Callable[[], Run]) -> None:
+    """As apart where nothing is merged; what is saved is an adapter of the full base."""
+    judge = judge_of(runs(), tiny_model.model_of(folder), lora=None)
+    together, apart, full = runs(), runs(), runs()
+    for run, own in ((together, {"base_bits": 4}), (apart, {"base_bits": 4, "one_base": False}), (full, {})):
+        play(run, tiny_model.model_of(folder), judge, reward=False, **own)
+    assert told(together) == {"critic": True, "scorer": False}
+    assert metrics(together) == metrics(apart) != metrics(full)
+    first = metrics(together)[0]
+    assert first["ratio"] == 1.0
+    assert first["kl"] == 0.0
+    assert json.loads((made(together, "model") / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+        folder
+    )
 
 
 def test_a_critic_that_begins_as_another_model_has_weights_of_its_own(folder: Path, runs: Callable[[], Run]) -> None:

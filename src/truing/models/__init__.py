@@ -19,6 +19,7 @@ from truing.compute.rounding import rounded
 from truing.errors import ConfigError, MissingError, StorageError, TruingError, did_you_mean
 from truing.models import reward, smollm2
 from truing.models.parity import demand_parity, refusal
+from truing.models.quantised import Bits, quantise
 from truing.models.quiet import quiet_libraries
 from truing.rendering import Renderer
 from truing.store.files import MANIFEST, read_manifest, sha256_file
@@ -198,6 +199,7 @@ def load(
     chat_template: Path | None = None,
     outputs: int = 0,
     writes: bool = False,
+    bits: Bits | None = None,
 ) -> Loaded:
     """Weights in `dtype` on `device`, running on forests. An adapter is merged into its base, in fp32, on loading.
 
@@ -205,6 +207,7 @@ def load(
 
     outputs: how many numbers a reward head is to give; 0 for a language model. A model without such a head gets one.
     writes: a reward model keeps beside it, as it is, the head that it wrote with.
+    bits: in which its linear layers are kept, frozen; none: all weights in full.
 
     A model for which that would give other log-probabilities than its own forward pass is refused.
     """
@@ -222,6 +225,8 @@ def load(
             raise _not_loadable(source, error) from error
         except (AttributeError, KeyError, NotImplementedError, TypeError) as error:
             raise refusal(config.model_type, f"{type(error).__name__}: {error}") from error
+        if bits:
+            quantise(model, bits, device)
         model.to(device).eval()
         demand_parity(model, dtype)
     renderer = read_renderer(source, chat_template)

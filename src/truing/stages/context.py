@@ -19,6 +19,7 @@ from truing.compute.generate.native import NativeGenerator
 from truing.errors import ConfigError, Interrupted
 from truing.models import Loaded, Scored, demand_scores, load, roles
 from truing.models.precision import Precision, compute_dtype
+from truing.models.quantised import Bits
 from truing.progress import Reporter
 from truing.records import Group
 from truing.scoring.score import Tools, Writer
@@ -112,10 +113,19 @@ class Context:
         if self.stop.requested:
             raise Interrupted(f"stopped in stage '{self.stage}': run the same command again to go on")
 
-    def load(self, model: Model, *, full_width: bool = False, outputs: int = 0, writes: bool = False) -> Loaded:
+    def load(
+        self,
+        model: Model,
+        *,
+        full_width: bool = False,
+        outputs: int = 0,
+        writes: bool = False,
+        bits: Bits | None = None,
+    ) -> Loaded:
         """The model in memory, in the run's precision, or in fp32 to be trained.
 
-        outputs: of its reward head. writes: whether beside it the head is kept that it wrote with.
+        outputs: of its reward head. writes: whether beside it the head is kept that it wrote with. bits: in which a
+        base that stays as it is is kept.
         """
         return load(
             model.source,
@@ -124,6 +134,7 @@ class Context:
             chat_template=self.chat_template,
             outputs=outputs,
             writes=writes,
+            bits=bits,
         )
 
     def shares(self, source: str, base: Loaded, role: str) -> bool:

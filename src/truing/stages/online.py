@@ -76,8 +76,8 @@ class Online(Updates):
     critic_rate: Positive = Field(10.0, description="learning rate of the critic, in units of the policy's")
     one_base: bool = Field(
         True,
-        description="with lora: a critic and scorers that lie on the policy's base use its weights in memory; changes "
-        "memory, never the result",
+        description="with lora: a critic and scorers that lie on the policy's base use its weights in memory, in the "
+        "bits that base_bits gives them; without these it changes memory, never the result",
     )
     critic_warmup: int = Field(
         0, ge=0, description="rollouts in which the critic alone learns; with critic_settled the most of them"
@@ -691,9 +691,9 @@ def _critic(context: Context, settings: Online, start: Model, base: Loaded | Non
     if base is not None and context.shares(source, base, "critic"):
         loaded = roles.with_head(base)
     elif gives_scores(below.source):
-        loaded = context.load(below, outputs=1)
+        loaded = context.load(below, outputs=1, bits=settings.base_bits)
     else:
-        loaded = roles.with_head(context.load(below))
+        loaded = roles.with_head(context.load(below, bits=settings.base_bits))
     if is_adapter(source):
         model = put_adapter(loaded.model, source, trainable=True)
     else:
