@@ -25,6 +25,8 @@ Bits = Literal[8, 4]
 BLOCK = 64
 """Weights that share a scale in fp32, so a weight takes half a bit more than its bits."""
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else it tells which kernels of its own it does without
+
 
 class QuantisedLinear(torch.nn.Linear):
     """A frozen linear layer of which the bits and scales are kept."""
@@ -111,5 +113,4 @@ def demand_library() -> None:
 
 @cache
 def _library() -> Any:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells which kernels of its own it does without
     return import_module("bitsandbytes.functional")
