@@ -76,7 +76,7 @@ def run(settings: Settings, new_tokens: int = NEW_TOKENS) -> None:
 def apart_by(systems: Mapping[str, Mapping[str, Any]]) -> float:
     """How far the first step over one base is from that on bases apart, as a share."""
     one, other = (systems[way]["step"] for way in ("adapters over one base", "adapters, each on a base of its own"))
-    return max(abs(one[name] - other[name]) / max(abs(other[name]), 1e-6) for name in other)
+    return max(float(abs(one[name] - other[name]) / max(abs(other[name]), 1e-6)) for name in other)
 
 
 def judge(spec: Mapping[str, Any]) -> None:
