@@ -425,27 +425,35 @@ def _curves(entry: Entry) -> str:
 
 def _roles(entry: Entry) -> str:
     """Peaks of memory by the way in which four roles share their weights."""
-    ways = entry["ways"]
-    first = next(iter(ways.values()))["memory"]["iteration"]["value"]
+    ways = {way: one["memory"] for way, one in entry["ways"].items()}
+    above = {way: one["iteration"]["value"] - one["libraries"]["value"] for way, one in ways.items()}
+    most = max(above.values())
     lines = [
         (
             way,
-            *(worded(_scaled(one["memory"][part], 1e-9)) for part in ("loaded", "iteration", "whole")),
-            f"{100 * one['memory']['iteration']['value'] / first:.0f} %",
-            f"{one['planned'] / 1e9:.2f}",
+            *(_gigabytes(one[part]) for part in ("libraries", "loaded", "iteration", "whole")),
+            f"{100 * above[way] / most:.0f} %",
+            f"{entry['ways'][way]['planned'] / 1e9:.2f}",
         )
         for way, one in ways.items()
     ]
-    columns = ("", "loaded, GB", "peak of the iteration, GB", "peak with loading, GB", "share", "planned, GB")
+    columns = (
+        "resident memory, GB",
+        "libraries",
+        "and models",
+        "peak of the iteration",
+        "peak with loading",
+        "peak less libraries",
+        "planned",
+    )
     told = ", ".join(f"{name} = {value}" for name, value in entry["settings"].items())
-    libraries = worded(_scaled(next(iter(ways.values()))["memory"]["libraries"], 1e-9))
     return (
         "\n## Memory of PPO: four models, or roles over one base\n\n"
         + _measured_on(entry)
-        + f"One iteration of stage `online` with PPO and recomputed activations: {told}. Resident memory of the "
-        f"process, of which libraries take {libraries} GB. In their first step adapters over one base and those on "
-        f"bases of their own differ by {entry['apart']:.0e} in loss, reward and length, as a share: a reward model of "
-        "its own is merged and then rounded.\n\n" + _table(columns, lines)
+        + f"One iteration of stage `online` with PPO and recomputed activations; {told}; medians of the rounds. In "
+        "their first step adapters over one base and those on bases of their own differ by "
+        f"{entry['apart']:.0e} in loss, reward and length, as a share: a reward model of its own is merged and then "
+        "rounded.\n\n" + _table(columns, lines)
     )
 
 
