@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from bench import curves, dpo, gpu, grpo, page, plan, reward, sampling, scaling, sft
+from bench import curves, dpo, gpu, grpo, page, plan, reward, roles, sampling, scaling, sft
 from bench import profile as profiling
 from bench.rows import NotThereError
 from bench.training import RESULTS, Settings, say
@@ -76,6 +76,12 @@ def measure_profile(settings: Given = None) -> None:
     profiling.run(settings or Settings())
 
 
+@app.command(name="roles")
+def measure_roles(new_tokens: int = roles.NEW_TOKENS, settings: Given = None) -> None:
+    """Memory of PPO as four models and as roles over one base, in full, in 8 and in 4 bits."""
+    roles.run(settings or Settings(), new_tokens)
+
+
 @app.command(name="gpu")
 def measure_gpu(size: str = "0.6b", settings: Given = None) -> None:
     """DPO, SFT and sampling on CUDA, with random weights of size 0.6b, 1.7b or 8b."""
@@ -97,6 +103,7 @@ def measure_all(settings: Given = None) -> None:
     measure_curves(settings=settings)
     measure_plan(settings=settings)
     measure_profile(settings)
+    _unless_missing(partial(measure_roles, settings=settings))
     write_page((settings or Settings()).out)
 
 

@@ -158,6 +158,7 @@ def write(results: Path) -> None:
     parts += [_profile(entry) for entry in entries.values() if entry["task"] == "profile"]
     parts += [_scaling(entry) for entry in entries.values() if entry["task"] == "scaling"]
     parts += [_curves(entry) for entry in entries.values() if entry["task"] == "curves"]
+    parts += [_roles(entry) for entry in entries.values() if entry["task"] == "roles"]
     parts.append(_planned([entry for entry in entries.values() if entry["task"] == "plan"]))
     if not any(name.startswith("cuda") for name in entries):
         parts.append("\n## On a GPU\n\nNot measured: no CUDA device was at hand. `make bench-gpu` measures it.\n")
@@ -419,6 +420,40 @@ def _curves(entry: Entry) -> str:
         f"on average; the seeds' own spread in fp32 is {noise}. Over the first {first['steps']} steps of the "
         f"first seed the loss of each step in bf16 is {first['truing']:.3f} from fp32's on average, and "
         f"{first['trl']:.3f} in TRL, whose autocast rounds weights to the nearest.\n\n![Loss curves](curves.svg)\n"
+    )
+
+
+def _roles(entry: Entry) -> str:
+    """Peaks of memory by the way in which four roles share their weights."""
+    ways = {way: one["memory"] for way, one in entry["ways"].items()}
+    above = {way: one["iteration"]["value"] - one["libraries"]["value"] for way, one in ways.items()}
+    most = max(above.values())
+    lines = [
+        (
+            way,
+            *(_gigabytes(one[part]) for part in ("libraries", "loaded", "iteration", "whole")),
+            f"{100 * above[way] / most:.0f} %",
+            f"{entry['ways'][way]['planned'] / 1e9:.2f}",
+        )
+        for way, one in ways.items()
+    ]
+    columns = (
+        "resident memory, GB",
+        "libraries",
+        "and models",
+        "peak of the iteration",
+        "peak with loading",
+        "peak less libraries",
+        "planned",
+    )
+    told = ", ".join(f"{name} = {value}" for name, value in entry["settings"].items())
+    return (
+        "\n## Memory of PPO: four models, or roles over one base\n\n"
+        + _measured_on(entry)
+        + f"One iteration of stage `online` with PPO and recomputed activations; {told}; medians of the rounds. In "
+        "their first step adapters over one base and those on bases of their own differ by "
+        f"{entry['apart']:.0e} in loss, reward and length, as a share: a reward model of its own is merged and then "
+        "rounded.\n\n" + _table(columns, lines)
     )
 
 

@@ -763,7 +763,7 @@ def online_facts(
     sizes = estimates.sizes_of(planned, models.read_renderer(str(model)), 0)["online"]
     assert all(row.answers == () for row in sizes)
     machine = estimates.Machine(Shape.of(models.read_config(str(model))), 1000, 4, torch.device("cpu"), 1e9, 1e15)
-    facts = estimates._online(planned[0].settings, sizes, mixed, 5, machine)
+    facts = estimates._online(planned[0].settings, sizes, mixed, 5, machine, estimates._apart(planned[0], planned))
     return facts | {"prompt": sum(row.prompt for row in sizes) / len(sizes)}
 
 
@@ -839,6 +839,25 @@ def test_the_memory_of_online_learning_counts_what_stands_beside_the_policy(mode
     assert online_facts(model, pairs)["memory"]["critic"] == 0
     few, many = (online_facts(model, pairs, live_answers=live)["memory"]["cache"] for live in (4, 8))
     assert many == 2 * few
+
+
+def test_roles_on_one_base_take_no_weights_of_their_own(model: Path, pairs: Path) -> None:
+    lora = {"rank": 2}
+    one, apart = (online_facts(model, pairs, "ppo", lora=lora, one_base=shared)["memory"] for shared in (True, False))
+    assert apart["critic"] - one["critic"] == one["weights"] == 4 * 1000
+    assert one["critic"] == one["moments"] + one["gradients"] + one["activations"]
+
+    def beside(*before: dict[str, Any], **settings: Any) -> tuple[bool, int]:
+        online = {"use": "online", "algorithm": "ppo", "lora": lora, **settings}
+        planned = plan(make_recipe(table(model, pairs, *before, online)))
+        return tuple(estimates._apart(planned[-1], planned))  # type: ignore[return-value]
+
+    judge = short("reward_model", lora=lora)
+    assert beside(judge) == beside(short("sft", lora=lora), judge) == (False, 0)
+    for separate in (short("reward_model"), judge | {"members": 2}):
+        assert beside(separate) == (True, 1)
+    assert beside(judge, one_base=False) == (True, 1)
+    assert beside(judge, short("sft", lora=lora)) == (True, 1), "the policy has moved on since"
 
 
 def test_an_audit_is_as_many_trainings_as_it_runs_and_passes_its_rows_on(model: Path, pairs: Path) -> None:

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from truing.compute.head import CHUNK, KEPT
+from truing.models.quantised import BLOCK, Bits
 from truing.rendering import Row
 
 LIBRARIES = 450 * 2**20
@@ -93,7 +94,8 @@ class Load(NamedTuple):
 class Weights:
     """How a model is trained: its weights, how many are trained, bytes of one in compute, where they live.
 
-    kept: whether the trained weights stand there a second time, with masters, as a reference.
+    kept: whether the trained weights stand there a second time, with masters, as a reference. bits: in which the
+    matrices of the layers are kept, where they are quantised.
     """
 
     count: int
@@ -102,6 +104,14 @@ class Weights:
     device: str
     checkpointing: bool = False
     kept: bool = False
+    bits: Bits | None = None
+
+    def bytes(self, shape: Shape) -> float:
+        """Of all weights that are computed with, the scales of quantised blocks among them."""
+        if self.bits is None:
+            return self.count * self.itemsize
+        matrices = shape.layers * sum(wide * out for wide, out in shape.matrices())
+        return (self.count - matrices) * self.itemsize + matrices * (self.bits / 8 + 4 / BLOCK)
 
 
 class Memory(NamedTuple):
@@ -146,7 +156,7 @@ def memory_of(shape: Shape, weights: Weights, load: Load) -> Memory:
     wide = weights.itemsize >= 4
     return Memory(
         libraries=LIBRARIES if weights.device == "cpu" else 0,
-        weights=weights.count * weights.itemsize,
+        weights=weights.bytes(shape),
         masters=0 if wide else 4 * weights.trained,
         reference=weights.kept * (4 if wide else 4 + weights.itemsize) * weights.trained,
         moments=8 * weights.trained,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,7 +15,9 @@ from truing import models
 from truing.blending import repeats
 from truing.costs import USABLE, Lengths, Load, Memory, Shape, Weights, free_memory, memory_of, operations
 from truing.errors import by_reason
+from truing.models import roles
 from truing.models.precision import compute_dtype, name_of
+from truing.models.quantised import demand_library
 from truing.planning import Planned, nothing_held_out, read_inputs, scorers_in
 from truing.recipe import Recipe, device_of
 from truing.records import Group
@@ -24,10 +26,10 @@ from truing.rivals import share_of_reference
 from truing.scoring.choices import asked
 from truing.scoring.controls import control_answers
 from truing.scoring.duels import LETTERS, duel
-from truing.scoring.scorers import Kind, named_in, parts_of
+from truing.scoring.scorers import named_in, parts_of
 from truing.selection.turns import Turn, quality_request
 from truing.stages.arranging import best, judged_rows
-from truing.stages.context import Groups
+from truing.stages.context import Groups, Model
 from truing.stages.curate import Curate
 from truing.stages.evaluate import Evaluate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
@@ -36,20 +38,19 @@ from truing.stages.online import Online
 from truing.stages.preference import Preference
 from truing.stages.rank import Rank
 from truing.stages.replies import Writing
+from truing.stages.reward_model import RewardModel
 from truing.stages.rollouts import prompts_of
 from truing.stages.sample import Contrast, Sample, bare
 from truing.stages.score import KEPT, ScoreAnswers
 from truing.stages.select import Select
 from truing.stages.sft import Sft, arranged
 from truing.stages.side_by_side import SideBySide, placed
-from truing.stages.training import Training, largest_forest, render_rows, step_count
+from truing.stages.training import Training, Updates, largest_forest, render_rows, step_count
 
 REACHED = 0.5
 """Share of the rate of one large matrix product that a whole model reaches, roughly."""
 GRADE = 2
 """Tokens of a grade and the end of its turn."""
-KINDS: tuple[Kind, ...] = ("model", "language_model")
-"""What scorers name that is loaded as a model."""
 UNPRICED = "their time and price are not in the estimate"
 TRAFFIC = 52
 """Bytes read and written to renew one weight: gathering, norm and clipping of its gradient, AdamW, rounding."""
@@ -61,6 +62,8 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
     Raises the error that the run would meet: a template that refuses the data, rows without a scored token.
     """
     read_inputs(planned)
+    if any(isinstance(p.settings, Updates) and p.settings.base_bits for p in planned):
+        demand_library()
     source = models.locate(recipe.model)
     renderer = models.read_renderer(source, Path(recipe.chat_template) if recipe.chat_template else None)
     device = device_of(recipe.device)
@@ -81,7 +84,7 @@ def check(recipe: Recipe, planned: Sequence[Planned]) -> dict[str, Any]:
         if isinstance(p.settings, Training)
     }
     training |= {
-        p.name: _online(p.settings, sizes[p.name], _mixed(p, renderer), _watched(p), machine)
+        p.name: _online(p.settings, sizes[p.name], _mixed(p, renderer), _watched(p), machine, _apart(p, planned))
         for p in planned
         if isinstance(p.settings, Online)
     }
@@ -136,7 +139,13 @@ class Machine:
         matrices = sum(wide + out for wide, out in self.shape.matrices())
         trained = settings.lora.rank * self.shape.layers * matrices if settings.lora else self.parameters
         weights = Weights(
-            self.parameters, trained, self.itemsize, self.device.type, checkpointing, settings.keeps_reference
+            self.parameters,
+            trained,
+            self.itemsize,
+            self.device.type,
+            checkpointing,
+            settings.keeps_reference,
+            settings.base_bits,
         )
         return memory_of(self.shape, weights, load)
 
@@ -317,8 +326,20 @@ def _trained(settings: Training, rows: Sequence[Lengths], machine: Machine, seed
     }
 
 
+class Apart(NamedTuple):
+    """The models with weights of their own beside a policy: whether the critic is one, and how many scorers are."""
+
+    critic: bool
+    scorers: int
+
+
 def _online(
-    settings: Online, prompts: Sequence[Lengths], mixed: Sequence[Lengths], watched: int, machine: Machine
+    settings: Online,
+    prompts: Sequence[Lengths],
+    mixed: Sequence[Lengths],
+    watched: int,
+    machine: Machine,
+    apart: Apart,
 ) -> dict[str, Any]:
     """What online learning takes where every answer is as long as it may become, as `_trained` tells it.
 
@@ -340,7 +361,7 @@ def _online(
     drawn = settings.pretrain_rows * settings.steps / len(mixed) if mixed else 0.0  # how often each row is mixed in
     if mixed:
         load = max(load, _largest_rollout(settings, mixed))
-    memory = _online_memory(settings, rows, load, machine)
+    memory = _online_memory(settings, rows, load, machine, apart)
     written = asked * (algorithm.group_size + rival) + 2 * watched
     # each token is written by a pass over all weights, which the answers that are written at one time share
     twice = (
@@ -393,26 +414,49 @@ def _largest_rollout(settings: Online, rows: Sequence[Lengths]) -> Load:
     return Load(tokens, round(tokens * most.scored / most.tokens))
 
 
-def _online_memory(settings: Online, rows: Sequence[Lengths], load: Load, machine: Machine) -> Memory:
-    """Policy and reference, a critic of the same size where there is one, scorers of the same size, and the cache."""
+def _online_memory(settings: Online, rows: Sequence[Lengths], load: Load, machine: Machine, apart: Apart) -> Memory:
+    """Policy and reference, a critic trained as the policy is, scorers of the same size, and the cache.
+
+    Roles that use the policy's base take no weights for it; the adapters of scorers are not counted.
+    """
     algorithm, shape = settings.bound(), machine.shape
     found = machine.memory(settings, load, checkpointing=settings.checkpointing)
-    all_trained = Weights(
-        machine.parameters, machine.parameters, machine.itemsize, machine.device.type, settings.checkpointing
-    )
-    other = memory_of(shape, all_trained, load)
-    trained = other.weights + other.masters + other.moments + other.gradients + other.activations
-    named = {name for kind in KINDS for name in named_in(settings.scorer, kind)}
+    trained = found.masters + found.moments + found.gradients + found.activations + apart.critic * found.weights
     live = min(settings.live_answers, settings.prompts * algorithm.group_size)
     models = 2 if 0 < share_of_reference(algorithm.rival) < 1 else 1
     longest = max(row.prompt for row in rows) + settings.max_new_tokens
     key_and_value = 2 * shape.layers * shape.groups * shape.head_width * machine.itemsize
     return found._replace(
         critic=trained if algorithm.needs_critic else 0.0,
-        scorers=float(len(named) * machine.parameters * machine.itemsize),
+        scorers=float(apart.scorers * machine.parameters * machine.itemsize),
         cache=float(models * live * longest * key_and_value),
         average=0.0 if settings.ema_decay is None else found.moments / 2,
     )
+
+
+def _apart(online: Planned, planned: Sequence[Planned]) -> Apart:
+    """Which roles of online learning will have weights of their own, as far as it is known before anything is made."""
+    settings, policy, judges = online.settings, online.inputs["model"], online.inputs["judges"]
+    assert isinstance(settings, Online)
+    found = {*judges.models.values(), *judges.language.values()}
+    if settings.lora is None or not settings.one_base:
+        return Apart(True, len(found))
+    critic = online.inputs.get("reward") or policy
+    return Apart(
+        critic=critic is not policy and not _on_base(critic, policy, planned),
+        scorers=sum(not _on_base(model, policy, planned) for model in found),
+    )
+
+
+def _on_base(model: Model, policy: Model, planned: Sequence[Planned]) -> bool:
+    """Whether a model will be the base of this policy, or an adapter on it."""
+    maker = next((p for p in planned if p.key == model.key), None)
+    if maker is not None:  # what a stage has yet to make lies on the base if it trains an adapter on the same model
+        own = maker.settings
+        alone = not isinstance(own, RewardModel) or own.members == 1  # an average is written in full
+        return isinstance(own, Training) and own.lora is not None and alone and maker.inputs["model"] == policy
+    yet_to_come = any(p.key == policy.key for p in planned)
+    return not yet_to_come and not models.is_adapter(policy.source) and roles.lies_on(model.source, policy.source)
 
 
 def _watched(planned: Planned) -> int:

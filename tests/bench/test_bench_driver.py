@@ -6,12 +6,13 @@ import importlib
 import json
 import warnings
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import tiny_model
 import torch
 
-from bench import curves, dpo, gpu, grpo, machine, page, plan, process, reward, sampling, scaling, sft, training
+from bench import curves, dpo, gpu, grpo, machine, page, plan, process, reward, roles, sampling, scaling, sft, training
 from bench import profile as profiling
 from bench.rows import ROOT, NotThereError
 from bench.training import RESULTS, Settings
@@ -125,6 +126,19 @@ def test_a_profile_shares_out_a_whole_step(settings):
         assert shares["products of layers and head"] > 0
     page.write(settings.out)
     assert "## Where the time of a step goes" in (settings.out.parent / "README.md").read_text()
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_roles_are_measured_each_way(settings):
+    roles.run(replace(settings, rounds=1, forest_tokens=256), new_tokens=4)
+    entry = json.loads(settings.out.read_text())["roles/ppo"]
+    assert entry["ways"].keys() == roles.WAYS.keys()
+    assert entry["apart"] < 0.05, "in bf16 a merged reward model rounds otherwise"
+    for one in entry["ways"].values():
+        assert one["memory"]["iteration"]["value"] >= one["memory"]["loaded"]["value"] > 0
+        assert one["planned"] > 0
+    page.write(settings.out)
+    assert "| adapters over one base in 4 bits |" in (settings.out.parent / "README.md").read_text()
 
 
 def test_adapters_agree_as_well(settings):

@@ -41,7 +41,7 @@ class Engine(Protocol):
 
     @property
     def arithmetic(self) -> str:
-        """Dtype and device of the computation, on which the last bits of its results depend."""
+        """Dtype and device of the computation, and the bits of its base, on which its results depend."""
 
     def logprobs(self, forest: Forest, of: Role = "policy", temperature: float = 1.0) -> Logprobs:
         """Log-probabilities of the scored tokens; with gradient only for the policy and outside `torch.no_grad`."""

@@ -19,6 +19,7 @@ from truing.compute.rounding import rounded
 from truing.errors import ConfigError, MissingError, StorageError, TruingError, did_you_mean
 from truing.models import reward, smollm2
 from truing.models.parity import demand_parity, refusal
+from truing.models.quantised import Bits, quantise
 from truing.models.quiet import quiet_libraries
 from truing.rendering import Renderer
 from truing.store.files import MANIFEST, read_manifest, sha256_file
@@ -104,7 +105,7 @@ def content_hash(source: str) -> str:
     for file in sorted({file for pattern in DECIDING for file in folder.glob(pattern)} - {folder / MANIFEST}):
         digest.update(f"{file.relative_to(folder)}:{sha256_file(file)}\n".encode())
     if is_adapter(source):
-        digest.update(content_hash(_weights_of(source)).encode())
+        digest.update(content_hash(weights_of(source)).encode())
     return digest.hexdigest()[:16]
 
 
@@ -168,7 +169,7 @@ def _adapter(source: str) -> dict[str, Any]:
 def read_config(source: str) -> Any:
     """The model's configuration, without its weights."""
     try:
-        return AutoConfig.from_pretrained(_weights_of(source))
+        return AutoConfig.from_pretrained(weights_of(source))
     except (OSError, ValueError) as error:
         raise _not_loadable(source, error) from error
 
@@ -184,7 +185,7 @@ def read_renderer(source: str, chat_template: Path | None = None) -> Renderer:
     if chat_template is not None:
         tokenizer.chat_template = chat_template.read_text()
     try:
-        stops = GenerationConfig.from_pretrained(_weights_of(source)).eos_token_id
+        stops = GenerationConfig.from_pretrained(weights_of(source)).eos_token_id
     except OSError:
         stops = None
     return Renderer(tokenizer, [] if stops is None else stops if isinstance(stops, list) else [stops])
@@ -198,6 +199,7 @@ def load(
     chat_template: Path | None = None,
     outputs: int = 0,
     writes: bool = False,
+    bits: Bits | None = None,
 ) -> Loaded:
     """Weights in `dtype` on `device`, running on forests. An adapter is merged into its base, in fp32, on loading.
 
@@ -205,6 +207,7 @@ def load(
 
     outputs: how many numbers a reward head is to give; 0 for a language model. A model without such a head gets one.
     writes: a reward model keeps beside it, as it is, the head that it wrote with.
+    bits: in which its linear layers are kept, frozen; none: all weights in full.
 
     A model for which that would give other log-probabilities than its own forward pass is refused.
     """
@@ -215,13 +218,15 @@ def load(
         try:
             model = _read_weights(source, config, dtype, outputs)
             if writes:
-                reward.keep_language_head(model, _weights_of(source), dtype)
+                reward.keep_language_head(model, weights_of(source), dtype)
         except TruingError:
             raise
         except (OSError, ValueError) as error:
             raise _not_loadable(source, error) from error
         except (AttributeError, KeyError, NotImplementedError, TypeError) as error:
             raise refusal(config.model_type, f"{type(error).__name__}: {error}") from error
+        if bits:
+            quantise(model, bits, device)
         model.to(device).eval()
         demand_parity(model, dtype)
     renderer = read_renderer(source, chat_template)
@@ -259,15 +264,23 @@ def add_lora(model: Any, *, rank: int, alpha: float, targets: Sequence[str] | st
         return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
+def put_adapter(model: Any, source: str, *, trainable: bool) -> Any:
+    """The model with the adapter of a folder on it, which may be trained on, or not."""
+    from peft import PeftConfig, PeftModel
+
+    about = PeftConfig.from_pretrained(source)
+    about.task_type = None  # an adapter of a language model may be the start of a reward model
+    with quiet_libraries():
+        return PeftModel.from_pretrained(model, source, config=about, is_trainable=trainable).eval()
+
+
 def is_adapted(model: Any) -> bool:
     """Whether the model carries an adapter, so that switching it off gives the base."""
     return hasattr(model, "peft_config")
 
 
 def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) -> Any:
-    from peft import PeftConfig, PeftModel
-
-    base = _weights_of(source)
+    base = weights_of(source)
     for folder in (base, source):
         _demand_safetensors(folder)
     adapted = is_adapter(source)
@@ -281,9 +294,7 @@ def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) ->
             base, dtype=width, attn_implementation=ATTENTION, use_safetensors=True
         )
     if adapted:
-        about = PeftConfig.from_pretrained(source)
-        about.task_type = None  # an adapter of a language model may be the start of a reward model
-        model = PeftModel.from_pretrained(model, source, config=about).merge_and_unload()
+        model = put_adapter(model, source, trainable=False).merge_and_unload()
         model.requires_grad_(True)  # PEFT froze what the adapter lay on
         model.name_or_path = source  # it is its base no longer
     if width != dtype:
@@ -292,7 +303,7 @@ def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) ->
     return model
 
 
-def _weights_of(source: str) -> str:
+def weights_of(source: str) -> str:
     """Where the full weights lie: the source itself, or an adapter's base."""
     if not is_adapter(source):
         return source

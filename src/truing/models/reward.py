@@ -5,6 +5,7 @@ They are ordinary `AutoModelForSequenceClassification` folders with one label, a
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -43,16 +44,42 @@ def read(source: str, config: Any, dtype: torch.dtype, outputs: int) -> Any:
     model = AutoModelForSequenceClassification.from_pretrained(
         source, num_labels=1, dtype=dtype, attn_implementation=ATTENTION, use_safetensors=True
     )
+    fresh = _fresh(model, outputs, dtype)
+    if trained:
+        fresh[:1] = getattr(model, HEAD).weight.data
+    _put_head(model, fresh)
+    return model
+
+
+def over(language: Any) -> Any:
+    """The decoder of a language model, not copied, with a head of one output drawn from N(0, 1 / (width + 1))."""
+    config = copy.deepcopy(language.config)
+    config.num_labels = 1
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    body, own = language.base_model, model.base_model
+    if type(body) is not type(own):
+        raise MissingError(
+            f"{type(language).__name__} and {type(model).__name__} do not have the same decoder, so no head can stand "
+            "on it: set one_base = false"
+        )
+    model.add_module(model.base_model_prefix, body)
+    _put_head(model, _fresh(model, 1, torch.float32).to(body.device, body.dtype))
+    return model.eval()
+
+
+def _fresh(model: Any, outputs: int, dtype: torch.dtype) -> Tensor:
+    """A head's weights, [outputs, width], drawn by torch's generator on the CPU."""
     head: Any = getattr(model, HEAD, None)
     if not isinstance(head, torch.nn.Linear) or getattr(head, "bias", None) is not None:
         raise MissingError(f"{type(model).__name__} has no plain linear head called '{HEAD}': use another model")
+    fresh = torch.empty(outputs, head.in_features, dtype=dtype, device="cpu")
+    return torch.nn.init.normal_(fresh, std=1 / math.sqrt(head.in_features + 1))
+
+
+def _put_head(model: Any, weight: Tensor) -> None:
+    getattr(model, HEAD).weight = torch.nn.Parameter(weight)
     model.config.architectures = [type(model).__name__]
-    fresh = torch.empty(outputs, head.in_features, dtype=dtype)
-    torch.nn.init.normal_(fresh, std=1 / math.sqrt(head.in_features + 1))
-    if trained:
-        fresh[:1] = head.weight.data
-    head.weight = torch.nn.Parameter(fresh)
-    return model
 
 
 def keep_language_head(model: Any, source: str, dtype: torch.dtype) -> None:

@@ -17,8 +17,9 @@ from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate.native import NativeGenerator
 from truing.errors import ConfigError, Interrupted
-from truing.models import Loaded, Scored, demand_scores, load
+from truing.models import Loaded, Scored, demand_scores, load, roles
 from truing.models.precision import Precision, compute_dtype
+from truing.models.quantised import Bits
 from truing.progress import Reporter
 from truing.records import Group
 from truing.scoring.score import Tools, Writer
@@ -112,10 +113,19 @@ class Context:
         if self.stop.requested:
             raise Interrupted(f"stopped in stage '{self.stage}': run the same command again to go on")
 
-    def load(self, model: Model, *, full_width: bool = False, outputs: int = 0, writes: bool = False) -> Loaded:
+    def load(
+        self,
+        model: Model,
+        *,
+        full_width: bool = False,
+        outputs: int = 0,
+        writes: bool = False,
+        bits: Bits | None = None,
+    ) -> Loaded:
         """The model in memory, in the run's precision, or in fp32 to be trained.
 
-        outputs: of its reward head. writes: whether beside it the head is kept that it wrote with.
+        outputs: of its reward head. writes: whether beside it the head is kept that it wrote with. bits: in which a
+        base that stays as it is is kept.
         """
         return load(
             model.source,
@@ -124,20 +134,34 @@ class Context:
             chat_template=self.chat_template,
             outputs=outputs,
             writes=writes,
+            bits=bits,
         )
 
-    def scorer(self, model: Model, *, of: Scored | None = None) -> Engine:
-        """An engine that does not train the model. of: what the reward model that it must be scores."""
+    def shares(self, source: str, base: Loaded, role: str) -> bool:
+        """Whether a role that begins as `source` uses the weights of a base in memory. That is told."""
+        found = roles.lies_on(source, base.source)
+        self.event("one_base", role=role, base=base.source, shared=found)
+        return found
+
+    def scorer(self, model: Model, *, of: Scored | None = None, base: Loaded | None = None) -> Engine:
+        """An engine that does not train the model.
+
+        of: what the reward model that it must be scores. base: a model in memory whose weights it uses if it can.
+        """
         if of:
             demand_scores(model.source, of)
-        return LocalEngine(self.load(model, outputs=1 if of else 0), trainable=False)
+        if base is not None and self.shares(model.source, base, f"scorer {model.source}"):
+            loaded = roles.beside(base, model.source, scores=of is not None, chat_template=self.chat_template)
+        else:
+            loaded = self.load(model, outputs=1 if of else 0)
+        return LocalEngine(loaded, trainable=False)
 
-    def tools(self, judges: Judges, budget: int) -> Tools:
-        """What scorers need to run the models that they name."""
+    def tools(self, judges: Judges, budget: int, base: Loaded | None = None) -> Tools:
+        """What scorers need to run the models that they name. base: a model in memory that some may lie on."""
 
         @functools.cache
         def engine(model: Model, of: Scored | None) -> Engine:
-            return self.scorer(model, of=of)
+            return self.scorer(model, of=of, base=base)
 
         def engines(name: str, members: bool) -> list[Engine]:
             model = judges.models[name]

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from truing.models import is_adapter, load, save_in_full
+from truing.models import gives_scores, is_adapter, load, save_in_full
 from truing.signatures import Settings
 from truing.stages.context import Context, Model
 
@@ -28,17 +28,18 @@ def merge(context: Context, settings: Merge, model: Model) -> None:
         save_in_full(loaded, folder)
 
 
-def in_full(context: Context, model: Model, outputs: int = 0) -> Model:
+def in_full(context: Context, model: Model) -> Model:
     """The model in a folder that has all its weights, so that an adapter can lie on it.
 
     An adapter is merged into its base in fp32, once for each stage, and kept in the run: no library loads an adapter
-    whose base is an adapter, and the base of the first one alone would be another model.
+    whose base is an adapter, and the base of the first one alone would be another model. Of a language model's adapter
+    it is a language model for every stage, so that a policy and its reward model have the same base.
     """
     if not is_adapter(model.source):
         return model
     key = f"{context.key}-base"
     if context.run.artifact(key) is None:
-        loaded = context.load(model, full_width=True, outputs=outputs)
+        loaded = context.load(model, full_width=True, outputs=int(gives_scores(model.source)))
         with context.output({"base": model.source}, part="base") as folder:
             save_in_full(loaded, folder)
     return Model(model.key, str((context.run.path / "artifacts" / key).absolute()))

@@ -20,7 +20,7 @@ from truing.compute import Engine, Generator, Sampling
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate.native import NativeGenerator
 from truing.errors import ConfigError, DataError, by_reason
-from truing.models import Loaded
+from truing.models import Loaded, add_lora, gives_scores, is_adapter, put_adapter, roles, weights_of
 from truing.models.precision import compute_dtype
 from truing.objectives.policy import masked_importance, truncated_importance
 from truing.objectives.value import explained_variance
@@ -37,6 +37,7 @@ from truing.stages import showing, watchdogs
 from truing.stages.arranging import FROM_REFERENCE
 from truing.stages.context import Context, Groups, Judges, Model
 from truing.stages.curriculum import Curriculum, chances, draw, nothing_seen, seen
+from truing.stages.merge import in_full
 from truing.stages.mixture import ROWS, WEIGHT, Mixture, mixture_of
 from truing.stages.rollouts import Rollout, forget, in_turn, kept, note, oldest_step, per_token, prompts_of
 from truing.stages.training import Step, Updates, load_trainable, save_checkpoint, updates
@@ -73,6 +74,11 @@ class Online(Updates):
         "none", description="where generator and engine differ: truncate or mask the weight of a token"
     )
     critic_rate: Positive = Field(10.0, description="learning rate of the critic, in units of the policy's")
+    one_base: bool = Field(
+        True,
+        description="with lora: a critic and scorers that lie on the policy's base use its weights in memory, in the "
+        "bits that base_bits gives them; without these it changes memory, never the result",
+    )
     critic_warmup: int = Field(
         0, ge=0, description="rollouts in which the critic alone learns; with critic_settled the most of them"
     )
@@ -200,14 +206,15 @@ def online(
     """
     algorithm = settings.bound()
     prompts = prompts_of(data.read())
-    scorer = make(settings.scorer, context.tools(judges, settings.forest_tokens))
     loaded = load_trainable(context, model, settings)
+    base = roles.beneath(loaded) if settings.lora and settings.one_base else None
+    scorer = make(settings.scorer, context.tools(judges, settings.forest_tokens, base))
     policy = _engine(context, loaded, settings)
     if settings.keeps_reference:
         policy.keep_reference()
     if settings.ema_decay is not None:
         policy.keep_average(settings.ema_decay)
-    critic = _critic(context, settings, reward or model) if algorithm.needs_critic else None
+    critic = _critic(context, settings, reward or model, base) if algorithm.needs_critic else None
     generator = NativeGenerator(
         loaded, policy=context.key, max_rows=settings.live_answers, reference=lambda: policy.as_role("reference")
     )
@@ -670,10 +677,30 @@ def _engine(context: Context, loaded: Loaded, settings: Online) -> Engine:
     )
 
 
-def _critic(context: Context, settings: Online, start: Model) -> Engine:
-    """A model of its own whose head says what reward is to come."""
-    torch.manual_seed(context.seed)  # a head may be drawn
-    return _engine(context, context.load(start, full_width=True, outputs=1), settings)
+def _critic(context: Context, settings: Online, start: Model, base: Loaded | None) -> Engine:
+    """A model whose head says what reward is to come; where the policy is an adapter, so is the critic.
+
+    base: that of the policy, which the critic uses too if it lies on it. A reward model's adapter is trained on as it
+    is: merged, it would need weights of its own.
+    """
+    torch.manual_seed(context.seed)  # a head or an adapter may be drawn
+    if settings.lora is None:
+        return _engine(context, context.load(start, full_width=True, outputs=1), settings)
+    source = start.source if gives_scores(start.source) else in_full(context, start).source
+    below = Model(start.key, weights_of(source))
+    if base is not None and context.shares(source, base, "critic"):
+        loaded = roles.with_head(base)
+    elif gives_scores(below.source):
+        loaded = context.load(below, outputs=1, bits=settings.base_bits)
+    else:
+        loaded = roles.with_head(context.load(below, bits=settings.base_bits))
+    if is_adapter(source):
+        model = put_adapter(loaded.model, source, trainable=True)
+    else:
+        model = add_lora(
+            loaded.model, rank=settings.lora.rank, alpha=settings.lora.alpha, targets=settings.lora.targets
+        )
+    return _engine(context, replace(loaded, model=model), settings)
 
 
 def _score(answer: Completion) -> float:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, Self
 
 import psutil
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,9 +20,10 @@ from truing.blending import repeats
 from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.costs import USABLE, Lengths, Load, Shape, Weights, free_memory, memory_of, resident
-from truing.errors import DataError, GuardError, StorageError, by_reason
+from truing.errors import ConfigError, DataError, GuardError, StorageError, by_reason
 from truing.models import Loaded, Scored, add_lora
 from truing.models.precision import compute_dtype
+from truing.models.quantised import Bits, weight_count
 from truing.models.reward import add_prototypes
 from truing.packing import pack
 from truing.records import TEXT_ROLE, Group, written_by
@@ -82,12 +83,22 @@ class Updates(Settings):
     too_long: TooLong = Field("drop", description="what becomes of rows over the limit")
     forest_tokens: Count = Field(2048, description="tokens run at once; changes time and memory, never the result")
     lora: Lora | None = Field(None, description="train an adapter instead of all weights")
+    base_bits: Bits | None = Field(
+        None, description="with lora: keep the base in 8 or 4 bits, by bitsandbytes; less memory, and more time"
+    )
     checkpointing: bool | Literal["auto"] = Field(
         "auto",
         description="recompute activations in the backward pass to save memory; auto: only where they do not fit",
     )
     save_every: Count = Field(100, description="optimizer steps between two checkpoints")
     keep_checkpoints: Count = Field(1, description="how many unfinished checkpoints are kept")
+
+    @model_validator(mode="after")
+    def _frozen(self) -> Self:
+        """Weights that are trained are kept in full."""
+        if self.base_bits is not None and self.lora is None:
+            raise ConfigError("base_bits is for a base that is frozen: set lora, or take base_bits out")
+        return self
 
 
 class Training(Updates):
@@ -191,10 +202,12 @@ class Step:
 def load_trainable(context: Context, model: Model, settings: Updates) -> Loaded:
     """The model in full width, or as wide as it computes, with a fresh adapter, where one is asked for."""
     torch.manual_seed(context.seed)  # a head or an adapter may be drawn
-    source = in_full(context, model, settings.outputs) if settings.lora else model
+    source = in_full(context, model) if settings.lora else model
     lora = settings.lora
     trained = lora is None  # a frozen base needs no master
-    loaded = context.load(source, full_width=trained, outputs=settings.outputs, writes=settings.writes)
+    loaded = context.load(
+        source, full_width=trained, outputs=settings.outputs, writes=settings.writes, bits=settings.base_bits
+    )
     whole = loaded.model
     if lora:
         adapted = add_lora(whole, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
@@ -461,11 +474,12 @@ def _fits(context: Context, loaded: Loaded, settings: Training, rows: Sequence[R
     cost = memory_of(
         Shape.of(loaded.model.config),
         Weights(
-            count=sum(weight.numel() for weight in weights),
+            count=weight_count(loaded.model),
             trained=sum(weight.numel() for weight in weights if weight.requires_grad),
             itemsize=dtype.itemsize,
             device=context.device.type,
             kept=settings.keeps_reference,
+            bits=settings.base_bits,
         ),
         largest_forest([Lengths.of(row) for row in rows], settings, context.seed),
     )

@@ -21,6 +21,7 @@ from truing.errors import GuardError, MissingError
 from truing.models import Loaded, is_adapted
 from truing.models.output import output_weight
 from truing.models.parity import demand_parity, longest_exact, too_long
+from truing.models.quantised import bits_of
 from truing.models.quiet import quiet_libraries
 from truing.models.reward import first_output, head_of, is_reward, language_head, prototypes_of, readout, wide
 from truing.rendering import Renderer
@@ -83,8 +84,10 @@ class LocalEngine:
 
     @property
     def arithmetic(self) -> str:
-        """Dtype and device of the computation, on which the last bits of its results depend."""
-        return f"{next(self.model.parameters()).dtype} on {self.device.type}"
+        """Dtype and device of the computation, and the bits of its base, on which its results depend."""
+        bits = bits_of(self.model)
+        kept = f", base in {bits} bits" if bits else ""
+        return f"{next(self.model.parameters()).dtype} on {self.device.type}{kept}"
 
     def logprobs(self, forest: Forest, of: Role = "policy", temperature: float = 1.0) -> Logprobs:
         """Log-probabilities of the scored tokens of a forest, fp32 (fp64 for an fp64 model)."""
@@ -378,7 +381,8 @@ def _narrow(model: Any, dtype: torch.dtype | None) -> None:
     """Rounds the weights to the compute dtype. Buffers stay: rotary frequencies do not survive bf16."""
     if dtype is not None:
         for weight in model.parameters():
-            weight.data = weight.data.to(dtype)
+            if weight.is_floating_point():  # not the bits of a quantised base
+                weight.data = weight.data.to(dtype)
 
 
 def _gather_into(master: torch.nn.Parameter) -> Any:
