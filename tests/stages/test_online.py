@@ -257,7 +257,7 @@ def test_one_pass_that_reads_and_learns_says_what_two_passes_say_to_the_bit(
 
 @pytest.mark.parametrize(
     "other",
-    [{"batch_size": 4}, {"correction": "truncate"}, {"max_kl": 5.0}, {"options": {"epochs": 2}},
+    [{"batch_size": 4}, {"correction": "truncate"}, {"stop": {"kl": 5.0}}, {"options": {"epochs": 2}},
      {"options": {"reward_kl": 0.1}}, {"name": "dapo"}, {"name": "online_dpo"}],
 )  # fmt: skip
 def test_a_rollout_is_read_before_it_is_learnt_from_where_something_asks_for_that(other: dict[str, Any]) -> None:
