@@ -308,6 +308,11 @@ def test_the_price_of_kl_follows_its_controller_and_changes_what_is_learnt(
         price *= 1 + min(0.2, max(-0.2, one["kl"] / 0.02 - 1)) * 8 / 40
     assert found[-1]["kl/price"] > 0.1
     assert "kl/price" not in told(fixed, "rollout")[0]
+    waiting = runs()
+    play(waiting, folder, rollouts=4, critic_warmup=3, options={"epochs": 1, **horizon})
+    assert [one["kl/price"] for one in told(waiting, "rollout")] == [0.1] * 4, (
+        "nor does it fall while the policy stands"
+    )
     assert not equal(weights_of(result_of(steered)), weights_of(result_of(fixed)))
 
 

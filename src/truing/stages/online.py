@@ -465,10 +465,12 @@ class _Play:
                 unknown = torch.full((int(rollout.start[-1]),), torch.nan)
                 rollout = replace(rollout, read=rollout.read | dict.fromkeys(READ_LATER, unknown))
             judged, after = judge(self._algorithm, rollout, state, self._settings)
+            self._awake = self._warmup.is_over(number, judged.about.get("critic_error"))
+            if not self._awake:  # a policy that stands still has no KL, whatever its price
+                after = replace(after, price=state.price)
             self._memory |= {"rollout": torch.tensor(number), "before": _as_tensor(state), "after": _as_tensor(after)}
             judged.about.update(beside_the_start(number, judged.about, self._memory))
             self._current = (number, judged)
-            self._awake = self._warmup.is_over(number, judged.about.get("critic_error"))
             if not again:  # or it was told before
                 if not self._reads_later:  # or it will be told once it is read
                     self._tell(number, judged)
