@@ -91,6 +91,9 @@ def quantise(model: Any, bits: Bits, device: torch.device) -> None:
         )
     for name, layer in layers:
         decoder.set_submodule(name, QuantisedLinear(layer.to(device), bits))
+    del layers, layer
+    for weight in model.parameters():  # a file that a weight was read from stays in memory whole while one lies in it
+        weight.data = weight.data.clone()
 
 
 def bits_of(model: Any) -> Bits | None:
