@@ -33,7 +33,7 @@ from truing.progress import Reporter
 from truing.records import Completion, Group, Message, Sampled, assistant
 from truing.reductions import scored_tokens
 from truing.rendering import Row
-from truing.stages import online
+from truing.stages import online, play
 from truing.stages.rollouts import Rollout, kept
 from truing.stages.training import load_trainable
 from truing.store import Run
@@ -240,7 +240,7 @@ def grpo(spec: Mapping[str, Any]) -> dict[str, Any]:
 
     with ExitStack() as changed:
         changed.enter_context(patch.object(online, "load_trainable", weighed))
-        changed.enter_context(patch.object(online, "kept", timed))
+        changed.enter_context(patch.object(play, "kept", timed))
         if spec["given"]:
             changed.enter_context(patch.object(online, "NativeGenerator", lambda loaded, **_: Given(loaded, spec)))
         quiet = Reporter(Console(file=io.StringIO()))

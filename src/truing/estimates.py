@@ -34,7 +34,7 @@ from truing.stages.curate import Curate
 from truing.stages.evaluate import Evaluate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
 from truing.stages.evolve import Evolve
-from truing.stages.online import Online
+from truing.stages.online_settings import Online
 from truing.stages.preference import Preference
 from truing.stages.rank import Rank
 from truing.stages.replies import Writing

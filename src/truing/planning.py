@@ -26,7 +26,7 @@ from truing.stages.arranging import judged_rows, to_watch
 from truing.stages.context import Groups, Judges, Model
 from truing.stages.curate import Curate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable, demand_source
-from truing.stages.online import Online
+from truing.stages.online_settings import Online
 from truing.stages.preference import Preference
 from truing.stages.replies import Writing
 from truing.stages.sample import Sample, to_prefer

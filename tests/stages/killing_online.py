@@ -33,7 +33,9 @@ from truing.compute.generate.native import NativeGenerator
 from truing.models import load
 from truing.signatures import validated
 from truing.stages import online as stage
+from truing.stages import play
 from truing.stages.context import Judges
+from truing.stages.online_settings import Online
 from truing.stages.rollouts import Rollout
 from truing.store import Run
 from truing.store import run as store
@@ -166,7 +168,7 @@ def _watch(writer: int, rollouts: Path) -> None:
     for name in ("backward", "step"):
         setattr(LocalEngine, name, telling("update", vars(LocalEngine)[name]))
     store.staged_folder = telling("save", store.staged_folder)
-    kept = stage.kept
+    kept = play.kept
 
     def noted(context: Any, number: int, *given: Any) -> Rollout:
         found = kept(context, number, *given)
@@ -174,7 +176,7 @@ def _watch(writer: int, rollouts: Path) -> None:
             file.write(f"{number} {_hash(found)}\n")
         return found
 
-    stage.kept = noted
+    play.kept = noted
 
 
 def _hash(rollout: Rollout) -> str:
@@ -198,7 +200,7 @@ def _play(algorithm: str, folder: Path, path: Path) -> None:
         if run.artifact(context.key) is None:
             stage.online(
                 context,
-                validated(stage.Online, table, "test"),
+                validated(Online, table, "test"),
                 tiny_model.model_of(folder / "model"),
                 tiny_model.given(tiny_model.prompts(16)),
                 Judges("none", {}),

@@ -20,7 +20,8 @@ from truing.errors import Interrupted
 from truing.models import roles, weights_of
 from truing.signatures import validated
 from truing.stages.context import Context, Judges, Model, Stop
-from truing.stages.online import Online, online
+from truing.stages.online import online
+from truing.stages.online_settings import Online
 from truing.stages.reward_model import RewardModel, reward_model
 from truing.stages.sft import Sft, sft
 from truing.store import Run

@@ -21,8 +21,11 @@ from truing.errors import ConfigError, DataError, Interrupted
 from truing.records import Group
 from truing.scoring.score import Score
 from truing.signatures import validated
+from truing.stages import play as rollouts_of_a_run
 from truing.stages.context import Judges, Stop
-from truing.stages.online import Judged, Online, online
+from truing.stages.judged import Judged
+from truing.stages.online import online
+from truing.stages.online_settings import Online
 from truing.stages.rollouts import in_turn
 from truing.stages.showing import is_sampled
 from truing.store import Run, StoreWarning
@@ -397,15 +400,14 @@ def test_about_eight_rollouts_are_sampled_the_first_and_the_last_among_them() ->
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[Judged]:
     """The rollouts of a run as they were judged."""
-    module = importlib.import_module("truing.stages.online")  # the package has the function under this name
-    real, found = module.judge, []
+    real, found = rollouts_of_a_run.judge, []
 
     def judge(*given: Any) -> Any:
         made = real(*given)
         found.append(made[0])
         return made
 
-    monkeypatch.setattr(module, "judge", judge)
+    monkeypatch.setattr(rollouts_of_a_run, "judge", judge)
     return found
 
 

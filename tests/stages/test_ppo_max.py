@@ -22,7 +22,8 @@ from truing.report.health import HEALTHY
 from truing.signatures import validated
 from truing.stages.context import Judges, Stop
 from truing.stages.mixture import Mixture
-from truing.stages.online import Online, online
+from truing.stages.online import online
+from truing.stages.online_settings import Online
 from truing.stages.training import Step
 from truing.store import Run
 from truing.tensors import Forest, Logprobs
@@ -344,7 +345,7 @@ class TestWatchdogs:
         self, folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         drawn: list[Any] = []
-        import truing.stages.online as stage
+        import truing.stages.play as stage
 
         real = stage.judge
         monkeypatch.setattr(stage, "judge", lambda *given: (drawn.append(given[1]), real(*given))[1])

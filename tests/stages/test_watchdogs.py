@@ -15,7 +15,7 @@ from torch import Tensor
 from truing.errors import ConfigError
 from truing.report.health import HEALTHY, Range
 from truing.signatures import validated
-from truing.stages.online import Online
+from truing.stages.online_settings import Online
 from truing.stages.watchdogs import Watchdogs, beside_the_start, disagreement, range_of, spelled_out
 
 ENSEMBLE = {"name": "ensemble", "of": ["length", {"name": "length"}]}
