@@ -146,6 +146,7 @@ def test_whiten_has_mean_0_and_population_deviation_1():
     assert whiten(floats([7.0, 7.0])).tolist() == [0.0, 0.0]
     assert whiten(floats([7.0])).tolist() == [0.0]
     assert whiten(torch.zeros(0)).tolist() == []
+    assert whiten(floats([1.0, 3.0]), advantage_scaling="none").tolist() == [1.0, 3.0]
 
 
 def test_clip():

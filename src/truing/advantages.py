@@ -11,6 +11,7 @@ Prompts are numbered from 0, and one without answers changes nothing. All sums a
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -124,14 +125,18 @@ def batch_baseline(reward: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
     return (reward.double() - reward.double().mean()).to(reward.dtype) if len(reward) else reward
 
 
-def whiten(advantage: Float[Tensor, " N"], *, epsilon: Positive = 1e-8) -> Float[Tensor, " N"]:
+def whiten(
+    advantage: Float[Tensor, " N"], *, advantage_scaling: Literal["standard", "none"] = "standard",
+    epsilon: Positive = 1e-8,
+) -> Float[Tensor, " N"]:  # fmt: skip
     """Advantages less their mean over all tokens of the step, in units of their population deviation (divisor N).
 
     (A - mean A) / (s + epsilon). Long answers count by their tokens. All equal, or a single one: 0.
 
+    advantage_scaling: standard; none: as they are, in units of the reward.
     epsilon: added to the deviation.
     """
-    if not len(advantage):
+    if not len(advantage) or advantage_scaling == "none":
         return advantage
     away = advantage.double() - advantage.double().mean()
     return (away / (away.square().mean().sqrt() + epsilon)).to(advantage.dtype)

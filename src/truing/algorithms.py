@@ -598,9 +598,11 @@ def _refuse_idle(algorithm: Algorithm, given: Mapping[str, Any], chosen: Mapping
     }
     for term in algorithm.all_terms[1:]:
         needed |= dict.fromkeys(settings_of(term.function).model_fields, f"{term.name}_weight")
+    if whiten in algorithm.normalisation:
+        needed["epsilon"] = "advantage_scaling"
     for name in given:
         switch = needed.get(name)
-        if switch is not None and not chosen[switch]:
+        if switch is not None and chosen[switch] in (None, 0, "none"):
             raise ConfigError(f"{where}.{name}: changes nothing while {switch} is {chosen[switch]}: set that too")
 
 
