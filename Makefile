@@ -4,13 +4,14 @@
 # make parity       measures all objectives against TRL and writes docs/parity.md
 # make evidence     tries the treatments of noisy labels where the truth is known, half an hour
 # make people       reward models, audits and selected data on what people said: DATA=FOLDER, best on a GPU
+# make online       PPO-max's measures, reward against KL, and a real model learning online: DATA=FOLDER, hours
 # make bench        measures time and memory against TRL and transformers, hours; bench-gpu: on CUDA
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test check parity evidence people bench bench-gpu format docs clean
+.PHONY: quickstart test check parity evidence people online bench bench-gpu format docs clean
 .DELETE_ON_ERROR:
 
 quickstart: $(STAMP)
@@ -33,6 +34,9 @@ evidence: $(STAMP)
 
 people: $(STAMP)
 	$(BIN)/python -m evidence people --data $(DATA)
+
+online: $(STAMP)
+	$(BIN)/python -m evidence online --data $(DATA)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench all

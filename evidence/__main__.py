@@ -1,20 +1,21 @@
 """`python -m evidence reward` tries what is claimed of reward models where the truth is known.
 
-`python -m evidence people` measures them and selected data on what people said; `python -m evidence page` writes the
-page of that again.
+`python -m evidence people` measures them and selected data on what people said, and `python -m evidence online` what
+learning online does; `python -m evidence page` writes the pages of these two again.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from cyclopts import App, Parameter
 
-from evidence import page, people, people_page, reward
+from evidence import online, online_page, page, people, people_page, reviews, reward
 from evidence.found import Found, OutOfTimeError
 from evidence.reward import Size, Trial
 from truing.models.precision import best_device
@@ -73,15 +74,48 @@ def measure_people(
     people_page.write(out)
 
 
+@app.command(name="online")
+def measure_online(
+    data: Path,
+    out: Path = OUT,
+    folder: Path = ROOT / "runs" / "evidence-online",
+    parts: tuple[str, ...] = tuple(online.PARTS),
+    quick: bool = False,
+    seeds: int | None = None,
+    seconds: float = float("inf"),
+) -> None:
+    """PPO-max's measures, reward against KL, and a real model. What online.json in `out` holds is not done again.
+
+    data: the folder of the sets. folder: of runs, most of which are removed once they are read. parts: what to measure.
+    quick: so little that the numbers mean nothing. seeds: trainings of each setting. seconds: after which nothing
+    further is begun.
+    """
+    size = reviews.QUICK if quick else reviews.Size()
+    found = Found(out / online_page.KEPT, _machine(), seconds)
+    trial = reviews.Trial(data, folder, found, size if seeds is None else replace(size, seeds=seeds))
+    found.settle(asdict(trial.size))
+    try:
+        for part in parts:
+            online.PARTS[part](trial)
+    except OutOfTimeError as next_one:
+        print(f"time is up before {next_one}: run the same command again to go on", file=sys.stderr)
+    online_page.write(out)
+
+
 @app.command(name="page")
 def write_page(out: Path = OUT) -> None:
-    """Writes people.md and its pictures from people.json alone."""
-    people_page.write(out)
+    """Writes people.md and online.md with their pictures from people.json and online.json alone, where they are."""
+    for its in (people_page, online_page):
+        if (out / its.KEPT).exists():
+            its.write(out)
 
 
 def _machine() -> str:
     device = best_device()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
     return f"{name}, torch {torch.__version__}"
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from truing.errors import ConfigError
 
 
 class OutOfTimeError(Exception):
@@ -33,11 +35,26 @@ class Found:
             raise OutOfTimeError(name)
         began = time.monotonic()
         self.pieces[name] = find()
+        spent = time.monotonic() - began
+        kind = name.split("/")[0]
         kinds = self.pieces.setdefault("machines", {}).setdefault(self.machine, [])
-        kinds += [kind for kind in name.split("/")[:1] if kind not in kinds]
+        kinds += [kind] if kind not in kinds else []
+        seconds = self.pieces.setdefault("seconds", {})
+        seconds[kind] = round(seconds.get(kind, 0.0) + spent, 1)
         self.save()
-        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        print(f"{name}: {spent:.0f} s", file=sys.stderr, flush=True)
         return self.pieces[name]
+
+    def settle(self, size: Mapping[str, Any]) -> None:
+        """Writes down how much is measured. Raises ConfigError where other pieces were measured otherwise.
+
+        More seeds may be added; all else that decides the numbers must be as it was.
+        """
+        wanted = {name: value for name, value in json.loads(json.dumps(size)).items() if name != "seeds"}
+        known = self.pieces.setdefault("size", wanted)
+        if known != wanted:
+            raise ConfigError(f"{self.path}: it holds what was found with {known}, not {wanted}: choose another --out")
+        self.save()
 
     def under(self, *names: str) -> Iterator[tuple[list[str], Any]]:
         """The pieces whose names begin so: what is left of each name, and what was found."""

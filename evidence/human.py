@@ -32,7 +32,7 @@ def assistant_replies(folder: Path) -> list[Group]:
     """Human-written replies, human-ranked."""
     return [
         comparison(_turns(str(row["prompt"])), _said(row["chosen"]), _said(row["rejected"]))
-        for row in _rows(folder / "oasst1_en" / "pairs.jsonl.gz")
+        for row in rows_of(folder / "oasst1_en" / "pairs.jsonl.gz")
     ]
 
 
@@ -40,7 +40,7 @@ def long_answers(folder: Path) -> list[Group]:
     """Long answers of models to questions of ASQA, without the passages that they were written from."""
     return [
         comparison((user(str(row["question"])),), _said(row["chosen"]), _said(row["rejected"]))
-        for row in _rows(folder / "finegrained_qa_feedback" / "pairs.jsonl.gz")
+        for row in rows_of(folder / "finegrained_qa_feedback" / "pairs.jsonl.gz")
     ]
 
 
@@ -54,7 +54,7 @@ SETS: Mapping[str, Callable[[Path], list[Group]]] = {
 def judged_by_three(folder: Path) -> list[Group]:
     """PandaLM's test set: answers of two models to one instruction, where most of three people agree on the better."""
     found = []
-    for row in _rows(folder / "pandalm_testset" / "testset.jsonl.gz"):
+    for row in rows_of(folder / "pandalm_testset" / "testset.jsonl.gz"):
         (verdict, votes), *_ = Counter(row[f"annotator{n}"] for n in (1, 2, 3)).most_common(1)
         answers = [_said(row["response1"]), _said(row["response2"])]
         if verdict in (1, 2) and votes > 1 and all(answer.text.strip() for answer in answers):
@@ -68,7 +68,7 @@ def pool(folder: Path) -> list[Group]:
     return [
         Group((_task(row, row["input"]),), (_said(row["response"]),), extra={"set": name})
         for name in ("roleplay", "codegen")
-        for row in _rows(folder / "gpteacher" / f"{name}.jsonl.gz")
+        for row in rows_of(folder / "gpteacher" / f"{name}.jsonl.gz")
         if str(row["response"]).strip()
     ]
 
@@ -78,7 +78,7 @@ def references(folder: Path) -> list[Group]:
     return [
         Group((_task(row, one["input"]),), (_said(one["output"]),))
         for name in ("user_oriented", "seed_tasks")
-        for row in _rows(folder / "self_instruct_human" / f"{name}.jsonl.gz")
+        for row in rows_of(folder / "self_instruct_human" / f"{name}.jsonl.gz")
         for one in row["instances"][:1]
         if str(one["output"]).strip()
     ]
@@ -95,7 +95,8 @@ def fold_of(group: Group, folds: int, use: str) -> int:
     return int.from_bytes(digest[:8], "big") % folds
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of objects."""
     found = []
     for line, row in containers.rows(str(path)):
         if not isinstance(row, dict):

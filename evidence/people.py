@@ -20,14 +20,13 @@ from evidence import human
 from evidence.detection import auroc_interval
 from evidence.found import Found, short
 from evidence.reward import turned
-from evidence.running import Trainings, made_groups, passing_run, run, write
+from evidence.running import Trainings, made_groups, model_of, passing_run, run, score_of, write
 from truing import statistics
 from truing.compute.engine.local import LocalEngine
-from truing.errors import ConfigError
 from truing.formats import read_groups
 from truing.models import load, locate, read_renderer
 from truing.models.precision import Precision, best_device, compute_dtype
-from truing.records import Completion, Group
+from truing.records import Group
 from truing.rendering import Renderer
 from truing.scoring.principle import answer_logprobs, says_nothing
 from truing.stages.select import ALIKE
@@ -129,16 +128,8 @@ class Trial:
 
 
 def begin(trial: Trial) -> None:
-    """Writes down what is measured. Raises ConfigError where other pieces were measured otherwise.
-
-    More seeds may be added; all else that decides the numbers must be as it was.
-    """
-    size = json.loads(json.dumps({**asdict(trial.size), "model": trial.model}))
-    size.pop("seeds")
-    known = trial.found.pieces.setdefault("size", size)
-    if known != size:
-        raise ConfigError(f"{trial.found.path}: it holds what was found with {known}, not {size}: choose another --out")
-    trial.found.save()
+    """Writes down what is measured, which must be what other pieces were measured with."""
+    trial.found.settle({**asdict(trial.size), "model": trial.model})
 
 
 def rows(trial: Trial) -> None:
@@ -290,15 +281,15 @@ def trained(trial: Trial, arm: Arm, draw: int, references: Sequence[Group]) -> N
             "data.path": str(selected(trial, arm, draw)),
             "sample.data": write(asked, trial.folder / "prompts.jsonl"),
             "sample.max_new_tokens": trial.size.tokens,
-            "score.scorer.model": _model_of(judge(trial), "reward"),
+            "score.scorer.model": model_of(judge(trial), "reward"),
         }
         with passing_run("select-train", trial.folder / "trained", settings) as finished:
             scored = made_groups(finished, "score")
             answered = [group.completions[0] for group in scored]
             return {
                 "prompts": [group.extra["row"] for group in scored],
-                "losses": short(losses(trial, _model_of(finished, "model"), references)),
-                "scores": [None if says_nothing(one) else short([_score(one)])[0] for one in answered],
+                "losses": short(losses(trial, model_of(finished, "model"), references)),
+                "scores": [None if says_nothing(one) else short([score_of(one)])[0] for one in answered],
                 "words": fmean(len(one.text.split()) for one in answered),
                 "finished": fmean(one.finished for one in answered),
             }
@@ -444,12 +435,7 @@ def _longer_words(groups: Sequence[Group]) -> list[int]:
 
 def _gaps_of(scored: Sequence[Group]) -> dict[str, Any]:
     pairs = [group.comparison() for group in scored]
-    return _gaps(scored, [_score(chosen) - _score(rejected) for chosen, rejected in pairs])
-
-
-def _score(answer: Completion) -> float:
-    assert answer.score is not None, "the recipe stops where an answer gets no score"
-    return answer.score
+    return _gaps(scored, [score_of(chosen) - score_of(rejected) for chosen, rejected in pairs])
 
 
 def _gaps(groups: Sequence[Group], found: list[float]) -> dict[str, Any]:
@@ -471,9 +457,3 @@ def _thinned(groups: list[Group], count: int) -> list[Group]:
     if len(groups) <= count:
         return groups
     return [groups[len(groups) * n // count] for n in range(count)]
-
-
-def _model_of(finished: Run, kind: str) -> str:
-    """The folder of the model that a run made."""
-    made = next(one for one in finished.artifacts() if kind in one.meta)
-    return str((finished.path / str(made.meta[kind])).absolute())

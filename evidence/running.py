@@ -15,7 +15,7 @@ from rich.console import Console
 from truing import formats
 from truing.pipeline import read_recipe, run_recipe
 from truing.progress import Reporter
-from truing.records import Group
+from truing.records import Completion, Group
 from truing.statistics import Interval
 from truing.store import Run
 
@@ -54,6 +54,18 @@ def made_groups(finished: Run, stage: str) -> list[Group]:
     return formats.read_groups(made.path / str(made.meta["groups"]), format="group")
 
 
+def model_of(finished: Run, kind: str) -> str:
+    """The folder of the model that a run made. kind: a language `model`, or a `reward` model."""
+    made = next(one for one in finished.artifacts() if kind in one.meta)
+    return str((finished.path / str(made.meta[kind])).absolute())
+
+
+def score_of(answer: Completion) -> float:
+    """The score, which every answer has where the recipe stops without."""
+    assert answer.score is not None, "the recipe stops where an answer gets no score"
+    return answer.score
+
+
 def write(groups: list[Group], path: Path) -> str:
     """The rows as a file; returns its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +79,9 @@ def interval(found: Mapping[str, Any]) -> Interval:
 
 
 def _toml(value: Any) -> str:
-    """A value as an override has it; JSON is TOML but for tables."""
+    """A value as an override has it; JSON is TOML but for tables, also those in lists."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value)

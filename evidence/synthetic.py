@@ -67,9 +67,14 @@ def write(groups: Sequence[Group], path: Path) -> str:
 
 def small_model(folder: Path) -> str:
     """A decoder of two layers and width 64 with random weights, and the tokenizer of SmolLM2; returns its name."""
-    tokenizer = read_renderer(locate("smollm2")).tokenizer
-    shape: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    return decoder(folder, read_renderer(locate("smollm2")).tokenizer, width=64, layers=2)
+
+
+def decoder(folder: Path, tokenizer: Any, *, width: int, layers: int) -> str:
+    """A decoder with random weights, always the same, and its tokenizer as a model folder; returns its name."""
+    shape: dict[str, Any] = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    shape |= {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
     torch.manual_seed(0)
     with quiet_libraries():
         LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder)

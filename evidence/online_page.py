@@ -1,0 +1,384 @@
+"""docs/evidence/online.md and its pictures from the pieces in online.json, whichever of them are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from evidence import running, tradeoff
+from evidence.ablation import ALL, ALONE, PLAIN, Arm, breaking_rate, common_faults, faults, late, runs, start
+from evidence.found import Found
+from evidence.frontier import BEST_OF, DPO, METHODS
+from truing import statistics
+from truing.statistics import Interval
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+matplotlib.rcParams["svg.hashsalt"] = "online"  # the same picture for the same numbers
+
+KEPT = "online.json"
+BUDGETS = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""KLs in nats an answer at which methods are compared."""
+
+HEAD = """# Learning online, measured
+
+`python -m evidence online --data FOLDER` measures what stands here, a part at a time, and `python -m evidence page`
+writes it again from [online.json](online.json), which holds numbers and no text. Brackets are 95 % intervals. KL is of
+whole answers, in nats, from the model that learning began with.
+"""
+
+TOY = """
+The first two parts are small on purpose: a decoder of {layers} layers and width {width} with {vocabulary:,} tokens,
+which has learnt nothing but to go on with openings of reviews (two to four words; UCI's labelled sentences). The true
+reward is the log odds of praise by a logistic regression on the words of all these sentences, read off the
+continuation. What is measured are {held_out} openings that no training saw, four answers to each.
+"""
+
+ABLATION = """## What are PPO-max's measures for?
+
+PPO with four epochs on each rollout of 32 answers, {rollouts} rollouts. The reward is made rough: ten times the true
+one and ten times noise as heavy-tailed as Student's t with two degrees of freedom, the same for the same answer; the
+tables have the true reward of held-out answers at the end. A training is stable if it came to its end, if over its last
+quarter each of KL, entropy, share of clipped tokens and KL of one rollout's updates lies in its
+[healthy range](../health.md), and if its answers are better than those it began with ({start:.2f}). The learning rate
+of the second table is the lowest at which less than half of the trainings without any measure are stable, or the
+highest tried: it was not chosen for any one measure, nor was anything else. Intervals are of seeds, few as they are.
+"""
+
+FRONTIER = """## Reward against KL
+
+The controlled-sentiment experiment of the DPO paper (arXiv:2305.18290, section 6.1), in small: four answers of the
+reference to each of {openings:,} openings, {comparisons:,} comparisons by the true reward. DPO, unlikelihood and
+fine-tuning on the better answers learn from these, and so does a reward model, which sides with the truth on
+{accuracy} of held-out comparisons. PPO is `ppo_max` with its price of KL steered to a target, by that model or by the
+true reward; the best of n answers is chosen by either. Each setting is trained with {seeds} seeds; ranges are of a
+bootstrap over openings and seeds. The learning rates are the recipes' own, the same over each sweep.
+"""
+
+REAL = """## A real model
+
+SmolLM2-135M-Instruct, all weights trained, eight answers to each of eight prompts in a rollout. Sentiment: openings of
+reviews are gone on with, and the reward is VADER's compound, from -1 to 1, which knows words and no sense. Arithmetic:
+short sums, differences and products, and the reward is 1 where the result is right. The reward before and after is of
+one answer to each held-out prompt; brackets count prompts. One seed each.
+"""
+
+
+def write(folder: Path) -> None:
+    """The page with a section for whatever was found."""
+    found = Found(folder / KEPT)
+    parts = [HEAD, _machines(found)]
+    if any(name in found.pieces for name in ("ablation/reference", "frontier/reference")):
+        parts.append(TOY.format(**found.pieces["size"]).lstrip())
+    if any(found.under("ablation", f"{rate:g}") for rate in _rates(found)):
+        parts.append(_ablation_section(found))
+        _ablation_picture(found, folder / "online-ablation.svg")
+        _course_picture(found, folder / "online-course.svg")
+    some = tradeoff.curves(found)
+    if DPO.name in some and BEST_OF.keys() <= some.keys():
+        again = tradeoff.drawn(some)
+        parts.append(_frontier_section(found, some, again))
+        _frontier_picture(some, again, folder / "online-frontier.svg")
+    if any(found.under("real")):
+        parts.append(_real_section(found))
+        _real_picture(found, folder / "online-real.svg")
+    (folder / "online.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def _machines(found: Found) -> str:
+    seconds = found.pieces.get("seconds", {})
+    said = [
+        f"{', '.join(f'{part} in {seconds[part] / 60:.0f} minutes' for part in parts)} on {name}"
+        for name, parts in found.pieces.get("machines", {}).items()
+    ]
+    return f"Measured: {'; '.join(said)}.\n" if said else ""
+
+
+def _rates(found: Found) -> list[float]:
+    """The learning rates of the ablation."""
+    return sorted({float(rate) for (rate, *rest), _ in found.under("ablation") if rest})
+
+
+def _ablation_section(found: Found) -> str:
+    began, hot = start(found), breaking_rate(found)
+    lines = [ABLATION.format(rollouts=found.pieces["size"]["rough"], start=began)]
+    lines += ["| learning rate | measures | stable | true reward | KL at the end | what was out of range |"]
+    lines += [f"|{' --- |' * 6}"]
+    for rate in _rates(found):
+        lines += [f"| {rate:g} | {arm.name} | {_outcome(found, rate, arm)} |" for arm in (ALL, PLAIN)]
+    lines += ["", _said_of_all(found, hot), ""]
+    measured = [arm for arm in ALONE if runs(found, hot, arm)]
+    if measured:
+        lines += [f"One measure taken out at a time, at {hot:g}:", ""]
+        lines += [
+            "| without | stable | true reward | KL at the end | what was out of range | reward less that of all |"
+        ]
+        lines += [f"|{' --- |' * 6}"]
+        lines += [f"| {arm.name} | {_outcome(found, hot, arm)} | {_lead(found, hot, arm)} |" for arm in measured]
+        lines += ["", _said_alone(found, hot, measured), ""]
+    return "\n".join([*lines, "![rewards](online-ablation.svg)", "", "![courses](online-course.svg)", ""])
+
+
+def _outcome(found: Found, rate: float, arm: Arm) -> str:
+    """What became of the trainings of an arm, as columns."""
+    some, began = runs(found, rate, arm), start(found)
+    stable = sum(not faults(run, began) for run in some)
+    ended = [run for run in some if "broke" not in run]
+    kls = [value for run in some if (value := late(run, "kl")) is not None]
+    reward = _mean([run["reward"] for run in ended]) if ended else "none ended"
+    why = ", ".join(common_faults(some, began))
+    return f"{stable} of {len(some)} | {reward} | {_mean(kls)} | {why}"
+
+
+def _mean(values: Sequence[float]) -> str:
+    """A mean with its interval over seeds; one seed has none."""
+    if not values:
+        return ""
+    return str(statistics.mean(values)) if len(values) > 1 else f"{values[0]:.2f}"
+
+
+def lead(found: Found, rate: float, arm: Arm) -> Interval | None:
+    """How much more true reward an arm has than all measures together, seed by seed; None without two seeds."""
+    both = [
+        (run["reward"], other["reward"])
+        for run, other in zip(runs(found, rate, arm), runs(found, rate, ALL), strict=False)
+        if "broke" not in run and "broke" not in other
+    ]
+    return statistics.mean([after - before for after, before in both]) if len(both) > 1 else None
+
+
+def _lead(found: Found, rate: float, arm: Arm) -> str:
+    return _signed(lead(found, rate, arm))
+
+
+def _said_of_all(found: Found, rate: float) -> str:
+    (all_stable, all_runs), (plain_stable, plain_runs) = (_stability(found, rate, arm) for arm in (ALL, PLAIN))
+    said = (
+        f"At {rate:g} PPO with all measures is stable in {all_stable} of {all_runs} trainings, and without any in "
+        f"{plain_stable} of {plain_runs}."
+    )
+    if 2 * plain_stable >= plain_runs:
+        return (
+            f"{said} So PPO without them did not break here, at no rate that was tried: what they are for is not shown."
+        )
+    if 2 * all_stable > all_runs:
+        return f"{said} Four epochs stay stable with them where they do not without."
+    return f"{said} Four epochs are unstable with them as well: they do not help enough here."
+
+
+def _stability(found: Found, rate: float, arm: Arm) -> tuple[int, int]:
+    some, began = runs(found, rate, arm), start(found)
+    return sum(not faults(run, began) for run in some), len(some)
+
+
+def _said_alone(found: Found, rate: float, measured: Sequence[Arm]) -> str:
+    stable, of = _stability(found, rate, ALL)
+    less = [
+        arm.name for arm in measured if _stability(found, rate, arm)[0] / _stability(found, rate, arm)[1] < stable / of
+    ]
+    leads = {arm.name: known for arm in measured if (known := lead(found, rate, arm)) is not None}
+    worse = [name for name, one in leads.items() if one.high < 0]
+    better = [name for name, one in leads.items() if one.low > 0]
+    said = [
+        f"Fewer trainings are stable without {_list(less)}."
+        if less
+        else "No measure costs stability when it alone is out.",
+        f"The reward is clearly lower without {_list(worse)}."
+        if worse
+        else "Without no measure is the reward clearly lower.",
+    ]
+    if better:
+        said.append(f"It is clearly higher without {_list(better)}.")
+    return " ".join(said)
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])}, or {names[-1]}"
+
+
+def _frontier_section(found: Found, some: tradeoff.Curves, again: Any) -> str:
+    about = found.pieces["frontier/reference"]
+    seeds = max(len(point.reward) for name, points in some.items() if name not in BEST_OF for point in points)
+    accuracy = running.interval(about["accuracy"]).percent
+    lines = [FRONTIER.format(**{**about, "accuracy": accuracy}, seeds=seeds)]
+    knobs = {method.name: method.knob for method in METHODS} | dict.fromkeys(BEST_OF, "n")
+    lines += ["| method | setting | seeds | KL | true reward |", "| --- | --- | --- | --- | --- |"]
+    for name, points in tradeoff.spread(some, again).items():
+        for point, (kl, reward) in zip(some[name], points, strict=True):
+            trained = "" if name in BEST_OF else str(len(point.reward))
+            lines.append(f"| {name} | {knobs[name]} {point.value} | {trained} | {kl} | {reward} |")
+    if broken := tradeoff.broken(found):
+        lines += ["", f"Broke off and are not counted: {', '.join(broken)}."]
+    lines += [
+        "",
+        "The most true reward at a KL, on straight lines between settings, which mixtures of two models reach:",
+        "",
+    ]
+    lines += _budgets_table(some, again)
+    lines += ["", *_said_of_frontier(some, again), ""]
+    return "\n".join([*lines, "![reward against KL](online-frontier.svg)", ""])
+
+
+def _budgets_table(some: tradeoff.Curves, again: Any) -> list[str]:
+    lines = [
+        f"| method | {' | '.join(f'{budget:g} nats' for budget in BUDGETS)} |",
+        f"|{' --- |' * (len(BUDGETS) + 1)}",
+    ]
+    where = tradeoff.places(some)
+    for name in some:
+        row = []
+        for budget in BUDGETS:
+            value = tradeoff.at(where[name], tradeoff.reference_of(where), budget)
+            others = [tradeoff.at(draw[name], tradeoff.reference_of(draw), budget) for draw in again]
+            row.append(str(tradeoff.interval(value, others)) if value == value else "")
+        lines.append(f"| {name} | {' | '.join(row)} |")
+    return lines
+
+
+def _said_of_frontier(some: tradeoff.Curves, again: Any) -> list[str]:
+    """Whether DPO has more reward than each other method at the same KL."""
+    said = ["DPO's reward less that of the others at the same KL:", ""]
+    beaten = behind = told = 0
+    for name in some:
+        leads = {budget: tradeoff.ahead(some, again, DPO.name, name, budget) for budget in BUDGETS}
+        known = {budget: one for budget, one in leads.items() if one is not None}
+        if name == DPO.name or not known:
+            continue
+        said.append(f"- {name}: " + "; ".join(f"{_signed(one)} at {budget:g}" for budget, one in known.items()))
+        beaten += sum(one.low > 0 for one in known.values())
+        behind += sum(one.high < 0 for one in known.values())
+        told += len(known)
+    verdict = f"Of {told} such comparisons DPO is clearly ahead in {beaten} and clearly behind in {behind}. "
+    if behind:
+        verdict += "That DPO's frontier dominates all others, as in the paper, does not hold here."
+    elif beaten == told:
+        verdict += "Its frontier dominates all others, as in the paper."
+    else:
+        verdict += (
+            "Nothing dominates it; that it dominates all others, as in the paper, is shown only where it is ahead."
+        )
+    return [*said, "", verdict]
+
+
+def _signed(one: Interval | None) -> str:
+    if one is None:
+        return ""
+    digits = 1 if one.high - one.low >= 2 else 2
+    return f"{one.value:+.{digits}f} [{one.low:+.{digits}f}, {one.high:+.{digits}f}]"
+
+
+def _real_section(found: Found) -> str:
+    lines = [REAL, "| task | algorithm | rollouts | tokens | before | after | gain | KL at the end | ended | minutes |"]
+    lines += [f"|{' --- |' * 10}"]
+    rose, every = [], list(found.under("real"))
+    for (task, name), run in every:
+        sides = [_interval(run[side]) for side in ("before", "after")]
+        gain = running.interval(run["gain"])
+        last, settings = run["course"][-1], run["settings"]
+        ended = f"{100 * last['finished']:.0f} %"
+        about = [task, name, str(last["rollout"]), str(settings["max_new_tokens"]), *sides, _signed(gain)]
+        stopped = " (stopped)" if run.get("stopped") else ""
+        lines.append(f"| {' | '.join(about)} | {last['kl']:.1f}{stopped} | {ended} | {run['minutes']:.0f} |")
+        rose += [f"{name} on {task}"] if gain.low > 0 else []
+    lines += [
+        "",
+        f"The held-out reward rises clearly in {len(rose)} of {len(every)} runs: {', '.join(rose) or 'none'}.",
+    ]
+    lines += [
+        "",
+        "Ended are the answers of the last rollout that came to their end before the limit of tokens cut them off.",
+    ]
+    return "\n".join([*lines, "", "![rewards by rollout](online-real.svg)", ""])
+
+
+def _interval(one: Mapping[str, Any]) -> str:
+    return str(running.interval(one))
+
+
+def _ablation_picture(found: Found, path: Path) -> None:
+    """True reward by arm at the rate of the second table; in grey each training alone."""
+    rate = breaking_rate(found)
+    arms = [arm for arm in (ALL, *ALONE, PLAIN) if any("broke" not in run for run in runs(found, rate, arm))]
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for place, arm in enumerate(arms):
+        rewards = [run["reward"] for run in runs(found, rate, arm) if "broke" not in run]
+        axes.plot(rewards, [place] * len(rewards), "o", color="#888888", markersize=3)
+        mean = statistics.mean(rewards)
+        sides = [[mean.value - mean.low], [mean.high - mean.value]] if len(rewards) > 1 else None
+        axes.errorbar([mean.value], [place + 0.15], xerr=sides, fmt="o", capsize=2, color="C0")
+    axes.axvline(start(found), color="#888888", linestyle="--", linewidth=0.8)
+    names = [arm.name if arm in (ALL, PLAIN) else f"without {arm.name}" for arm in arms]
+    axes.set_yticks(range(len(arms)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("true reward of held-out answers at the end; dashed: where all began")
+    _save(figure, path)
+
+
+def _course_picture(found: Found, path: Path) -> None:
+    """KL, entropy and clipped tokens by rollout, with all measures and with none; a line for each seed."""
+    rate = breaking_rate(found)
+    shown = {"kl": "KL, nats an answer", "entropy/rollout": "entropy, nats", "ratio/clipped": "clipped tokens"}
+    figure, every = plt.subplots(1, len(shown), figsize=(9, 3))
+    for axes, (name, words) in zip(every, shown.items(), strict=True):
+        for arm, colour in ((ALL, "C0"), (PLAIN, "C3")):
+            for number, run in enumerate(runs(found, rate, arm)):
+                course = [(place, one[name]) for place, one in enumerate(run["course"], 1) if name in one]
+                scale = arm.buffer  # a large buffer makes fewer rollouts of as many answers
+                places = [scale * place for place, _ in course]
+                label = arm.name if number == 0 else None
+                axes.plot(places, [value for _, value in course], color=colour, linewidth=0.9, label=label)
+        axes.set_xlabel("rollouts of 32 answers")
+        axes.set_ylabel(words)
+    every[0].set_yscale("symlog", linthresh=1.0)
+    every[0].legend(fontsize=8)
+    _save(figure, path)
+
+
+def _frontier_picture(some: tradeoff.Curves, again: Any, path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for number, (name, points) in enumerate(tradeoff.spread(some, again).items()):
+        ordered = sorted(points, key=lambda one: one[0].value)
+        kls, rewards = ([pair[side] for pair in ordered] for side in (0, 1))
+        axes.errorbar(
+            [one.value for one in kls],
+            [one.value for one in rewards],
+            [[one.value - one.low for one in rewards], [one.high - one.value for one in rewards]],
+            [[one.value - one.low for one in kls], [one.high - one.value for one in kls]],
+            fmt="o--" if name in BEST_OF else "o-",
+            color=f"C{number}",
+            capsize=2,
+            linewidth=1,
+            markersize=4,
+            label=name,
+        )
+    axes.set_xscale("symlog", linthresh=1.0)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("KL from the reference, nats an answer (straight up to 1, then logarithmic)")
+    axes.set_ylabel("true reward, log odds of praise")
+    axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def _real_picture(found: Found, path: Path) -> None:
+    """Reward of each rollout's answers, a picture for each task."""
+    tasks = list(dict.fromkeys(task for (task, _), _ in found.under("real")))
+    figure, every = plt.subplots(1, len(tasks), figsize=(4.5 * len(tasks), 3.2), squeeze=False)
+    for axes, task in zip(every[0], tasks, strict=True):
+        for (name,), run in found.under("real", task):
+            course = run["course"]
+            axes.plot([one["rollout"] for one in course], [one["reward"] for one in course], linewidth=1, label=name)
+        axes.set_title(task, fontsize=9)
+        axes.set_xlabel("rollout")
+        axes.set_ylabel("reward, mean of its answers")
+        axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
