@@ -1,7 +1,8 @@
 """PPO with four epochs on each rollout, with the measures of PPO-max and without: each taken out alone, and all.
 
-The reward is the true one, ten times as large, with noise as large whose variance is infinite. What counts as stable is
-fixed here, before anything runs; so is the learning rate, by a rule that looks at all measures and at none alone.
+The reward is that of a reward model, as in learning from people, ten times as large, with noise whose variance is
+infinite. What counts as stable is fixed here, before anything runs; so is the learning rate, by a rule that looks at no
+measure alone.
 """
 
 from __future__ import annotations
@@ -123,11 +124,11 @@ def settings_of(trial: Trial, arm: Arm, rate: float) -> dict[str, Any]:
     """The recipe's settings with the arm's in their place. All arms see as many answers, in as many steps."""
     (stage, *_) = tomllib.loads((running.RECIPES / f"{RECIPE}.toml").read_text())["stage"]
     algorithm = {**stage["algorithm"], **arm.algorithm}
-    noisy, noise = stage["scorer"]["of"]
+    judge, noise = stage["scorer"]["of"]
     given: dict[str, Any] = {
         "data.path": trial.openings,
         "online.algorithm": {key: value for key, value in algorithm.items() if value is not None},
-        "online.scorer": {**stage["scorer"], "of": [{**noisy, **trial.truth}, noise]},
+        "online.scorer": {**stage["scorer"], "of": [{**judge, "model": trial.reward}, noise]},
         "online.learning_rate": rate,
         "online.rollouts": trial.size.rough // arm.buffer,
         "online.prompts": stage["prompts"] * arm.buffer,

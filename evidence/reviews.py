@@ -125,7 +125,7 @@ class Trial:
     def truth(self) -> dict[str, Any]:
         """The true reward: log odds that a continuation is praise, by a classifier of words."""
         thumbs = [Group((text(one.opening),), (Completion((text(one.rest),), label=one.kind),)) for one in self.reviews]
-        return {"name": "bag_of_words", "file": running.write(thumbs, self.folder / "thumbs.jsonl")}
+        return {"name": "bag_of_words", "ngrams": 1, "file": running.write(thumbs, self.folder / "thumbs.jsonl")}
 
     @cached_property
     def openings(self) -> str:
