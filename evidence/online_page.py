@@ -45,9 +45,9 @@ by the true reward (below). Its scores are made rough: ten times as large, with 
 degrees of freedom, the same for the same answer. The tables have the true reward of held-out answers at the end. A
 training is stable if it came to its end; if over its last quarter each of KL, entropy, share of clipped tokens and KL
 of one rollout's updates lies in its [healthy range](../health.md), of which the third is 0 where nothing is clipped;
-and if its answers are better than those it began with ({start:.2f}). The learning rate of the second table is the lowest
-at which less than half of the trainings without any measure are stable, or the highest tried. It was not chosen for any
-one measure, nor was anything else. Intervals are of seeds, few as they are.
+and if its answers are better than those it began with ({start:.2f}). The learning rate of the second table is the
+lowest at which less than half of the trainings without any measure are stable, or the highest tried. It was not chosen
+for any one measure, nor was anything else. Intervals are of seeds, few as they are.
 """
 
 FRONTIER = """## Reward against KL
