@@ -65,14 +65,16 @@ REAL = """## A real model
 SmolLM2-135M-Instruct, all weights trained, eight answers to each of eight prompts in a rollout. Sentiment: openings of
 reviews are gone on with, and the reward is VADER's compound, from -1 to 1, which knows words and no sense. Arithmetic:
 short sums, differences and products, and the reward is 1 where the result is right. The reward before and after is of
-one answer to each held-out prompt; brackets count prompts. One seed each.
+one answer to each held-out prompt; brackets count prompts. KL is that of the last rollout; tokens and ended are the
+mean length of answers and the share that came to its end before the limit, in the first rollout and in the last.
+Minutes are of the whole stage. One seed each.
 """
 
 
 def write(folder: Path) -> None:
     """The page with a section for whatever was found."""
     found = Found(folder / KEPT)
-    parts = [HEAD, _machines(found)]
+    parts = [HEAD, *_machines(found)]
     if any(name in found.pieces for name in ("ablation/reference", "frontier/reference")):
         parts.append(TOY.format(**found.pieces["size"]).lstrip())
     if any(found.under("ablation", f"{rate:g}") for rate in _rates(found)):
@@ -90,13 +92,13 @@ def write(folder: Path) -> None:
     (folder / "online.md").write_text("\n".join(parts), encoding="utf-8")
 
 
-def _machines(found: Found) -> str:
+def _machines(found: Found) -> list[str]:
     seconds = found.pieces.get("seconds", {})
     said = [
         f"{', '.join(f'{part} in {seconds[part] / 60:.0f} minutes' for part in parts)} on {name}"
         for name, parts in found.pieces.get("machines", {}).items()
     ]
-    return f"Measured: {'; '.join(said)}.\n" if said else ""
+    return [f"Measured: {'; '.join(said)}.\n"] if said else []
 
 
 def _rates(found: Found) -> list[float]:
@@ -273,31 +275,34 @@ def _signed(one: Interval | None) -> str:
 
 
 def _real_section(found: Found) -> str:
-    lines = [REAL, "| task | algorithm | rollouts | tokens | before | after | gain | KL at the end | ended | minutes |"]
-    lines += [f"|{' --- |' * 10}"]
-    rose, every = [], list(found.under("real"))
-    for (task, name), run in every:
-        sides = [_interval(run[side]) for side in ("before", "after")]
-        gain = running.interval(run["gain"])
-        last, settings = run["course"][-1], run["settings"]
-        ended = f"{100 * last['finished']:.0f} %"
-        about = [task, name, str(last["rollout"]), str(settings["max_new_tokens"]), *sides, _signed(gain)]
-        stopped = " (stopped)" if run.get("stopped") else ""
-        lines.append(f"| {' | '.join(about)} | {last['kl']:.1f}{stopped} | {ended} | {run['minutes']:.0f} |")
-        rose += [f"{name} on {task}"] if gain.low > 0 else []
+    every = list(found.under("real"))
+    columns = ("task", "algorithm", "rollouts", "reward before", "after", "gain", "KL", "tokens", "ended", "minutes")
+    lines = [REAL, f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    for names, run in every:
+        first, last = run["course"][0], run["course"][-1]
+        before, after = (str(running.interval(run[side])) for side in ("before", "after"))
+        kl = f"{last['kl']:.1f}{' (stopped)' if run['stopped'] else ''}"
+        tokens = f"{first['length']:.0f} to {last['length']:.0f} of {run['settings']['max_new_tokens']}"
+        ended = f"{100 * first['finished']:.0f} to {100 * last['finished']:.0f} %"
+        gain = _signed(running.interval(run["gain"]))
+        about = [*names, str(last["rollout"]), before, after, gain, kl, tokens, ended, f"{run['minutes']:.0f}"]
+        lines.append(f"| {' | '.join(about)} |")
+    rose = [f"{name} on {task}" for (task, name), run in every if run["gain"]["low"] > 0]
     lines += [
         "",
         f"The held-out reward rises clearly in {len(rose)} of {len(every)} runs: {', '.join(rose) or 'none'}.",
     ]
-    lines += [
-        "",
-        "Ended are the answers of the last rollout that came to their end before the limit of tokens cut them off.",
-    ]
+    grown = [f"{name} on {task}" for (task, name), run in every if _is_cut_more(run)]
+    if grown:
+        lines += [f"Answers run into the limit more often than at first, by half or more: {', '.join(grown)}."]
+        lines += ["Whoever counts happy words invites that, as each further word can be one."]
     return "\n".join([*lines, "", "![rewards by rollout](online-real.svg)", ""])
 
 
-def _interval(one: Mapping[str, Any]) -> str:
-    return str(running.interval(one))
+def _is_cut_more(run: Mapping[str, Any]) -> bool:
+    """Whether at most half as many answers come to their end in the last rollout as did in the first."""
+    first, last = run["course"][0], run["course"][-1]
+    return bool(2 * last["finished"] <= first["finished"])
 
 
 def _ablation_picture(found: Found, path: Path) -> None:

@@ -240,24 +240,28 @@ def test_the_page_of_the_frontier_says_which_way_it_falls(tmp_path: Path) -> Non
 
 
 def test_the_page_of_a_real_model_counts_what_rises(tmp_path: Path) -> None:
-    def run(low: float) -> dict[str, Any]:
+    def run(low: float, ended: float) -> dict[str, Any]:
         side = {"value": 0.3, "low": 0.2, "high": 0.4, "n": 64}
         return {
             "before": side, "after": side, "gain": {"value": low + 0.1, "low": low, "high": low + 0.2, "n": 64},
             "settings": {"max_new_tokens": 32}, "minutes": 7.4, "stopped": False,
-            "course": [{"rollout": n, "reward": n / 9, "kl": n / 3, "finished": 0.5} for n in range(1, 4)],
+            "course": [
+                {"rollout": n, "reward": n / 9, "kl": n / 3, "length": 10 * n, "finished": ended if n > 1 else 0.5}
+                for n in range(1, 4)
+            ],
         }  # fmt: skip
 
     found = Found(tmp_path / online_page.KEPT)
-    found.pieces = {"real/sentiment/grpo": run(0.1), "real/arithmetic/rloo": run(-0.1)}
+    found.pieces = {"real/sentiment/grpo": run(0.1, 0.25), "real/arithmetic/rloo": run(-0.1, 0.4)}
     found.save()
     online_page.write(tmp_path)
     page = (tmp_path / "online.md").read_text()
     assert "rises clearly in 1 of 2 runs: grpo on sentiment." in page
-    assert (
-        "| sentiment | grpo | 3 | 32 | 0.30 [0.20, 0.40] | 0.30 [0.20, 0.40] | +0.20 [+0.10, +0.30] | 1.0 | 50 % | 7 |"
-        in page
+    row = (
+        "| sentiment | grpo | 3 | 0.30 [0.20, 0.40] | 0.30 [0.20, 0.40] | +0.20 [+0.10, +0.30] | 1.0 | 10 to 30 of 32 |"
     )
+    assert f"{row} 50 to 25 % | 7 |" in page
+    assert "by half or more: grpo on sentiment." in page
 
 
 @pytest.mark.slow
