@@ -68,8 +68,8 @@ class Size:
     betas: tuple[float, ...] = (0.05, 0.1, 0.3, 1.0, 5.0)
     alphas: tuple[float, ...] = (0.05, 0.1, 0.5, 1.0)
     passes: tuple[int, ...] = (1, 2, 4)
-    targets: tuple[float, ...] = (1.0, 3.0, 6.0, 12.0)
-    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    targets: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    rates: tuple[float, ...] = (3e-4, 1e-3)
     real: int = 20
 
 
