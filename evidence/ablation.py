@@ -26,16 +26,13 @@ from truing.store import Run
 RECIPE = "frontier-ablation"
 LAST = 0.25
 """Share of the rollouts, the last ones, whose means are looked at."""
-WATCHED = {
-    "kl": "kl",
-    "entropy/rollout": "entropy",
-    "ratio/clipped": "ratio/clipped",
-    "kl/behaviour": "kl/behaviour",
-}
-"""What is kept of each rollout and must end up in its healthy range, with the name of that range."""
+WATCHED = ("kl", "entropy", "ratio/clipped", "kl/behaviour")
+"""What is kept of each rollout and must end up in its healthy range."""
 KEPT = ("reward", "length", *WATCHED)
 FREE = 1e9
 """A bound that nothing meets."""
+DECAY = 0.95
+"""Of the mean of the policy at each of some hundred optimizer steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +40,15 @@ class Arm:
     """PPO without some measures.
 
     algorithm, stage: settings that differ from the recipe's; None: not set. buffer: rollouts that are one, and learnt
-    from a part at a time. fresh_critic: whether the critic begins as the policy, and not as the reward model.
+    from a part at a time. without: which of `reward` (as which the critic begins), `pretrain` (rows that stay likely)
+    and `ema_decay` (the result is a mean of the policy) is not given.
     """
 
     name: str
     algorithm: Mapping[str, Any] = field(default_factory=dict)
     stage: Mapping[str, Any] = field(default_factory=dict)
     buffer: int = 1
-    fresh_critic: bool = False
+    without: tuple[str, ...] = ()
 
 
 ALL = Arm("all measures")
@@ -60,13 +58,15 @@ ALONE = (
     Arm("reward clipping", {"reward_clip": FREE}),
     Arm("KL in the reward", {"reward_kl": 0.0, **_STEERING}),
     Arm("steering of the KL", _STEERING),
-    Arm("critic from the reward model", fresh_critic=True),
+    Arm("critic from the reward model", without=("reward",)),
     Arm("critic warm-up", stage={"critic_warmup": 0}),
     Arm("value clipping", {"value_range": FREE}),
     Arm("policy clipping", {"clip_low": FREE, "clip_high": FREE}),
     Arm("advantage scaling", {"advantage_scaling": "none"}),
     Arm("advantage clipping", {"advantage_clip": FREE}),
     Arm("entropy bonus", {"entropy_bonus_weight": 0.0}),
+    Arm("pre-training mixture", without=("pretrain",)),
+    Arm("mean of the policy", without=("ema_decay",)),
     Arm("gradient clipping", stage={"max_gradient_norm": FREE}),
     Arm("small buffer", buffer=4),
 )
@@ -76,7 +76,7 @@ PLAIN = Arm(
     algorithm={key: value for arm in ALONE for key, value in arm.algorithm.items()},
     stage={key: value for arm in ALONE for key, value in arm.stage.items()},
     buffer=max(arm.buffer for arm in ALONE),
-    fresh_critic=True,
+    without=tuple(name for arm in ALONE for name in arm.without),
 )
 
 
@@ -134,7 +134,8 @@ def settings_of(trial: Trial, arm: Arm, rate: float) -> dict[str, Any]:
         "online.prompts": stage["prompts"] * arm.buffer,
     }
     given |= {f"online.{key}": value for key, value in arm.stage.items()}
-    return given if arm.fresh_critic else {**given, "online.reward": trial.reward}
+    beside = {"reward": trial.reward, "pretrain": trial.demonstrations, "ema_decay": DECAY}
+    return given | {f"online.{key}": value for key, value in beside.items() if key not in arm.without}
 
 
 def course(run: Run, steps: int) -> list[dict[str, float]]:
@@ -176,9 +177,9 @@ def faults(run: Mapping[str, Any], began: float) -> list[str]:
     if "broke" in run:
         return ["broke off"]
     found = []
-    for name, range_name in WATCHED.items():
+    for name in WATCHED:
         value = late(run, name)
-        if value is not None and not HEALTHY[range_name].holds(value):
+        if value is not None and not HEALTHY[name].healthy.holds(value):
             found.append(name)
     return found if run["reward"] > began else [*found, "reward"]
 

@@ -327,7 +327,7 @@ def _ablation_picture(found: Found, path: Path) -> None:
 def _course_picture(found: Found, path: Path) -> None:
     """KL, entropy and clipped tokens by rollout, with all measures and with none; a line for each seed."""
     rate = breaking_rate(found)
-    shown = {"kl": "KL, nats an answer", "entropy/rollout": "entropy, nats", "ratio/clipped": "clipped tokens"}
+    shown = {"kl": "KL, nats an answer", "entropy": "entropy, nats", "ratio/clipped": "clipped tokens"}
     figure, every = plt.subplots(1, len(shown), figsize=(9, 3))
     for axes, (name, words) in zip(every, shown.items(), strict=True):
         for arm, colour in ((ALL, "C0"), (PLAIN, "C3")):

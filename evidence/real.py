@@ -73,7 +73,7 @@ def told(finished: Run) -> dict[str, Any]:
         {"rollout": event["rollout"], **{name: short([event[name]])[0] for name in KEPT if name in event}}
         for event in finished.events("online", "rollout")
     ]
-    kept = ("rollouts", "prompts", "max_new_tokens", "learning_rate", "max_kl")
+    kept = ("rollouts", "prompts", "max_new_tokens", "learning_rate", "stop")
     return {
         **{name: held_out[name] for name in ("before", "after", "gain")},
         "settings": {name: started["settings"][name] for name in kept},

@@ -112,13 +112,18 @@ class Trial:
         return reviews(self.data)
 
     @cached_property
+    def demonstrations(self) -> str:
+        """The file of the reviews that nothing is measured on: openings, and how they go on."""
+        known = [one for one in self.reviews if not is_held_out(one)]
+        rows = [Group((text(one.opening),), (Completion((text(one.rest),)),)) for one in known]
+        return running.write(rows, self.folder / "reviews.jsonl")
+
+    @cached_property
     def reference(self) -> str:
         """The folder of the model that every training begins with: it has learnt to go on with openings."""
         known = [one for one in self.reviews if not is_held_out(one)]
         small = small_model(self.folder / "small", [one.opening + one.rest for one in known], self.size)
-        rows = [Group((text(one.opening),), (Completion((text(one.rest),)),)) for one in known]
-        file = running.write(rows, self.folder / "reviews.jsonl")
-        settings = {"model": small, "data.path": file, "sft.epochs": self.size.epochs}
+        settings = {"model": small, "data.path": self.demonstrations, "sft.epochs": self.size.epochs}
         return running.model_of(running.run("frontier-reference", self.folder / "reference", settings), "model")
 
     @cached_property

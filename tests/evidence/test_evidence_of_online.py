@@ -91,7 +91,7 @@ def test_the_better_answer_of_every_comparison_is_a_demonstration() -> None:
 
 def test_every_arm_takes_out_its_own_measure_and_plain_takes_out_all(data: Path, tmp_path: Path) -> None:
     trial = Trial(data, tmp_path, Found(tmp_path / "a.json"), SMALL)
-    for name in ("reference", "reward", "truth", "openings"):
+    for name in ("reference", "reward", "truth", "openings", "demonstrations"):
         trial.__dict__[name] = {"file": "thumbs"} if name == "truth" else name  # nothing is trained here
     trial.__dict__["reward_run"] = None
 
@@ -110,15 +110,16 @@ def test_every_arm_takes_out_its_own_measure_and_plain_takes_out_all(data: Path,
             key for key in own["online.algorithm"] if own["online.algorithm"][key] != whole["online.algorithm"][key]
         }
         assert all(none["online.algorithm"][key] == own["online.algorithm"][key] for key in changed), arm.name
-    assert "online.reward" in whole
-    assert "online.reward" not in none
+    for key in ("online.reward", "online.pretrain", "online.ema_decay"):
+        assert key in whole
+        assert key not in none
     assert set(none["online.algorithm"]) <= set(whole["online.algorithm"])
-    assert len({arm.name for arm in ALONE}) == len(ALONE) == 13
+    assert len({arm.name for arm in ALONE}) == len(ALONE) == 15
 
 
 def course(**late: float) -> list[dict[str, float]]:
     """Eight rollouts, the last two of which are as told."""
-    well = {"kl": 1.0, "entropy/rollout": 2.0, "ratio/clipped": 0.1, "kl/behaviour": 0.01}
+    well = {"kl": 1.0, "entropy": 2.0, "ratio/clipped": 0.1, "kl/behaviour": 0.01}
     return [well] * 6 + [well | {name.replace("_", "/"): value for name, value in late.items()}] * 2
 
 
@@ -126,7 +127,7 @@ def test_what_is_stable_is_what_was_said_before() -> None:
     assert ablation.faults({"reward": 1.0, "course": course()}, 0.5) == []
     assert ablation.faults({"reward": 0.4, "course": course()}, 0.5) == ["reward"]
     assert ablation.faults({"reward": 1.0, "course": course(kl=21.0)}, 0.5) == ["kl"]
-    assert ablation.faults({"reward": 1.0, "course": course(entropy_rollout=0.05)}, 0.5) == ["entropy/rollout"]
+    assert ablation.faults({"reward": 1.0, "course": course(entropy=0.05)}, 0.5) == ["entropy"]
     assert ablation.faults({"reward": 1.0, "course": course(ratio_clipped=0.3, kl_behaviour=0.2)}, 0.5) == [
         "ratio/clipped", "kl/behaviour",
     ]  # fmt: skip
