@@ -52,6 +52,7 @@ class Arm:
 
 
 ALL = Arm("all measures")
+MIXTURE = Arm("pre-training mixture", without=("pretrain",))
 _STEERING: Mapping[str, Any] = {"reward_kl_target": None, "reward_kl_horizon": None}
 ALONE = (
     Arm("reward scaling", {"reward_scaling": "none"}),
@@ -65,23 +66,32 @@ ALONE = (
     Arm("advantage scaling", {"advantage_scaling": "none"}),
     Arm("advantage clipping", {"advantage_clip": FREE}),
     Arm("entropy bonus", {"entropy_bonus_weight": 0.0}),
-    Arm("pre-training mixture", without=("pretrain",)),
+    MIXTURE,
     Arm("mean of the policy", without=("ema_decay",)),
     Arm("gradient clipping", stage={"max_gradient_norm": FREE}),
     Arm("small buffer", buffer=4),
 )
 """Each without the one measure that it is named after."""
-PLAIN = Arm(
-    "plain",
-    algorithm={key: value for arm in ALONE for key, value in arm.algorithm.items()},
-    stage={key: value for arm in ALONE for key, value in arm.stage.items()},
-    buffer=max(arm.buffer for arm in ALONE),
-    without=tuple(name for arm in ALONE for name in arm.without),
-)
+
+
+def together(name: str, arms: Sequence[Arm]) -> Arm:
+    """Without the measures of all these."""
+    return Arm(
+        name,
+        algorithm={key: value for arm in arms for key, value in arm.algorithm.items()},
+        stage={key: value for arm in arms for key, value in arm.stage.items()},
+        buffer=max(arm.buffer for arm in arms),
+        without=tuple(name for arm in arms for name in arm.without),
+    )
+
+
+PLAIN = together("plain", ALONE)
+BESIDE = tuple(together(f"mixture and {arm.name}", (MIXTURE, arm)) for arm in ALONE if arm is not MIXTURE)
+"""Each without one measure and the mixture, which holds a policy so near the reference that little else shows."""
 
 
 def ablation(trial: Trial) -> None:
-    """All measures and none at several learning rates; then each measure taken out at the rate where none breaks."""
+    """All measures and none at several learning rates; then without each alone, and without it and the mixture."""
     trial.found.piece("ablation/reference", lambda: reference(trial))
     for seed in range(trial.size.seeds):
         for rate in trial.size.rates:
@@ -89,7 +99,7 @@ def ablation(trial: Trial) -> None:
                 played(trial, arm, rate, seed)
     rate = breaking_rate(trial.found)
     for seed in range(trial.size.seeds):
-        for arm in ALONE:
+        for arm in (*ALONE, *BESIDE):
             played(trial, arm, rate, seed)
 
 
@@ -132,6 +142,7 @@ def settings_of(trial: Trial, arm: Arm, rate: float) -> dict[str, Any]:
         "online.learning_rate": rate,
         "online.rollouts": trial.size.rough // arm.buffer,
         "online.prompts": stage["prompts"] * arm.buffer,
+        "online.critic_warmup": stage["critic_warmup"] // arm.buffer,
     }
     given |= {f"online.{key}": value for key, value in arm.stage.items()}
     beside = {"reward": trial.reward, "pretrain": trial.demonstrations, "ema_decay": DECAY}

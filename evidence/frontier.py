@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 from evidence import running
@@ -27,6 +28,7 @@ class Method(NamedTuple):
     """A way to learn, and what makes it keep near the reference.
 
     knob: what is swept. values: over what, by the size. recipe: what trains it. settings: for one of the values.
+    stage: of the recipe, which trains at each of the `rates`.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Method(NamedTuple):
     values: Callable[[Size], Sequence[float]]
     recipe: str
     settings: Callable[[Trial, float], dict[str, Any]]
+    stage: str
+    rates: tuple[float, float]
 
 
 def dpo(trial: Trial, beta: float) -> dict[str, Any]:
@@ -52,24 +56,28 @@ def preferred(trial: Trial, passes: float) -> dict[str, Any]:
     return {"data.path": file, "sft.epochs": int(passes)}
 
 
-def ppo(trial: Trial, target: float) -> dict[str, Any]:
+def ppo(trial: Trial, price: float) -> dict[str, Any]:
     """PPO by the reward model, which its critic begins as."""
     scorer = {"name": "reward_model", "model": trial.reward}
-    return {**steered(trial, target), "online.scorer": scorer, "online.reward": trial.reward}
+    return {**priced(trial, price), "online.scorer": scorer, "online.reward": trial.reward}
 
 
-def ppo_true(trial: Trial, target: float) -> dict[str, Any]:
+def ppo_true(trial: Trial, price: float) -> dict[str, Any]:
     """PPO by the true reward."""
-    return {**steered(trial, target), "online.scorer": trial.truth}
+    return {**priced(trial, price), "online.scorer": trial.truth}
 
 
-DPO = Method("DPO", "beta", lambda size: size.betas, "frontier-preference", dpo)
+OFFLINE, ONLINE = (1.5e-4, 5e-4), (3e-4, 1e-3)
+"""Learning rates of each setting."""
+DPO = Method("DPO", "beta", lambda size: size.betas, "frontier-preference", dpo, "preference", OFFLINE)
 METHODS = (
     DPO,
-    Method("PPO", "target KL", lambda size: size.targets, "frontier-online", ppo),
-    Method("PPO, true reward", "target KL", lambda size: size.targets, "frontier-online", ppo_true),
-    Method("unlikelihood", "alpha", lambda size: size.alphas, "frontier-preference", unlikelihood),
-    Method("preferred-FT", "epochs", lambda size: size.passes, "frontier-preferred", preferred),
+    Method("PPO", "price", lambda size: size.prices, "frontier-online", ppo, "online", ONLINE),
+    Method("PPO, true reward", "price", lambda size: size.prices, "frontier-online", ppo_true, "online", ONLINE),
+    Method(
+        "unlikelihood", "alpha", lambda size: size.alphas, "frontier-preference", unlikelihood, "preference", OFFLINE
+    ),
+    Method("preferred-FT", "epochs", lambda size: size.passes, "frontier-preferred", preferred, "sft", OFFLINE),
 )
 BEST_OF = {"best of n": "model", "best of n, true reward": "truth"}
 """By what the best answer is chosen."""
@@ -81,9 +89,9 @@ def frontier(trial: Trial) -> None:
     trial.found.piece("frontier/best-of-n", partial(best_of_n, trial))
     for seed in range(trial.size.seeds):
         for method in METHODS:
-            for value in method.values(trial.size):
-                name = f"frontier/{method.name}/{value:g}/{seed}"
-                trial.found.piece(name, partial(trained, trial, method, value, seed))
+            for rate, value in product(method.rates, method.values(trial.size)):
+                name = f"frontier/{method.name}/{value:g} at {rate:g}/{seed}"
+                trial.found.piece(name, partial(trained, trial, method, value, rate, seed))
 
 
 def begin(trial: Trial) -> dict[str, Any]:
@@ -118,9 +126,10 @@ def best_of_n(trial: Trial) -> dict[str, Any]:
     }
 
 
-def trained(trial: Trial, method: Method, value: float, seed: int) -> dict[str, Any]:
+def trained(trial: Trial, method: Method, value: float, rate: float, seed: int) -> dict[str, Any]:
     """What one training comes to; where it broke off, why."""
     settings = {"model": trial.reference, "seed": seed, **method.settings(trial, value), **trial.measuring()}
+    settings[f"{method.stage}.learning_rate"] = rate
     folder = trial.folder / "trained"
     try:
         with running.passing_run(method.recipe, folder, settings) as finished:
@@ -130,11 +139,11 @@ def trained(trial: Trial, method: Method, value: float, seed: int) -> dict[str, 
         return {"broke": str(error)}
 
 
-def steered(trial: Trial, target: float) -> dict[str, Any]:
-    """PPO whose price of KL is steered to a target, in nats an answer."""
+def priced(trial: Trial, price: float) -> dict[str, Any]:
+    """PPO with a price of KL in the reward, in deviations of the reward for a nat."""
     return {
         "data.path": trial.openings,
-        "online.algorithm.reward_kl_target": target,
+        "online.algorithm.reward_kl": price,
         "online.rollouts": trial.size.rollouts,
     }
 

@@ -9,7 +9,20 @@ from typing import Any
 import matplotlib
 
 from evidence import running, tradeoff
-from evidence.ablation import ALL, ALONE, PLAIN, Arm, breaking_rate, common_faults, faults, late, runs, start
+from evidence.ablation import (
+    ALL,
+    ALONE,
+    BESIDE,
+    MIXTURE,
+    PLAIN,
+    Arm,
+    breaking_rate,
+    common_faults,
+    faults,
+    late,
+    runs,
+    start,
+)
 from evidence.found import Found
 from evidence.frontier import BEST_OF, DPO, METHODS
 from truing import statistics
@@ -23,6 +36,9 @@ matplotlib.rcParams["svg.hashsalt"] = "online"  # the same picture for the same 
 KEPT = "online.json"
 BUDGETS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """KLs in nats an answer at which methods are compared."""
+
+LINE = 200
+"""Points of a line in a picture."""
 
 HEAD = """# Learning online, measured
 
@@ -50,14 +66,21 @@ lowest at which less than half of the trainings without any measure are stable, 
 for any one measure, nor was anything else. Intervals are of seeds, few as they are.
 """
 
+ONE_OUT = (
+    """One measure taken out at a time, at {rate:g}; gained is the reward less that of all measures, seed by seed:"""
+)
+TWO_OUT = """The same without the mixture, which holds the policy near the reference and hides what the others do; gained
+is the reward less that without the mixture alone:"""
+
 FRONTIER = """## Reward against KL
 
 The controlled-sentiment experiment of the DPO paper (arXiv:2305.18290, section 6.1), in small: four answers of the
 reference to each of {openings:,} openings, {comparisons:,} comparisons by the true reward. DPO, unlikelihood and
 fine-tuning on the better answers learn from these, and so does a reward model, which sides with the truth on
-{accuracy} of held-out comparisons. PPO is `ppo_max` with its price of KL steered to a target, by that model or by the
-true reward; the best of n answers is chosen by either. Each setting is trained with {seeds} seeds; ranges are of a
-bootstrap over openings and seeds. The learning rates are the recipes' own, the same over each sweep.
+{accuracy} of held-out comparisons. PPO is `ppo_max` by that model or by the true reward; the best of n answers is
+chosen by either. Each setting is trained at two learning rates with {seeds} seeds; ranges are of a bootstrap over
+openings and seeds. Where the paper steers PPO's KL to a target, the price of a nat is fixed here, in deviations of the
+reward: steered, so short a training overshot the target and came back to it without the reward.
 """
 
 REAL = """## A real model
@@ -114,15 +137,16 @@ def _ablation_section(found: Found) -> str:
     for rate in _rates(found):
         lines += [f"| {rate:g} | {arm.name} | {_outcome(found, rate, arm)} |" for arm in (ALL, PLAIN)]
     lines += ["", _said_of_all(found, hot), ""]
-    measured = [arm for arm in ALONE if runs(found, hot, arm)]
-    if measured:
-        lines += [f"One measure taken out at a time, at {hot:g}:", ""]
-        lines += [
-            "| without | stable | true reward | KL at the end | what was out of range | reward less that of all |"
-        ]
-        lines += [f"|{' --- |' * 6}"]
-        lines += [f"| {arm.name} | {_outcome(found, hot, arm)} | {_lead(found, hot, arm)} |" for arm in measured]
-        lines += ["", _said_alone(found, hot, measured), ""]
+    for base, arms, words in ((ALL, ALONE, ONE_OUT), (MIXTURE, BESIDE, TWO_OUT)):
+        measured = [arm for arm in arms if runs(found, hot, arm) and runs(found, hot, base)]
+        if measured:
+            lines += [words.format(rate=hot), ""]
+            lines += ["| without | stable | true reward | KL at the end | what was out of range | reward gained |"]
+            lines += [f"|{' --- |' * 6}"]
+            lines += [
+                f"| {arm.name} | {_outcome(found, hot, arm)} | {_lead(found, hot, arm, base)} |" for arm in measured
+            ]
+            lines += ["", _said_alone(found, hot, measured, base), ""]
     return "\n".join([*lines, "![rewards](online-ablation.svg)", "", "![courses](online-course.svg)", ""])
 
 
@@ -144,18 +168,18 @@ def _mean(values: Sequence[float]) -> str:
     return str(statistics.mean(values)) if len(values) > 1 else f"{values[0]:.2f}"
 
 
-def lead(found: Found, rate: float, arm: Arm) -> Interval | None:
-    """How much more true reward an arm has than all measures together, seed by seed; None without two seeds."""
+def lead(found: Found, rate: float, arm: Arm, base: Arm) -> Interval | None:
+    """How much more true reward an arm has than the one it is taken out of, seed by seed; None without two seeds."""
     both = [
         (run["reward"], other["reward"])
-        for run, other in zip(runs(found, rate, arm), runs(found, rate, ALL), strict=False)
+        for run, other in zip(runs(found, rate, arm), runs(found, rate, base), strict=False)
         if "broke" not in run and "broke" not in other
     ]
     return statistics.mean([after - before for after, before in both]) if len(both) > 1 else None
 
 
-def _lead(found: Found, rate: float, arm: Arm) -> str:
-    return _signed(lead(found, rate, arm))
+def _lead(found: Found, rate: float, arm: Arm, base: Arm) -> str:
+    return _signed(lead(found, rate, arm, base))
 
 
 def _said_of_all(found: Found, rate: float) -> str:
@@ -178,12 +202,12 @@ def _stability(found: Found, rate: float, arm: Arm) -> tuple[int, int]:
     return sum(not faults(run, began) for run in some), len(some)
 
 
-def _said_alone(found: Found, rate: float, measured: Sequence[Arm]) -> str:
-    stable, of = _stability(found, rate, ALL)
+def _said_alone(found: Found, rate: float, measured: Sequence[Arm], base: Arm) -> str:
+    stable, of = _stability(found, rate, base)
     less = [
         arm.name for arm in measured if _stability(found, rate, arm)[0] / _stability(found, rate, arm)[1] < stable / of
     ]
-    leads = {arm.name: known for arm in measured if (known := lead(found, rate, arm)) is not None}
+    leads = {arm.name: known for arm in measured if (known := lead(found, rate, arm, base)) is not None}
     worse = [name for name, one in leads.items() if one.high < 0]
     better = [name for name, one in leads.items() if one.low > 0]
     said = [
@@ -245,26 +269,38 @@ def _budgets_table(some: tradeoff.Curves, again: Any) -> list[str]:
 def _said_of_frontier(some: tradeoff.Curves, again: Any) -> list[str]:
     """Whether DPO has more reward than each other method at the same KL."""
     said = ["DPO's reward less that of the others at the same KL:", ""]
-    beaten = behind = told = 0
+    trained: list[Interval] = []
+    chosen: list[Interval] = []
     for name in some:
         leads = {budget: tradeoff.ahead(some, again, DPO.name, name, budget) for budget in BUDGETS}
         known = {budget: one for budget, one in leads.items() if one is not None}
         if name == DPO.name or not known:
             continue
         said.append(f"- {name}: " + "; ".join(f"{_signed(one)} at {budget:g}" for budget, one in known.items()))
-        beaten += sum(one.low > 0 for one in known.values())
-        behind += sum(one.high < 0 for one in known.values())
-        told += len(known)
-    verdict = f"Of {told} such comparisons DPO is clearly ahead in {beaten} and clearly behind in {behind}. "
+        (chosen if name in BEST_OF else trained).extend(known.values())
+    ahead, behind = _sides(trained)
+    verdict = (
+        f"Of {len(trained)} comparisons with what is trained DPO is clearly ahead in {ahead}, behind in {behind}. "
+    )
     if behind:
-        verdict += "That DPO's frontier dominates all others, as in the paper, does not hold here."
-    elif beaten == told:
-        verdict += "Its frontier dominates all others, as in the paper."
+        verdict += "That its frontier dominates all of these, as in the paper, does not hold here."
+    elif ahead == len(trained):
+        verdict += "Its frontier dominates all of these, as in the paper."
     else:
         verdict += (
-            "Nothing dominates it; that it dominates all others, as in the paper, is shown only where it is ahead."
+            "None dominates it; that it dominates all of these, as in the paper, is shown only where it is ahead."
         )
-    return [*said, "", verdict]
+    before, after = _sides(chosen)
+    beside = (
+        "The best of n, which the paper's picture does not have, trains nothing and pays for n answers each time; of "
+        f"{len(chosen)} comparisons with it DPO is clearly ahead in {before}, behind in {after}."
+    )
+    return [*said, "", verdict, "", beside]
+
+
+def _sides(leads: Sequence[Interval]) -> tuple[int, int]:
+    """How many lie clearly above 0, and how many below."""
+    return sum(one.low > 0 for one in leads), sum(one.high < 0 for one in leads)
 
 
 def _signed(one: Interval | None) -> str:
@@ -308,8 +344,9 @@ def _is_cut_more(run: Mapping[str, Any]) -> bool:
 def _ablation_picture(found: Found, path: Path) -> None:
     """True reward by arm at the rate of the second table; in grey each training alone."""
     rate = breaking_rate(found)
-    arms = [arm for arm in (ALL, *ALONE, PLAIN) if any("broke" not in run for run in runs(found, rate, arm))]
-    figure, axes = plt.subplots(figsize=(7, 4))
+    every = (ALL, *ALONE, *BESIDE, PLAIN)
+    arms = [arm for arm in every if any("broke" not in run for run in runs(found, rate, arm))]
+    figure, axes = plt.subplots(figsize=(7, 1 + 0.2 * len(arms)))
     for place, arm in enumerate(arms):
         rewards = [run["reward"] for run in runs(found, rate, arm) if "broke" not in run]
         axes.plot(rewards, [place] * len(rewards), "o", color="#888888", markersize=3)
@@ -345,22 +382,26 @@ def _course_picture(found: Found, path: Path) -> None:
 
 
 def _frontier_picture(some: tradeoff.Curves, again: Any, path: Path) -> None:
+    """Every setting with its ranges, and the line that is the most reward at each KL."""
     figure, axes = plt.subplots(figsize=(7, 4.5))
+    where = tradeoff.places(some)
     for number, (name, points) in enumerate(tradeoff.spread(some, again).items()):
-        ordered = sorted(points, key=lambda one: one[0].value)
-        kls, rewards = ([pair[side] for pair in ordered] for side in (0, 1))
+        kls, rewards = ([pair[side] for pair in points] for side in (0, 1))
         axes.errorbar(
             [one.value for one in kls],
             [one.value for one in rewards],
             [[one.value - one.low for one in rewards], [one.high - one.value for one in rewards]],
             [[one.value - one.low for one in kls], [one.high - one.value for one in kls]],
-            fmt="o--" if name in BEST_OF else "o-",
+            fmt="o",
             color=f"C{number}",
             capsize=2,
-            linewidth=1,
-            markersize=4,
-            label=name,
+            linewidth=0.8,
+            markersize=3,
         )
+        last = max(one.value for one in kls)
+        budgets = [last * step / LINE for step in range(LINE + 1)]
+        most = [tradeoff.at(where[name], tradeoff.reference_of(where), budget) for budget in budgets]
+        axes.plot(budgets, most, "--" if name in BEST_OF else "-", color=f"C{number}", linewidth=1.2, label=name)
     axes.set_xscale("symlog", linthresh=1.0)
     axes.set_xlim(left=0)
     axes.set_xlabel("KL from the reference, nats an answer (straight up to 1, then logarithmic)")

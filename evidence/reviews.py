@@ -51,7 +51,7 @@ class Size:
     vocabulary, width, layers: of the small model. openings: that answers are drawn to, at most. held_out: openings
     that are measured on. pool: answers to each, of which the best is chosen. seeds: trainings of each setting.
     epochs: of the reference. rollouts: of each PPO of the frontier. rough: rollouts where measures are taken out.
-    betas, alphas, passes, targets: what DPO, unlikelihood, fine-tuning and PPO are swept over.
+    betas, alphas, passes, prices: what DPO, unlikelihood, fine-tuning and PPO are swept over.
     rates: learning rates at which PPO with all of its measures meets PPO without any. real: rollouts of a real model.
     """
 
@@ -63,12 +63,12 @@ class Size:
     held_out: int = 96
     pool: int = 32
     seeds: int = 3
-    rollouts: int = 24
+    rollouts: int = 40
     rough: int = 24
     betas: tuple[float, ...] = (0.05, 0.1, 0.3, 1.0, 5.0)
     alphas: tuple[float, ...] = (0.05, 0.1, 0.5, 1.0)
     passes: tuple[int, ...] = (1, 2, 4)
-    targets: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    prices: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
     rates: tuple[float, ...] = (3e-4, 1e-3)
     real: int = 20
 
@@ -86,7 +86,7 @@ QUICK = Size(
     betas=(0.1, 1.0),
     alphas=(0.1,),
     passes=(1,),
-    targets=(1.0, 4.0),
+    prices=(0.1, 1.0),
     rates=(1e-3, 1e-2),
     real=2,
 )

@@ -14,7 +14,7 @@ import pytest
 import tiny_model
 
 from evidence import ablation, arithmetic, frontier, online_page, reviews, tradeoff
-from evidence.ablation import ALL, ALONE, PLAIN, Arm
+from evidence.ablation import ALL, ALONE, BESIDE, MIXTURE, PLAIN, Arm
 from evidence.found import Found
 from evidence.noise import heavy
 from evidence.online import PARTS
@@ -26,7 +26,7 @@ from truing.scoring.scorers import make
 
 SMALL = reviews.Size(
     vocabulary=280, width=16, layers=1, epochs=1, openings=8, held_out=3, pool=2, seeds=1, rollouts=2, rough=4,
-    betas=(0.1,), alphas=(0.1,), passes=(1,), targets=(2.0,), rates=(1e-3, 1e-2), real=1,
+    betas=(0.1,), alphas=(0.1,), passes=(1,), prices=(0.3,), rates=(1e-3, 1e-2), real=1,
 )  # fmt: skip
 
 
@@ -110,6 +110,9 @@ def test_every_arm_takes_out_its_own_measure_and_plain_takes_out_all(data: Path,
             key for key in own["online.algorithm"] if own["online.algorithm"][key] != whole["online.algorithm"][key]
         }
         assert all(none["online.algorithm"][key] == own["online.algorithm"][key] for key in changed), arm.name
+    for arm in BESIDE:
+        assert "online.pretrain" not in given(arm), arm.name
+        assert given(arm) != given(MIXTURE), arm.name
     for key in ("online.reward", "online.pretrain", "online.ema_decay"):
         assert key in whole
         assert key not in none
@@ -216,8 +219,8 @@ def pieces_of_frontier(reward_of_dpo: float) -> dict[str, Any]:
     for seed in range(2):
         for method in frontier.METHODS:
             reward = reward_of_dpo if method is frontier.DPO else 1.0
-            found[f"frontier/{method.name}/1/{seed}"] = run(reward + seed / 100, 2.0)
-    found["frontier/unlikelihood/2/0"] = {"broke": "not a number"}
+            found[f"frontier/{method.name}/1 at 0.1/{seed}"] = run(reward + seed / 100, 2.0)
+    found["frontier/unlikelihood/2 at 0.1/0"] = {"broke": "not a number"}
     return found
 
 
@@ -230,10 +233,10 @@ def test_the_page_of_the_frontier_says_which_way_it_falls(tmp_path: Path) -> Non
         return (tmp_path / "online.md").read_text()
 
     good, bad = told(2.0), told(0.5)
-    assert "Its frontier dominates all others, as in the paper." in good
+    assert "Its frontier dominates all of these, as in the paper." in good
     assert "does not hold here" in bad
-    assert "Broke off and are not counted: unlikelihood/2/0." in good
-    assert "| DPO | beta 1 | 2 | 2.00 [2.00, 2.00] | 2.00" in good
+    assert "Broke off and are not counted: unlikelihood/2 at 0.1/0." in good
+    assert "| DPO | beta 1 at 0.1 | 2 | 2.00 [2.00, 2.00] | 2.00" in good
     kl = math.log(16) - 15 / 16
     assert f"| best of n | n 16 |  | {kl:.2f} [{kl:.2f}, {kl:.2f}] | 1.00" in good
     assert "- PPO: +0.25" in good  # at 0.5 nats: a quarter of the way to 2.005 and to 1.005
@@ -284,8 +287,8 @@ def test_all_parts_run_and_the_page_is_made_of_what_is_kept(data: Path, tmp_path
     for picture in ("ablation", "course", "frontier", "real"):
         assert (out / f"online-{picture}.svg").stat().st_size > 1000
     found = trial().found
-    assert sum(1 for _ in found.under("ablation")) == 1 + 2 * 2 + len(ALONE)
-    assert sum(1 for _ in found.under("frontier")) == 2 + len(frontier.METHODS)
+    assert sum(1 for _ in found.under("ablation")) == 1 + 2 * 2 + len(ALONE) + len(BESIDE)
+    assert sum(1 for _ in found.under("frontier")) == 2 + 2 * len(frontier.METHODS)
     assert sum(1 for _ in found.under("real")) == 6
     for _, run in found.under("frontier", frontier.DPO.name):
         assert len(run["reward"]) == len(run["kl"]) == SMALL.held_out
