@@ -69,8 +69,8 @@ for any one measure, nor was anything else. Intervals are of seeds, few as they 
 ONE_OUT = (
     """One measure taken out at a time, at {rate:g}; gained is the reward less that of all measures, seed by seed:"""
 )
-TWO_OUT = """The same without the mixture, which holds the policy near the reference and hides what the others do; gained
-is the reward less that without the mixture alone:"""
+TWO_OUT = """The same without the mixture, which holds the policy near the reference and hides what the others do;
+gained is the reward less that without the mixture alone:"""
 
 FRONTIER = """## Reward against KL
 
