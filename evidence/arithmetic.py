@@ -7,7 +7,7 @@ import random
 from truing.records import Group, user
 
 ASKED = "What is {}? Answer with the number alone."
-LARGEST = {"+": 60, "-": 60, "*": 12}
+LARGEST = {"+": 20, "-": 20, "*": 9}
 """The largest number in a problem, by what is done."""
 
 

@@ -44,7 +44,7 @@ def review_openings(trial: Trial) -> list[Group]:
 
 TASKS = (
     Task("sentiment", "online-sentiment", review_openings),
-    Task("arithmetic", "online-arithmetic", lambda _: arithmetic.problems(800)),
+    Task("arithmetic", "online-arithmetic", lambda _: arithmetic.problems(500)),
 )
 
 
