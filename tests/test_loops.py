@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import tiny_model
+from fake_endpoint import Said, serving
+from scoring.scripted import answer_in
 
 from truing import cli, estimates, formats, measuring, models
 from truing import watch as watching
@@ -20,6 +22,7 @@ from truing.recipe import LoopSpec
 from truing.records import Group, written_by
 from truing.report import words
 from truing.stages.context import Stop
+from truing.stages.judgements import DISAGREES
 from truing.store import Run
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -389,6 +392,12 @@ KILLED = [
 def test_killed_in_any_round_it_goes_on_to_the_same_bits(model: Path, pairs: Path, tmp_path: Path, whole: Run) -> None:
     """SIGKILL right before an event is written, each time a process of its own; then the same command once more."""
     (tmp_path / "r.toml").write_text(self_play(model, pairs).resolved())
+    killed(tmp_path, KILLED)
+    same_bits(go(self_play(model, pairs), tmp_path / "killed"), whole)
+
+
+def killed(tmp_path: Path, places: Sequence[tuple[str, str]]) -> None:
+    """Runs r.toml into the folder `killed`, and kills it at each place, each time a process of its own."""
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -398,7 +407,7 @@ from truing.pipeline import read_recipe, run_recipe
 from truing.store import Run
 torch.set_num_threads(1)
 event = Run.event
-for place in {KILLED!r}:
+for place in {list(places)!r}:
     child = os.fork()
     if child == 0:
         def watched(self, stage, kind, **values):
@@ -412,9 +421,8 @@ for place in {KILLED!r}:
     status = os.waitpid(child, 0)[1]
     print(os.waitstatus_to_exitcode(status), flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=False)
-    assert done.stdout.split() == ["-9"] * len(KILLED), done.stdout + done.stderr[-2000:]
-    same_bits(go(self_play(model, pairs), tmp_path / "killed"), whole)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.split() == ["-9"] * len(places), done.stdout + done.stderr[-2000:]
 
 
 def test_stopped_in_a_round_it_goes_on_to_the_same_bits(
@@ -614,3 +622,74 @@ def test_raft(model: Path, tmp_path: Path) -> None:
         assert trained["used"] == len(best)
     writers = list(written_by(answers_of(run, "raft.2/sample")))
     assert writers == [one.key for one in run.artifacts() if one.stage == "raft.1/sft"]
+
+
+def test_self_rewarding_whole_and_killed_in_its_second_round(model: Path, tmp_path: Path) -> None:
+    """Seed data from rankings, prompts that the model writes, pairs by averaged points, DPO from and against itself.
+
+    The judge stands behind an endpoint, since a model of random weights has nothing to say. It finds more letters
+    better, which two rankings of three agree with.
+    """
+    data = tiny_model.write_rows(
+        tmp_path / "rankings.jsonl",
+        (
+            {
+                "prompt": [{"role": "user", "content": f"{tiny_model.WORDS[n % 12]} {n}?"}],
+                "completions": [
+                    {"messages": [{"role": "assistant", "content": text}], "rank": rank}
+                    for rank, text in enumerate(("five", "to", "I") if n % 3 else ("to", "five", "I"))
+                ],
+            }
+            for n in range(24)
+        ),
+    )
+
+    def say(body: dict[str, Any]) -> Said:
+        answer = answer_in(body["messages"][0]["content"])
+        letters = sum(letter.isalpha() for letter in answer)
+        control = len(answer) > 30 or "Score" in answer
+        return Said(f"It has letters.\nScore: {0 if control else min(letters, 5)}")
+
+    with serving(say) as url:
+        judge = f'{{url="{url}", model="m", at_once=1}}'
+        short = [
+            f"judgements.endpoint={judge}", "judgements.samples=1", "seed.learning_rate=1e-3",
+            *(f"{name}.scorer.model={judge}" for name in ("loop.evaluate_reward", "loop.score", "last")),
+            "loop.self_instruct.prompts=6", "loop.self_instruct.max_new_tokens=8", "loop.self_instruct.min_words=1",
+            "loop.self_instruct.similarity=1.0", "loop.self_instruct.temperature=1.5", "loop.self_instruct.attempts=99",
+            "loop.self_instruct.seeds=3", "loop.self_instruct.keywords=[]",
+            "loop.sample.max_new_tokens=6", "loop.sample.temperature=1.5", "loop.preference.learning_rate=1e-3",
+        ]  # fmt: skip
+        run = tiny_run("self-rewarding", model, data, tmp_path / "run", *short)
+        (tmp_path / "r.toml").write_text((run.path / "recipe.resolved.toml").read_text())
+        killed(tmp_path, [("loop.2/score", "end"), ("loop.2/preference", "step")])
+        same_bits(go(read_recipe(tmp_path / "r.toml"), tmp_path / "killed"), run)
+
+    (seeds,) = run.events("judgements", "data")
+    given, agreed = seeds["rows"], seeds["used"]
+    assert 0 < agreed < given
+    assert seeds["refused"] == {DISAGREES: given - agreed}
+    lessons = answers_of(run, "judgements")
+    assert len(lessons) == 3 * agreed, "a third each of 4, 2 and 1 points: none is over-common"
+    (taught,) = run.events("seed", "data")
+    assert taught["used"] == given + len(lessons)
+
+    made = {one.stage: one.key for one in run.artifacts() if not one.meta.get("part")}
+    seen: set[str] = set()
+    for number, writer in ((1, made["seed"]), (2, made["loop.1/preference"])):
+        groups = answers_of(run, f"loop.{number}/score")
+        assert set(written_by(groups)) == {writer}
+        assert all(one.score > other.score for one, other in (group.completions for group in groups))  # type: ignore[operator]
+        (written,) = run.events(f"loop.{number}/self_instruct", "data")
+        assert written["used"] == len(answers_of(run, f"loop.{number}/self_instruct")) == 6
+        assert written["rows"] == 6 + sum(written["refused"].values())
+        drawn = prompts(answers_of(run, f"loop.{number}/sample"))
+        assert not drawn & seen
+        seen |= drawn
+        (start,) = run.events(f"loop.{number}/preference", "start")
+        assert (start["inputs"]["model"], start["settings"]["reference"]) == (writer, "start")
+
+    page = (run.path / "report.html").read_text()
+    section = page[page.index('<section id="rounds">') : page.index('<section id="held-out">')]
+    for heading in ("Accuracy of the scorer", "Rankings that it has exactly", "Spearman with people"):
+        assert heading in section

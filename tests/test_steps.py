@@ -246,7 +246,7 @@ def test_a_reward_model_is_read_where_it_was_trained_alone(tmp_path: Path, lora:
         make(spelled_out({"name": "process_reward", "model": "s"}), wrong)
     held_out, nobody = tiny_model.given(tiny_model.pairs(2)), Judges("k", {})
     with pytest.raises(ConfigError, match="use the scorer 'process_reward'"):
-        evaluate_reward(context, validated(EvaluateReward, {}, "test"), by_steps, held_out, nobody)
+        evaluate_reward(context, validated(EvaluateReward, {}, "test"), held_out, nobody, by_steps)
     for file in found.values():
         (file / "manifest.json").write_text("{}")  # as somebody else's, which says nothing
         assert models.scored_by(str(file)) is None

@@ -26,6 +26,7 @@ from truing.rivals import share_of_reference
 from truing.scoring.choices import asked
 from truing.scoring.controls import control_answers
 from truing.scoring.duels import LETTERS, duel
+from truing.scoring.rubric import points_request
 from truing.scoring.scorers import named_in, parts_of
 from truing.selection.turns import Turn, quality_request
 from truing.stages.arranging import best, judged_rows
@@ -34,6 +35,8 @@ from truing.stages.curate import Curate
 from truing.stages.evaluate import Evaluate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable
 from truing.stages.evolve import Evolve
+from truing.stages.join import Join, joined
+from truing.stages.judgements import Judgements
 from truing.stages.online_settings import Online
 from truing.stages.preference import Preference
 from truing.stages.rank import Rank
@@ -43,6 +46,7 @@ from truing.stages.rollouts import prompts_of
 from truing.stages.sample import Contrast, Sample, bare
 from truing.stages.score import KEPT, ScoreAnswers
 from truing.stages.select import Select
+from truing.stages.self_instruct import SelfInstruct
 from truing.stages.sft import Sft, arranged
 from truing.stages.side_by_side import SideBySide, placed
 from truing.stages.training import Training, Updates, largest_forest, render_rows, step_count
@@ -182,6 +186,17 @@ def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[
         elif isinstance(settings, Rank):
             words = len(renderer.prompt(asked(renderer, quality_request(Turn("", ""))).prompt))
             made[stage_plan.key] = [Lengths(words + row.tokens, (GRADE,), GRADE) for row in found[stage_plan.name]]
+        elif isinstance(settings, Judgements):
+            words = len(renderer.prompt(asked(renderer, points_request((), "", criteria=settings.criteria)).prompt))
+            made[stage_plan.key] = [
+                one for row in found[stage_plan.name] for one in _judgements_of(settings, row, words)
+            ]
+        elif isinstance(settings, SelfInstruct):
+            made[stage_plan.key] = [Lengths(settings.max_new_tokens, (), 0)] * settings.prompts
+        elif isinstance(settings, Join):
+            also = stage_plan.inputs["also"]
+            more = _lengths(also, settings, renderer, seed) if also.ready else made[also.key]
+            made[stage_plan.key] = joined(settings, found[stage_plan.name], more)
         elif isinstance(settings, SideBySide):
             made[stage_plan.key] = _side_by_side(settings, source, found[stage_plan.name], renderer)
         else:
@@ -261,7 +276,7 @@ def _lengths(source: Groups, settings: object, renderer: Renderer, seed: int) ->
         return [Lengths.of(renderer.render(one.group)) for material in read for one in material.judged]
     if isinstance(settings, Online):
         return [Lengths.of(renderer.render(row, index)) for index, row in enumerate(prompts_of(source.read()))]
-    whole = isinstance(settings, ScoreAnswers | Select | Evolve | Rank)
+    whole = isinstance(settings, ScoreAnswers | Select | Evolve | Rank | Judgements | Join)
     if isinstance(settings, Sample) and settings.data_answers == "prefer":
         return [Lengths.of(renderer.render(best(group), index)) for index, group in enumerate(source.read())]
     rows = enumerate(source.read())
@@ -289,6 +304,12 @@ def _longest(row: Lengths, count: int | None) -> Lengths:
     """The row with so many of its answers."""
     answers = tuple(sorted(row.answers, reverse=True)[:count])
     return Lengths(row.prompt, answers, sum(answers))
+
+
+def _judgements_of(settings: Judgements, row: Lengths, words: int) -> list[Lengths]:
+    """A judgement of each answer, if all agree with people. words: tokens of a request besides what is judged."""
+    most = settings.max_new_tokens
+    return [Lengths(words + row.prompt + answer, (most,), most) for answer in row.answers]
 
 
 def _variants(settings: Evolve, rows: Sequence[Lengths]) -> list[Lengths]:
@@ -506,6 +527,14 @@ def _asked(stage_plan: Planned, planned: Sequence[Planned], rows: Sequence[Lengt
         variants = _variants(stage_plan.settings, rows)
         share = stage_plan.settings.rounds / (stage_plan.settings.rounds + 1)  # nothing is made of the last round
         return round(share * len(variants)), share * sum(row.tokens for row in variants)
+    if isinstance(stage_plan.settings, Judgements):
+        whole = sum(len(row.answers) * row.prompt + sum(row.answers) for row in rows)
+        return stage_plan.settings.samples * sum(len(row.answers) for row in rows), whole
+    if isinstance(stage_plan.settings, SelfInstruct):  # if none is refused
+        shown = stage_plan.settings.seeds + stage_plan.settings.own
+        return stage_plan.settings.prompts, stage_plan.settings.prompts * shown * sum(r.prompt for r in rows) / len(
+            rows
+        )
     maker = next((p.settings for p in planned if p.key == stage_plan.inputs["data"].key), None)
     together = maker.rounds + 1 if isinstance(maker, Evolve) else 2  # of a file nobody knows before it is read
     return len(rows) // together, sum(row.tokens for row in rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from truing.records import TEXT_ROLE, Completion, Group, Message, comparison
 from truing.rendering import Renderer, Row
 from truing.stages.arranging import to_watch
 from truing.stages.context import Groups, Model
+from truing.stages.join import Join, joined
+from truing.stages.judgements import Judgements, Lesson, comparing, demonstration, requests_of
 from truing.stages.preference import Preference
 from truing.stages.sample import Contrast, Sample, preferred, to_prefer
 from truing.stages.score import ScoreAnswers
@@ -215,7 +218,9 @@ def _groups(data: Groups, planned: Sequence[Planned], renderer: Renderer) -> Seq
     settings = maker.settings
     if isinstance(settings, ScoreAnswers):
         return [_scored(row, settings) for row in rows]
-    if not isinstance(settings, Contrast | Sample):
+    if isinstance(settings, Join):
+        return joined(settings, rows, _groups(maker.inputs["also"], planned, renderer))
+    if not isinstance(settings, Contrast | Sample | Judgements):
         return rows  # a stage that treats rows writes none
     rows = rows[:: max(1, len(rows) // DRAWN)][:DRAWN]
 
@@ -225,6 +230,13 @@ def _groups(data: Groups, planned: Sequence[Planned], renderer: Renderer) -> Seq
         is_text = any(message.role == TEXT_ROLE for message in row.prompt)
         return Completion((Message(TEXT_ROLE if is_text else "assistant", words),))
 
+    if isinstance(settings, Judgements):
+        lessons = [
+            Lesson(request, "", 0.0)
+            for row in comparing(rows, settings.pairs, Counter())
+            for request in requests_of(row, settings)
+        ]
+        return [replace(row, completions=(answer(row, " yes"),)) for row in map(demonstration, lessons)]
     if isinstance(settings, Contrast):
         return [comparison(row.prompt, answer(row, " yes"), answer(row, " no")) for row in rows]
 

@@ -393,6 +393,7 @@ def input_key(value: Any) -> str:
 def _advice(name: str) -> str:
     return {
         "data": "set data.path to a file, or put a stage before it that makes data",
+        "also": 'name the stage whose rows are to come after those of `data`, or "recipe"',
         "held_out": "set data.held_out to a share or a file",
         "reward": "put a stage 'reward_model' before it, or name the folder of a reward model",
         "principle": "add a [principle] with text, positive and negative",

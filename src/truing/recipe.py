@@ -19,7 +19,7 @@ from truing.scoring.scorers import paths_of
 from truing.signatures import Count, Positive, Settings, validated
 from truing.stages import STAGES, inputs_of, product_of, settings_type, stage
 
-INPUT_NAMES = ("model", "base", "reward", "data", "held_out", "unlabelled", "pretrain")
+INPUT_NAMES = ("model", "base", "reward", "data", "also", "held_out", "unlabelled", "pretrain")
 RESERVED = ("recipe", "held_out", "start", "previous")
 """Inputs that no stage made: the recipe's, its held-out rows; in a loop what stood before it, and its last round's."""
 

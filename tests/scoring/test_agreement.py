@@ -29,6 +29,7 @@ from truing.scoring.agreement import (
     findings,
     length_correlation,
     log_losses,
+    of_rankings,
     over_longer,
     reliability,
     verdict,
@@ -403,3 +404,45 @@ class TestVerdict:
         one = {"value": 0.7, "low": 0.6, "high": 0.8, "n": 50}
         line = self.said(drawn(100), categories={"accuracy": {"chat": one, "code": one}, "mean": one})
         assert line.endswith("70 % [60, 80] in the mean of 2 categories")
+
+
+class TestWholeRankings:
+    THREE = ((0, 1), (0, 2), (1, 2))
+
+    def row(self, prompt: str, *scores: float, pairs: tuple[tuple[int, int], ...] = THREE) -> Scored:
+        return Scored(prompt, scores, (5,) * len(scores), pairs)
+
+    def test_by_hand(self) -> None:
+        """Four rankings of three: right, exchanged at its end, tied, and turned round."""
+        rows = [self.row("a", 5, 3, 1), self.row("b", 5, 1, 3), self.row("c", 2, 2, 2), self.row("d", 0, 4, 5)]
+        found = of_rankings(rows, 5.0)
+        assert found is not None
+        assert found["exact"]["value"] == 1 / 4
+        assert (found["best_of_highest"]["value"], found["best_of_highest"]["n"]) == (pytest.approx(2 / 3), 3)
+        assert found["spearman"]["value"] == pytest.approx((1 + 0.5 + 0 - 1) / 4)
+        assert found["kendall"]["value"] == pytest.approx((1 + 1 / 3 + 0 - 1) / 4)
+
+    def test_each_row_is_as_scipy_has_it(self) -> None:
+        draw = random.Random(0)
+        rows = [self.row(str(n), *(draw.randint(0, 5) for _ in range(3))) for n in range(200)]
+        found = of_rankings(rows, None)
+        assert found is not None
+        assert "best_of_highest" not in found, "a scorer without a highest score"
+        for name, function in (("spearman", stats.spearmanr), ("kendall", stats.kendalltau)):
+            each = [function([2, 1, 0], row.scores).statistic if len(set(row.scores)) > 1 else 0 for row in rows]
+            assert found[name]["value"] == pytest.approx(np.mean(each), abs=1e-12)
+            half = stats.t.ppf(0.975, 199) * np.std(each, ddof=1) / math.sqrt(200)
+            assert found[name]["high"] - found[name]["value"] == pytest.approx(half, rel=1e-9)
+        assert found["exact"]["value"] == np.mean([row.scores[0] > row.scores[1] > row.scores[2] for row in rows])
+
+    def test_answers_that_people_tie_may_be_in_any_order(self) -> None:
+        tied = ((0, 2), (1, 2))
+        rows = [self.row("a", 1, 4, 0, pairs=tied), self.row("b", 5, 5, 1, pairs=tied)]
+        found = of_rankings(rows, 5.0)
+        assert found is not None
+        assert found["exact"]["value"] == 1.0
+        assert (found["best_of_highest"]["value"], found["best_of_highest"]["n"]) == (1.0, 2)
+        assert found["spearman"]["value"] == pytest.approx((math.sqrt(3) / 2 + 1) / 2)
+
+    def test_of_one_prompt_nothing_is_said(self) -> None:
+        assert of_rankings([self.row("a", 5, 3, 1), self.row("a", 5, 1, 3)], 5.0) is None

@@ -6,7 +6,7 @@ Pure functions of numbers, without torch. Comparisons of one prompt are not inde
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -140,6 +140,50 @@ def findings(rows: Sequence[Scored], *, bins: int, seed: int) -> dict[str, Any]:
 def accuracy(some: Comparisons) -> Interval:
     """How often the scorer orders two answers as people did; a tie counts one half."""
     return statistics.win_rate(some.outcomes.tolist(), prompts=some.prompt, weights=some.weight.tolist())
+
+
+def of_rankings(rows: Sequence[Scored], highest: float | None) -> dict[str, Any] | None:
+    """How far a scorer ranks a row's answers as people did: the measures of self-rewarding models (arXiv:2401.10020).
+
+    rows: with every pair of answers that people tell apart. highest: the most points that a judge may give, if any.
+    exact: the share of rows with all answers that people tell apart in their order, none tied. best_of_highest: of the
+    answers with the most points, the share of those that people rank first. spearman, kendall: means over rows, in
+    which answers that people do not tell apart are tied, and a scorer that gives all the same has 0. None of fewer
+    than two prompts.
+    """
+    counting = [row for row in rows if row.weight > 0 and row.pairs]
+    prompts = [row.prompt for row in counting]
+    if len(set(prompts)) < 2:
+        return None
+    preferred = [_preferred_to(row) for row in counting]
+    exact = [float(all(row.scores[better] > row.scores[worse] for better, worse in row.pairs)) for row in counting]
+    at_top = [
+        (float(count == max(counts)), row.prompt)
+        for row, counts in zip(counting, preferred, strict=True)
+        for score, count in zip(row.scores, counts, strict=True)
+        if score == highest
+    ]
+    found = {
+        "exact": statistics.win_rate(exact, prompts=prompts),
+        "best_of_highest": statistics.win_rate([one for one, _ in at_top], prompts=[prompt for _, prompt in at_top]),
+        "spearman": _mean_over(counting, preferred, statistics.spearman),
+        "kendall": _mean_over(counting, preferred, statistics.kendall),
+    }
+    if not at_top:
+        del found["best_of_highest"]
+    return {name: one.plain for name, one in found.items()}
+
+
+def _preferred_to(row: Scored) -> list[float]:
+    """For each answer to how many others people prefer it."""
+    return [float(sum(better == place for better, _ in row.pairs)) for place in range(len(row.scores))]
+
+
+def _mean_over(
+    rows: Sequence[Scored], preferred: Sequence[Sequence[float]], correlation: Callable[..., Interval]
+) -> Interval:
+    values = [correlation(row.scores, counts).value for row, counts in zip(rows, preferred, strict=True)]
+    return statistics.mean(values, prompts=[row.prompt for row in rows])
 
 
 def by_strength(some: Comparisons) -> list[Bin]:

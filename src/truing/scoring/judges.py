@@ -60,7 +60,7 @@ def judge(
     max_length: longer requests to a model here, in tokens, fail.
     controls: rows, high and most: how the judge is tried on answers that deserve nothing, and when it is refused.
     """
-    _demand_scale("judge", criteria, low, high)
+    demand_scale("judge", criteria, low, high)
     sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
     ask = asking(tools, model, samples=samples, sampling=sampling, max_length=max_length)
 
@@ -102,7 +102,7 @@ def judge_digit(
     mass: least probability that the model gives to all digits together; with less its points mean nothing, and fail.
     controls: rows, high and most: how the judge is tried on answers that deserve nothing, and when it is refused.
     """
-    _demand_scale("judge_digit", criteria, low, high)
+    demand_scale("judge_digit", criteria, low, high)
     engine = tools.language(model)
     ids = choice_ids(engine.renderer, [str(digit) for digit in range(low, high + 1)])
 
@@ -128,7 +128,8 @@ def judge_digit(
     return _one_by_one("judge_digit", say, controls, tools, str(high), low, high)
 
 
-def _demand_scale(name: str, criteria: str, low: int, high: int) -> None:
+def demand_scale(name: str, criteria: str, low: int, high: int) -> None:
+    """Refuses points that the criteria do not mean."""
     if low >= high:
         raise ConfigError(f"{name}: low = {low} is not below high = {high}")
     if criteria == RUBRIC and (low, high) != (LOWEST, HIGHEST):

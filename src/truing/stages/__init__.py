@@ -1,9 +1,9 @@
 """Stages: functions from artifacts to artifacts, each a plain loop.
 
 A stage is any public function of these modules whose first two parameters are a Context and its settings. The others
-are its inputs, asked for by name: `model`, `base`, `reward`, `data`, `held_out`, `unlabelled`, `pretrain`, `principle`,
-`judges`, whatever the scorers in its settings name, and `encoder`, by which rows are compared; one with a default is
-optional.
+are its inputs, asked for by name: `model`, `base`, `reward`, `data`, `also`, `held_out`, `unlabelled`, `pretrain`,
+`principle`, `judges`, whatever the scorers in its settings name, and `encoder`, by which rows are compared; one with a
+default is optional.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from truing.stages import (
     evaluate,
     evaluate_reward,
     evolve,
+    join,
+    judgements,
     merge,
     online,
     preference,
@@ -31,6 +33,7 @@ from truing.stages import (
     sample,
     score,
     select,
+    self_instruct,
     sft,
     side_by_side,
 )
@@ -46,10 +49,13 @@ MAKES: dict[ModuleType, Product] = {
     audit: "data",
     curate: "data",
     evolve: "data",
+    join: "data",
+    judgements: "data",
     rank: "data",
     sample: "data",
     score: "data",
     select: "data",
+    self_instruct: "data",
     side_by_side: "data",
     evaluate: "verdict",
     evaluate_reward: "verdict",

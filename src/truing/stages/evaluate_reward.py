@@ -125,6 +125,7 @@ def evaluate_reward(
         "scorer": settings.scorer["name"] if settings.scorer else None,
         "unit": "words" if settings.scorer else "tokens",
         "unused": materials[""].unused,
+        "rankings": agreement.of_rankings(scored[""], _highest(settings)) if settings.pairs == "all" else None,
         **agreement.findings(scored.pop(""), bins=settings.bins, seed=context.seed),
         **said,
         "categories": of_categories(scored) if scored else None,
@@ -137,6 +138,11 @@ def evaluate_reward(
     of = {"of": reward.key} if reward else {}
     with context.output({"measured": FILE, "verdict": result["verdict"], **of}) as folder:
         write_json(folder / FILE, result)
+
+
+def _highest(settings: EvaluateReward) -> float | None:
+    """The most points that the scorer can give, where it says so."""
+    return None if settings.scorer is None else settings.scorer.get("high")
 
 
 def _reader(context: Context, settings: EvaluateReward, judges: Judges, reward: Model | None) -> Reader:

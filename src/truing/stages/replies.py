@@ -40,18 +40,26 @@ class Writing(SamplingSettings):
 
 
 Write = Callable[[Sequence[str], str], list[Reply]]
-"""The replies to requests, under a name by which they are kept in the run."""
+"""The reply to each request, under a name by which they are kept in the run."""
+WriteSeveral = Callable[[Sequence[str], str], list[tuple[Reply, ...]]]
+"""The replies to each request, of one that is not put a single failed one."""
 
 
 def writer(context: Context, settings: Writing, model: Model | None) -> Write:
     """Whoever the settings ask: the endpoint, or else the model."""
+    write = writer_of_several(context, settings, model, 1)
+    return lambda requests, name: [reply for (reply,) in write(requests, name)]
+
+
+def writer_of_several(context: Context, settings: Writing, model: Model | None, samples: int) -> WriteSeveral:
+    """As `writer`, for so many replies to each request."""
     who = _writer(context, settings, model)
 
-    def write(requests: Sequence[str], name: str) -> list[Reply]:
+    def write(requests: Sequence[str], name: str) -> list[tuple[Reply, ...]]:
         def drawn(prompts: Sequence[Group]) -> list[tuple[Completion, ...]]:
-            return draw(context, who.generator, prompts, settings, 1, name=name)
+            return draw(context, who.generator, prompts, settings, samples, name=name)
 
-        return [reply for (reply,) in replies_to(requests, who.renderer, settings.max_length, drawn)]
+        return replies_to(requests, who.renderer, settings.max_length, drawn)
 
     return write
 

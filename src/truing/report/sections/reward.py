@@ -33,7 +33,8 @@ class Reward:
     say nothing.
     longer: accuracy of "the longer one is better"; over_longer: the model's accuracy less that. curve: predicted shares
     with observed ones. gap: mean score of chosen answers less that of rejected ones. best_of: KL of the best of n
-    answers, its own score and the gold one.
+    answers, its own score and the gold one. exact, best_of_highest, spearman, kendall: of whole rankings, where all
+    pairs are compared.
     """
 
     stage: str
@@ -70,12 +71,17 @@ class Reward:
     orders: Interval | None
     replies: int
     unread: dict[str, int]
+    exact: Interval | None
+    best_of_highest: Interval | None
+    spearman: Interval | None
+    kendall: Interval | None
 
 
 def read(stage: str, found: Mapping[str, Any]) -> Reward:
     """As `reward.json` says it."""
     calibration, length, scores = found["calibration"], found["length"], found["scores"]
     categories, replies = mapping(found["categories"]), mapping(found.get("replies"))
+    rankings = mapping(found.get("rankings"))
     return Reward(
         stage=stage,
         verdict=str(found["verdict"]),
@@ -111,6 +117,10 @@ def read(stage: str, found: Mapping[str, Any]) -> Reward:
         orders=interval(found.get("orders")),
         replies=int(replies.get("asked", 0)),
         unread=mapping(replies.get("unread")),
+        exact=interval(rankings.get("exact")),
+        best_of_highest=interval(rankings.get("best_of_highest")),
+        spearman=interval(rankings.get("spearman")),
+        kendall=interval(rankings.get("kendall")),
     )
 
 

@@ -11,6 +11,7 @@ from truing.report import charts, words
 from truing.report.charts import Line, Points
 from truing.report.figures import Figure
 from truing.report.sections.data import Data
+from truing.report.sections.reward import Reward
 from truing.report.sections.verdict import Evaluation
 from truing.report.stages import Stage
 from truing.report.view import View, from_where
@@ -119,7 +120,7 @@ def _measured(run: View, stage: Stage) -> Iterator[tuple[str, Value, bool]]:
             yield from _of_evaluation(evaluation)
     for reward in run.found["reward"]:
         if reward.stage == stage.name:
-            yield "Accuracy of the reward model", reward.accuracy, True
+            yield from _of_reward(reward)
 
 
 def _of_rows(data: Data, stage: Stage) -> Iterator[tuple[str, Value]]:
@@ -144,6 +145,19 @@ def _of_evaluation(evaluation: Evaluation) -> Iterator[tuple[str, Value, bool]]:
         yield "KL from its base", evaluation.kl, False
     if evaluation.length_ratio is not None:
         yield "Length against its base", evaluation.length_ratio, False
+
+
+def _of_reward(reward: Reward) -> Iterator[tuple[str, Value, bool]]:
+    yield f"Accuracy of the {'scorer' if reward.scorer else 'reward model'}", reward.accuracy, True
+    if not reward.scorer:
+        return
+    found = {
+        "Rankings that it has exactly": reward.exact,
+        "Best answers among its highest": reward.best_of_highest,
+        "Spearman with people": reward.spearman,
+        "Kendall with people": reward.kendall,
+    }
+    yield from ((heading, value, False) for heading, value in found.items() if value is not None)
 
 
 def _said(value: Value | None, is_coin: bool) -> str:
