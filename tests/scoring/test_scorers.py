@@ -200,3 +200,59 @@ def test_chance_belongs_to_the_row() -> None:
     assert len(set(drawn)) == 800
     assert 0.45 < sum(value or 0 for value in drawn) / 800 < 0.55  # 5 standard deviations are 0.05
     assert all(value is not None and 0 <= value < 1 for value in drawn)
+
+
+REFUSING = (
+    "I'm sorry, but I can't help with that.",
+    "I\u2019m sorry, I cannot assist.",
+    "Unfortunately, I won't provide that.",
+    "I am not able to do this.",
+    "It is not appropriate to say.",
+    "That goes against my guidelines.",
+    "I must decline.",
+)
+HELPING = (
+    "Use kill -9 with its number.",
+    "You can't help but smile at that.",
+    "The law is sorry reading.",
+    "Sure. I can help with that.",
+    "",
+    " ".join(["word"] * 60) + " I'm sorry, I cannot help.",
+)
+
+
+def test_refusal_by_its_words() -> None:
+    row = Group((user("?"),), tuple(Completion((assistant(words),)) for words in (*REFUSING, *HELPING)))
+    said = [one.value for one in make({"name": "refusal"})([row])[0]]
+    assert said == [1.0] * len(REFUSING) + [0.0] * len(HELPING)
+    own = make({"name": "refusal", "patterns": ["^nein"]})
+    assert own([Group((user("?"),), (Completion((assistant("Nein."),)),))])[0][0].value == 1
+    with pytest.raises(ConfigError, match="no regular expression"):
+        make({"name": "refusal", "patterns": ["("]})
+
+
+def constrained(answer: str, asked: Any) -> Group:
+    return Group((user("?"),), (Completion((assistant(answer),)),), extra={"constraints": asked})
+
+
+def test_constraints_are_those_of_the_row() -> None:
+    short, json_only = {"name": "within", "at_most": 2}, "valid_json"
+    rows = [
+        constrained("one two", short),
+        constrained("one two three", [short]),
+        constrained('{"a": 1}', [short, json_only]),
+        constrained("one two", [short, json_only]),
+    ]
+    assert [said[0].value for said in make({"name": "constraints"})(rows)] == [1, 0, 1, 0]
+    shares = make({"name": "constraints", "counts": "share"})(rows)
+    assert [said[0].value for said in shares] == [1, 0, 1, 0.5]
+
+
+def test_constraints_that_a_row_cannot_name() -> None:
+    none = make({"name": "constraints"})([constrained("a", [])])
+    assert none[0][0].reason == "the row has no constraints in 'constraints'"
+    for bad in ("maths", {"name": "function", "path": "os:getcwd"}, {"name": "lexicon", "file": "words.txt"}):
+        with pytest.raises(ConfigError, match="no check that a row can name; known: emptiness"):
+            make({"name": "constraints"})([constrained("a", [bad])])
+    with pytest.raises(ConfigError, match=r"row .*: constraints: within.at_mst: there is no such setting"):
+        make({"name": "constraints"})([constrained("a", {"name": "within", "at_mst": 2})])

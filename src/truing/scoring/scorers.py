@@ -78,6 +78,43 @@ def gate(tools: Tools, *, of: Spec, condition: Spec, at_least: float = 0.5, clos
     return _joined(tools, (of, condition), join)
 
 
+def constraints(*, column: str = "constraints", counts: Literal["share", "all"] = "all") -> Scorer:
+    """Whether an answer keeps to what its row asks of its form: each row names the scorers that check it.
+
+    Such as `"constraints": [{"name": "within", "at_most": 20}, "valid_json"]`; a constraint is kept where its scorer
+    says 0.5 or more. Those that run a model, or need more than the answer's text, are not for rows.
+    column: the column that holds a list of scorers, or one.
+    counts: the share of the constraints that are kept, or all: 1 where each one is, and else 0.
+    """
+
+    def say(group: Group) -> tuple[Score, ...]:
+        given = group.extra.get(column)
+        if not given:
+            return (Score.failed(f"the row has no constraints in '{column}'"),) * len(group.completions)
+        try:
+            checks = [_check(one) for one in (given if isinstance(given, list | tuple) else [given])]
+        except ConfigError as error:
+            raise ConfigError(f"{group.place}: {column}: {error}") from None
+        said = [check([group])[0] for check in checks]
+        return tuple(_or_failure(scores, kept) for scores in zip(*said, strict=True))
+
+    def kept(scores: Sequence[Score]) -> Score:
+        share = sum(_value(score) >= 0.5 for score in scores) / len(scores)
+        return Score.of(share if counts == "share" else float(share == 1))
+
+    return lambda groups: [say(group) for group in groups]
+
+
+def _check(spec: Any) -> Scorer:
+    """A scorer that a row names. What runs a model, or rests on a file, is named by recipes alone."""
+    table = spelled_out(spec)
+    function = scorer_of(table["name"])
+    if function.__module__ != rules.__name__ or "path" in table or table.get("file"):
+        known = sorted(set(public_functions(rules, "Scorer")) - {"function"})
+        raise ConfigError(f"'{table['name']}' is no check that a row can name; known: {', '.join(known)}")
+    return make(table)
+
+
 def ensemble(tools: Tools, *, of: Several, by: Pooling = "mean", deviations: float = 1.0) -> Scorer:
     """Several scorers of one thing, with how far they are apart (arXiv:2310.02743): what they disagree on is doubtful.
 

@@ -6,7 +6,7 @@
     sizes          how many comparisons it takes, and what a result allows one to say
     raters         agreement beyond chance                consensus    the truth behind raters who disagree
     ratings        strengths from comparisons of two      ranks        whether two scores give one order
-    calibration    whether probabilities are right
+    calibration    whether probabilities are right    suites        one model beside its base, in many respects
 
 All are pure functions; `docs/statistics.md` says which answers what. An interval is a closed form, the same on every
 machine, unless a function takes a `seed`. Several answers to one prompt are not independent: where a function takes
@@ -22,7 +22,7 @@ from truing.statistics.calibration import (
     equal_mass,
     reliability_curve,
 )
-from truing.statistics.chances import McNemar, holm, mcnemar, sign_test
+from truing.statistics.chances import McNemar, holm, mcnemar, sign_test, t_test
 from truing.statistics.consensus import Consensus, dawid_skene
 from truing.statistics.intervals import CONFIDENCE, Interval
 from truing.statistics.means import mean, mean_of, paired_bootstrap, paired_difference, ratio_of_means
@@ -41,6 +41,7 @@ from truing.statistics.rates import (
     exact_proportion,
     length_controlled_win_rate,
     proportion,
+    share_difference,
     swap_consistency,
     win_rate,
     win_tie_loss,
@@ -97,9 +98,11 @@ __all__ = [
     "reading",
     "reading_of_difference",
     "reliability_curve",
+    "share_difference",
     "sign_test",
     "spearman",
     "swap_consistency",
+    "t_test",
     "unpaired_prompts_needed",
     "win_rate",
     "win_tie_loss",

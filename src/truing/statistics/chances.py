@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from scipy import special
 
 from truing.errors import DataError
-from truing.statistics.intervals import same_length
+from truing.statistics.intervals import per_prompt, same_length, standard_error
 
 
 class McNemar(NamedTuple):
@@ -28,6 +29,26 @@ def sign_test(wins: int, losses: int) -> float:
         raise DataError(f"{wins} wins and {losses} losses: there cannot be fewer than none")
     one_side = float(special.bdtr(min(wins, losses), wins + losses, 0.5))
     return min(1.0, 2 * one_side)
+
+
+def t_test(
+    values: Sequence[float],
+    *,
+    prompts: Sequence[Hashable] | None = None,
+    weights: Sequence[float] | None = None,
+) -> float:
+    """The chance that a mean lies at least this far from 0 where the true one is 0: Student's, two-sided.
+
+    Of differences it is the paired t-test. Values that all are one number have no scatter to go by: for them it
+    is the sign test. One value, or none, says nothing: 1.
+    """
+    units, counts = per_prompt(values, prompts, weights)
+    if units.size < 2:
+        return 1.0
+    value, error = float(np.average(units, weights=counts)), standard_error(units, counts)
+    if error <= 1e-9 * abs(value):
+        return sign_test(int((units > 0).sum()), int((units < 0).sum()))
+    return float(2 * special.stdtr(units.size - 1, -abs(value) / error))
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:

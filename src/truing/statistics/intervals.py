@@ -100,6 +100,12 @@ def finite(values: Sequence[float]) -> Array:
     return own
 
 
+def standard_error(values: Array, weights: Array) -> float:
+    """Of the weighted mean of independent values, of which there are at least two."""
+    away = (values - np.average(values, weights=weights)) * weights / weights.sum()
+    return math.sqrt(float((away**2).sum()) * values.size / (values.size - 1))
+
+
 def same_length(first: Sequence[object], second: Sequence[object]) -> None:
     """An error where values that belong together are not equally many."""
     if len(first) != len(second):

@@ -19,6 +19,7 @@ from truing.statistics.intervals import (
     per_prompt,
     quantile,
     same_length,
+    standard_error,
     student,
 )
 
@@ -136,9 +137,7 @@ def _half_width(values: Array, weights: Array, confidence: float) -> float:
     """Half of Student's interval around the weighted mean of independent values."""
     if values.size < 2:
         return math.inf
-    away = (values - np.average(values, weights=weights)) * weights / weights.sum()
-    error = math.sqrt(float((away**2).sum()) * values.size / (values.size - 1))
-    return student(confidence, values.size - 1) * error
+    return student(confidence, values.size - 1) * standard_error(values, weights)
 
 
 def _corrected(value: float, drawn: Array, without: Array, reach: float) -> list[float]:

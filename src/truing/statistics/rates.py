@@ -19,6 +19,8 @@ from truing.statistics.intervals import (
     per_prompt,
     quantile,
     same_length,
+    standard_error,
+    student,
     wilson,
 )
 
@@ -121,6 +123,31 @@ def win_tie_loss(
         return win_rate(hits, prompts=prompts, weights=weights, confidence=confidence)
 
     return WinTieLoss(share(1.0), share(0.5), share(0.0))
+
+
+def share_difference(
+    after: Sequence[float],
+    before: Sequence[float],
+    *,
+    prompts: Sequence[Hashable] | None = None,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """How much larger a share is than another one of the same items: the mean of after - before, each 1 or 0.
+
+    Student's interval, with one item more that only the first has and one that only the second has before scatter is
+    measured (in the spirit of Agresti and Min 2005, who add 1/2 to each of the four cells): two models that never
+    differed on 20 items may still differ on the next, and the interval says by how much. Of no items: 0 in [-1, 1].
+    """
+    same_length(after, before)
+    if not {*after, *before} <= {0, 1}:
+        raise DataError("shares are of values that are 1 or 0")
+    gaps, _ = per_prompt([a - b for a, b in zip(after, before, strict=True)], prompts)
+    if gaps.size == 0:
+        return Interval(0.0, -1.0, 1.0, 0, confidence)
+    smoothed = np.append(gaps, (1.0, -1.0))
+    value = float(gaps.mean())
+    half = student(confidence, smoothed.size - 1) * standard_error(smoothed, np.ones_like(smoothed))
+    return Interval(value, max(value - half, -1.0), min(value + half, 1.0), len(after), confidence)
 
 
 def length_controlled_win_rate(
