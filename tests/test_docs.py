@@ -37,6 +37,10 @@ SMALL = {
         "online.critic_window=1",
     ],
 }
+SMALL_SUITE = [
+    *(f"{name}.max_new_tokens=8" for name in ("instructions", "arithmetic", "refusals", "diversity", "length")),
+    *(f"{name}.limit=4" for name in ("instructions", "diversity", "length")),
+]
 SMALL_BUDGET = {"5m": "2steps"}
 
 
@@ -85,6 +89,8 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         words += ["--model", "tiny", "--held-out", "0.4"]
     if words[1] in ("run", "plan"):
         words += ["model=tiny", *SMALL.get(Path(words[2]).stem, [])]
+    if words[1] == "evaluate":
+        words += SMALL_SUITE
     environment = {**os.environ, "TRUING_CACHE": str(folder / "cache")}
     done = subprocess.run(
         [sys.executable, "-m", "truing.cli", *words[1:]],

@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"scoring"}),
     frozenset({"stages"}),
     frozenset({"recipe", "data", "planning", "estimates", "fitting", "probing", "measuring", "pipeline", "describing"}),
-    frozenset({"comparing"}),
+    frozenset({"comparing", "evaluating"}),
     frozenset({"cli", "web"}),
 )
 """Each part may import its own layer and those before it."""

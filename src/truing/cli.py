@@ -21,7 +21,7 @@ from rich.text import Text
 
 from truing import __version__
 from truing.environment import BEFORE_TORCH
-from truing.errors import ConfigError, DataError, TruingError, describe_error, did_you_mean
+from truing.errors import ConfigError, DataError, GuardError, TruingError, describe_error, did_you_mean
 
 app = App(
     name="truing",
@@ -329,6 +329,55 @@ def compare(*runs: Path, out: Path = Path("compare.html"), json: Json = False) -
 
 
 @app.command
+def evaluate(
+    model: str,
+    *overrides: str,
+    suite: str = "small",
+    against: str | None = None,
+    out: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Measure a model by a suite, beside another one, and say what it lost. Exit code 70 where it lost something.
+
+    Parameters
+    ----------
+    model
+        smollm2, a checkpoint or model folder, a run folder, or a hub id.
+    overrides
+        Settings as key=value, such as arithmetic.limit=20.
+    suite
+        A TOML file of measuring stages, or the name of one that comes with Truing: small.
+    against
+        The model beside which it is measured, named in the same way; best what it was trained from.
+    out
+        Run folder; the same command goes on in it.
+    """
+    from truing import pipeline
+    from truing.evaluating import losses, measured, suite_recipe
+
+    folder = pipeline.run_recipe(suite_recipe(suite, model, against, overrides), out=out)
+    verdict, rows = pipeline.last_verdict(folder), measured(folder)
+    lost = losses(folder)
+    if json:
+        _print_json(
+            {
+                "run": str(folder),
+                "report": str(folder / "report.html"),
+                "verdict": verdict,
+                "lost": [row.plain for row in lost],
+                "measured": [row.plain for row in rows],
+            }
+        )
+    else:
+        for row in rows:
+            print(f"{row.name}: {row.what} {_beside(row)}")
+        print(verdict)
+        print(f"run: {folder}")
+    if lost:
+        raise GuardError(f"{model} lost against {against}: {', '.join(f'{row.name}, {row.what}' for row in lost)}")
+
+
+@app.command
 def objectives(name: str | None = None, *, json: Json = False) -> None:
     """List the training objectives, or say all there is to know of one.
 
@@ -523,6 +572,14 @@ def _print_run(folder: Path, as_json: bool) -> None:
     for line in held_out_lines(folder):
         print(line)
     return None
+
+
+def _beside(row: Any) -> str:
+    """A measurement's numbers in one line: the model's, and beside another model the other's and the difference."""
+    if row.difference is None:
+        return str(row.said(row.model))
+    base = f"base {row.said(row.base)}" if row.base.n else "against a coin"
+    return f"{row.said(row.model)}, {base}, difference {row.said(row.difference, gap=True)}"
 
 
 def _print_page(page: Path, as_json: bool) -> None:

@@ -4,7 +4,7 @@
     ├── ConfigError        2   a recipe, setting or command that cannot be right
     ├── DataError         65   a file or row that cannot be read as what it should be
     ├── MissingError      69   a package, device or model that is not there
-    ├── GuardError        70   training stopped itself: a NaN, an Inf, a broken invariant
+    ├── GuardError        70   a guard said no: a NaN, an Inf, a broken invariant, a capability lost
     ├── StorageError      74   a read or write that the operating system refused
     └── Interrupted       75   stopped on request; the same command goes on from here
 
@@ -42,7 +42,7 @@ class MissingError(TruingError, RuntimeError):
 
 
 class GuardError(TruingError, ArithmeticError):
-    """Training stopped itself before it could do harm."""
+    """A guard said no, before it could do harm: training stopped itself, or an evaluation found what was lost."""
 
     exit_code = 70
 

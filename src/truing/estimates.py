@@ -37,6 +37,7 @@ from truing.stages.evaluate_reward import EvaluateReward, category_rows, compara
 from truing.stages.evolve import Evolve
 from truing.stages.join import Join, joined
 from truing.stages.judgements import Judgements
+from truing.stages.measure import Measuring, Perplexity
 from truing.stages.online_settings import Online
 from truing.stages.preference import Preference
 from truing.stages.rank import Rank
@@ -55,6 +56,8 @@ REACHED = 0.5
 """Share of the rate of one large matrix product that a whole model reaches, roughly."""
 GRADE = 2
 """Tokens of a grade and the end of its turn."""
+LIMITED = (Contrast, Evaluate, Evolve, Measuring, Perplexity, Sample)
+"""Settings with a limit of rows."""
 UNPRICED = "their time and price are not in the estimate"
 TRAFFIC = 52
 """Bytes read and written to renew one weight: gathering, norm and clipping of its gradient, AdamW, rounding."""
@@ -171,9 +174,7 @@ def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[
             uncurated[stage_plan.key] = source
             continue
         rows = _lengths(source, settings, renderer, seed) if source.ready else made[source.key]
-        found[stage_plan.name] = (
-            rows[: settings.limit] if isinstance(settings, Contrast | Evaluate | Evolve | Sample) else rows
-        )
+        found[stage_plan.name] = rows[: settings.limit] if isinstance(settings, LIMITED) else rows
         if isinstance(settings, Contrast | Sample):
             made[stage_plan.key] = [_drawn(settings, row) for row in found[stage_plan.name]]
         elif isinstance(settings, ScoreAnswers):  # nobody knows which answers go on: the longest ones are dearest
@@ -276,7 +277,7 @@ def _lengths(source: Groups, settings: object, renderer: Renderer, seed: int) ->
         return [Lengths.of(renderer.render(one.group)) for material in read for one in material.judged]
     if isinstance(settings, Online):
         return [Lengths.of(renderer.render(row, index)) for index, row in enumerate(prompts_of(source.read()))]
-    whole = isinstance(settings, ScoreAnswers | Select | Evolve | Rank | Judgements | Join)
+    whole = isinstance(settings, ScoreAnswers | Select | Evolve | Rank | Judgements | Join | Perplexity)
     if isinstance(settings, Sample) and settings.data_answers == "prefer":
         return [Lengths.of(renderer.render(best(group), index)) for index, group in enumerate(source.read())]
     rows = enumerate(source.read())
@@ -504,6 +505,13 @@ def _tokens_run(
         whole = prompt + sum(sum(row.answers) for row in rows)
         if isinstance(settings, Evaluate):
             found[stage_plan.name] = _evaluated(len(rows), prompt, settings, instructions)
+        elif isinstance(settings, Perplexity):
+            found[stage_plan.name] = _models(stage_plan) * whole
+        elif isinstance(settings, Measuring):
+            answers = (settings.max_new_tokens,) * settings.answers
+            written = [row._replace(answers=answers) for row in rows]
+            read = sum(_judged(spec, written) for spec in scorers_in(settings))
+            found[stage_plan.name] = _models(stage_plan) * (prompt + len(rows) * sum(answers) + read)
         elif isinstance(settings, EvaluateReward):
             own = sum(row.tokens for row in rows)
             found[stage_plan.name] = _judged(settings.scorer, rows) if settings.scorer else own
@@ -519,6 +527,11 @@ def _tokens_run(
         elif isinstance(settings, Select):
             found[stage_plan.name] = _judged(settings.by, rows) + (settings.similarity != "none") * whole
     return found
+
+
+def _models(stage_plan: Planned) -> int:
+    """How many models a stage measures: two, or one that is its own base."""
+    return len({stage_plan.inputs[name].key for name in ("model", "base")})
 
 
 def _asked(stage_plan: Planned, planned: Sequence[Planned], rows: Sequence[Lengths]) -> tuple[int, float]:

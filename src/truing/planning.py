@@ -23,7 +23,7 @@ from truing.scoring.scorers import Spec, named_in
 from truing.signatures import Settings, validated
 from truing.stages import Stage, inputs_of, product_of, settings_type, stage
 from truing.stages.arranging import judged_rows, to_watch
-from truing.stages.context import Groups, Judges, Model
+from truing.stages.context import Groups, Judges, Measurements, Model
 from truing.stages.curate import Curate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable, demand_source
 from truing.stages.online_settings import Online
@@ -123,11 +123,14 @@ class _Planning:
             self.models_made if makes in ("model", "reward") else [],
         )  # fmt: skip
         # What is measured in each round is measured with the same random numbers, or rounds could not be compared.
-        alike = round is None or makes == "verdict"
+        alike = round is None or makes in ("measured", "verdict")
         seed = recipe.seed if alike else round_seed(recipe.seed, self.rounds)
         self.planned.append(Planned(spec.name, spec.use, settings, inputs, key, seed, round))
         if makes == "verdict":
             return {}
+        if makes == "measured":
+            before: Mapping[str, str] = known["measured"].keys if "measured" in known else {}
+            return {"measured": Measurements({**before, spec.name: key})}
         if makes == "data":
             read = functools.partial(_not_yet, spec.name)
             return {"data": Groups(key, read, f"made by {spec.name}", ready=False)}
@@ -396,6 +399,7 @@ def _advice(name: str) -> str:
         "also": 'name the stage whose rows are to come after those of `data`, or "recipe"',
         "held_out": "set data.held_out to a share or a file",
         "reward": "put a stage 'reward_model' before it, or name the folder of a reward model",
+        "measured": "put stages before it that measure, such as measure, refusals or perplexity",
         "principle": "add a [principle] with text, positive and negative",
     }.get(name, f"set {name}")
 

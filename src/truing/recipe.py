@@ -172,6 +172,11 @@ class Recipe(Settings):
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe file with `key=value` overrides. Paths in the file are relative to it, those in overrides to here."""
+    return make_recipe(read_table(path), overrides)
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """What a recipe file says, with its paths made absolute, and its name where it has none."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -181,7 +186,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     table.setdefault("name", path.stem)
     _make_absolute(table, path.parent)
-    return make_recipe(table, overrides)
+    return table
 
 
 def make_recipe(table: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:

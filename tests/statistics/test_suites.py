@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,6 +137,11 @@ def test_a_loss_that_many_tests_explain_is_none():
     assert guarded(many).adjusted[0] == pytest.approx(0.06)
     assert guarded(many).lost == []
     assert verdict(many) == "no loss shown in 6 tests; least ruled out: sums (accuracy -20 points [-30, -10])"
+
+
+def test_a_loss_within_its_margin_is_accepted():
+    assert guarded([replace(WORSE, margin=0.05)]).lost == [0]
+    assert guarded([replace(WORSE, margin=0.1)]).lost == []
 
 
 def test_without_a_base_the_verdict_says_the_numbers():

@@ -112,6 +112,24 @@ def share_bar(title: str, share: Interval, tone: str, ticks: bool = True) -> Mar
     )
 
 
+def gain_bar(title: str, value: float, low: float, high: float, *, reach: float, tone: str) -> Markup:
+    """A gain and its interval against the line at 0, between -reach and reach. What lies beyond is cut off."""
+
+    def place(at: float) -> str:
+        return f"{50 + 50 * max(-1.0, min(1.0, at / reach)):.2f}%"
+
+    width = f"{50 * (min(high, reach) - max(low, -reach)) / reach:.2f}%"
+    parts = [
+        Markup('<line class="track" x1="0" x2="100%" y1="10" y2="10"/>'),
+        Markup('<line class="coin" x1="50%" x2="50%" y1="0" y2="20"/>'),
+        _format('<rect class="reach {}" x="{}" width="{}" y="5" height="10" rx="5"/>', tone, place(low), width),
+        _format('<circle class="dot {}" cx="{}" cy="10" r="5"/>', tone, place(value)),
+    ]
+    return _format(
+        '<svg class="bar" role="img" width="100%" height="20"><title>{}</title>{}</svg>', title, Markup("").join(parts)
+    )
+
+
 def outcome_bar(wins: int, ties: int, losses: int) -> Markup:
     """Wins, ties and losses as one bar."""
     total, start, parts = wins + ties + losses, 0.0, Markup("")

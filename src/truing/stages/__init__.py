@@ -2,8 +2,8 @@
 
 A stage is any public function of these modules whose first two parameters are a Context and its settings. The others
 are its inputs, asked for by name: `model`, `base`, `reward`, `data`, `also`, `held_out`, `unlabelled`, `pretrain`,
-`principle`, `judges`, whatever the scorers in its settings name, and `encoder`, by which rows are compared; one with a
-default is optional.
+`principle`, `judges`, whatever the scorers in its settings name, `encoder`, by which rows are compared, and `measured`,
+what was measured before; one with a default is optional.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from truing.stages import (
     evaluate,
     evaluate_reward,
     evolve,
+    guard,
     join,
     judgements,
+    measure,
     merge,
     online,
     preference,
@@ -39,7 +41,7 @@ from truing.stages import (
 )
 
 Stage = Callable[..., None]
-Product = Literal["model", "reward", "data", "verdict"]
+Product = Literal["model", "reward", "data", "measured", "verdict"]
 
 MAKES: dict[ModuleType, Product] = {
     sft: "model",
@@ -59,6 +61,8 @@ MAKES: dict[ModuleType, Product] = {
     side_by_side: "data",
     evaluate: "verdict",
     evaluate_reward: "verdict",
+    measure: "measured",
+    guard: "verdict",
     merge: "model",
 }
 """The modules with stages, and what those of each one make: later stages take the last of each kind."""

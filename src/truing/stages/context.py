@@ -23,7 +23,7 @@ from truing.models.quantised import Bits
 from truing.progress import Reporter
 from truing.records import Group
 from truing.scoring.score import Tools, Writer
-from truing.store import Run
+from truing.store import Run, hash_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,23 @@ class Judges:
     def description(self) -> str:
         """Where the models are from; nothing where no scorer names one."""
         return ", ".join(dict.fromkeys(model.source for model in (*self.models.values(), *self.language.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """What was measured before a stage: the key of each, by the name of the stage that measures it."""
+
+    keys: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """The hash of all keys."""
+        return hash_of(list(self.keys.items()))
+
+    @property
+    def description(self) -> str:
+        """The stages."""
+        return ", ".join(self.keys)
 
 
 @dataclass(slots=True)

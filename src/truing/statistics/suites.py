@@ -26,6 +26,7 @@ class Measured:
     name: of the measurement. what: which number of it. better: which way is better; one that is neither is not tested.
     base, difference: None where a model is measured alone; of a win rate the base is a coin. difference: paired, model
     less base. chance: that a difference at least as large arises where there is none. about: more of the same answers.
+    margin: a loss that is accepted, and not named.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Measured:
     difference: Interval | None = None
     chance: float | None = None
     about: Mapping[str, Interval] = field(default_factory=dict)
+    margin: float = 0.0
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -131,19 +133,19 @@ def wins(name: str, outcomes: Sequence[float], prompts: Sequence[Hashable], abou
 
 
 def guarded(rows: Sequence[Measured]) -> Guarded:
-    """Which measurements say that the model is worse or better than its base: beyond zero with the interval of the
-    difference, and beyond chance for as many tests as there are (Holm 1979).
+    """Which measurements say that the model is worse or better than its base: beyond zero, or a margin of loss, with
+    the interval of the difference, and beyond chance for as many tests as there are (Holm 1979).
     """
     tested = [
-        (place, row.gain, row.chance)
+        (place, row.gain, row.margin, row.chance)
         for place, row in enumerate(rows)
         if row.gain is not None and row.chance is not None
     ]
     adjusted: list[float | None] = [None] * len(rows)
     lost, gained = [], []
-    for (place, gain, _), chance in zip(tested, holm([chance for _, _, chance in tested]), strict=True):
+    for (place, gain, margin, _), chance in zip(tested, holm([one[-1] for one in tested]), strict=True):
         adjusted[place] = chance
-        if chance < SURE and gain.high < 0:
+        if chance < SURE and gain.high < -margin:
             lost.append(place)
         if chance < SURE and gain.low > 0:
             gained.append(place)
@@ -166,9 +168,8 @@ def verdict(rows: Sequence[Measured]) -> str:
     if lost:
         return "; ".join([f"lost against the base: {named(lost)}", *better])
     unsure = min((row for row in rows if row.gain is not None), key=_place_of_gain)
-    return "; ".join(
-        [f"no loss shown in {tests} tests", *better, f"least ruled out: {unsure.name} ({_change(unsure)})"]
-    )
+    doubt = [f"least ruled out: {unsure.name} ({_change(unsure)})"] if _place_of_gain(unsure) < 1 else []
+    return "; ".join([f"no loss shown in {tests} test{'s' * (tests > 1)}", *better, *doubt])
 
 
 def _change(row: Measured) -> str:

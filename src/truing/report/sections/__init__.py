@@ -5,7 +5,7 @@ For findings of another kind of stage, write the two and put the module's SECTIO
 
 from typing import Any
 
-from truing.report.sections import audit, curation, evolution, ranking, reward, selection
+from truing.report.sections import audit, curation, evolution, measured, ranking, reward, selection
 from truing.report.sections.section import Section
 
 SECTIONS: tuple[Section[Any], ...] = (
@@ -15,5 +15,6 @@ SECTIONS: tuple[Section[Any], ...] = (
     ranking.SECTION,
     selection.SECTION,
     reward.SECTION,
+    measured.SECTION,
 )
 """Those on what stages found, in the order of the page; a run without such a stage does not have them."""
