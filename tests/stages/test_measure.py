@@ -145,10 +145,10 @@ def test_diversity_by_prompt(runs: Callable[[], Run], written: Any) -> None:
 
 
 def plain_nats(folder: Path, text: str) -> tuple[float, int]:
-    """By an ordinary forward pass: -log p of every token but the first, the end included."""
+    """By an ordinary forward pass: -log p of every token but the first."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ids = torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
+    ids = torch.tensor([tokenizer(text)["input_ids"]])
     with torch.no_grad():
         logprobs = model(ids).logits.log_softmax(-1)
     return -float(sum(logprobs[0, at, ids[0, at + 1]] for at in range(ids.shape[1] - 1))), ids.shape[1] - 1
@@ -214,3 +214,14 @@ def test_no_row_is_an_error(runs: Callable[[], Run], written: Any) -> None:
     settings = validated(Measure, {"scorer": "maths"}, "")
     with pytest.raises(DataError, match=r"no row to measure on; left out: the row has no reference 'answer' \(1\)"):
         measuring.measure(tiny_model.context(runs()), settings, MODEL, BASE, asked({}), NO_JUDGES)
+
+
+def test_of_a_conversation_the_answer_and_its_end_count(folder: Path, runs: Callable[[], Run]) -> None:
+    """The chat template puts the end of a turn behind the answer: three tokens of a, b and it."""
+    row = Group((user("what?"),), (Completion((assistant("ab"),)),))
+    run = runs()
+    model = tiny_model.model_of(folder)
+    measuring.perplexity(tiny_model.context(run), Perplexity(), model, model, tiny_model.given([row, row]))
+    (found_row,) = found(run)["rows"]
+    per_token = found_row.about["nats per token"].value
+    assert found_row.model.value * 2 == pytest.approx(per_token * 3)

@@ -19,7 +19,8 @@ from truing import statistics
 from truing.compute import Engine
 from truing.errors import ConfigError, DataError, by_reason
 from truing.packing import pack
-from truing.records import Completion, Group
+from truing.records import TEXT_ROLE, Completion, Group
+from truing.rendering import Answer, Row
 from truing.scoring import diversity as differing
 from truing.scoring import duels
 from truing.scoring.rules import length_of
@@ -214,9 +215,10 @@ def diversity(context: Context, settings: Diversity, model: Model, base: Model, 
 def perplexity(context: Context, settings: Perplexity, model: Model, base: Model, data: Groups) -> None:
     """How well held-out text is foreseen: nats per byte of the rows' answers, and per token of the model's own.
 
-    A row of plain text is its answer; of another row the prompt is given. The end-of-turn token counts, the first token
-    of a text without a prompt does not. Tokens of two tokenizers are no common measure, so the test is that per byte;
-    a row counts by its bytes, as in one long text. exp(nats per token) is the perplexity.
+    A row of plain text is its answer, without an end; of another row the prompt is given, and that the answer ends
+    counts. The first token of a text that nothing precedes does not count. Tokens of two tokenizers are no common
+    measure, so the test is that per byte; a row counts by its bytes, as in one long text. exp(nats per token) is the
+    perplexity.
     """
     groups = [row for row in data.read()[: settings.limit] if row.completions]
     _demand_some(context, groups, Counter({"rows without a text": len(data.read())}))
@@ -302,7 +304,7 @@ def _score(context: Context, settings: Measure | Refusals, asked: Asked, judges:
 
 def nats_and_tokens(engine: Engine, groups: Sequence[Group], settings: Perplexity) -> list[tuple[float, int] | None]:
     """Of each row what its answers cost in nats, -log p, and their scored tokens; None of one that is too long."""
-    rows = [engine.renderer.render(group, index) for index, group in enumerate(groups)]
+    rows = [_endless(engine.renderer.render(group, index), group) for index, group in enumerate(groups)]
     totals = {row.index: (0.0, 0) for row in rows if row.longest <= settings.max_length}
     with torch.no_grad():
         for forest in pack([row for row in rows if row.index in totals], settings.forest_tokens):
@@ -313,6 +315,14 @@ def nats_and_tokens(engine: Engine, groups: Sequence[Group], settings: Perplexit
                 nats, tokens = totals[forest.rows[tree]]
                 totals[forest.rows[tree]] = (nats - value, tokens + int(count))
     return [totals.get(row.index) for row in rows]
+
+
+def _endless(row: Row, group: Group) -> Row:
+    """A row of plain text without the token that rendering puts behind it: where a text was cut off says nothing."""
+    if any(turn.role != TEXT_ROLE for answer in group.completions for turn in answer.messages):
+        return row
+    answers = tuple(Answer(answer.tokens[:-1], answer.scored[:-1]) for answer in row.answers)
+    return replace(row, answers=answers)
 
 
 def _about_wins(
