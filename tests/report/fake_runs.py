@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 
 from truing import statistics
 from truing.scoring.agreement import Scored, findings, verdict
+from truing.statistics import Interval, suites
+from truing.statistics.suites import Measured
 from truing.store import Run
 
 RECIPE = """\
@@ -445,6 +448,44 @@ def _findings(run: Run, key: str, stage: str, name: str, found: dict[str, Any]) 
     run.event(stage, "end", seconds=77.0, peak_memory_bytes=900_000_000)
 
 
+def suite_rows() -> list[Measured]:
+    """A loss, a gain, a coin, and a text on which little can be said."""
+    items = list(range(20))
+    return [
+        suites.shares("arithmetic", "accuracy", "higher", [1.0] * 2 + [0.0] * 18, [1.0] * 16 + [0.0] * 4, items),
+        suites.shares("refusals", "refused safe", "lower", [0.0] * 20, [1.0] * 15 + [0.0] * 5, items),
+        suites.wins("judge", [1.0, 0.5, 0.0] * 6, items[:18], {"ties": Interval(1 / 3, 0.2, 0.5, 18)}),
+        replace(
+            suites.means("text", "nats per byte", "lower", [1.0, 1.2, 1.1], [1.0, 1.1, 1.2], items[:3]), margin=0.01
+        ),
+    ]
+
+
+def suite(run: Run, *, text: str = "The result is 42.") -> None:
+    """One measurement with an example, and a guard of four."""
+    rows = suite_rows()
+    answer = {"text": text, "score": 1.0}
+    example = {"prompt": [{"role": "user", "content": text}], "model": answer, "base": answer}
+    models = {"model": "after", "base": "before"}
+    adjusted, lost, gained = suites.guarded(rows)
+    found = {
+        "arithmetic": {"rows": [rows[0].plain], "left_out": {"no result": 2}, "examples": [example]},
+        "guard": {
+            "rows": [row.plain for row in rows],
+            "verdict": suites.verdict(rows),
+            "adjusted": adjusted,
+            "lost": lost,
+            "gained": gained,
+        },
+    }
+    for number, (stage, content) in enumerate(found.items()):
+        key = f"77ab10c2de48319{number}"
+        run.event(stage, "start", settings={}, inputs={"model": INFO["model"]}, key=key)
+        with run.new_artifact(key, stage=stage, meta={"measured": "measured.json"}) as folder:
+            (folder / "measured.json").write_text(json.dumps(models | content))
+        run.event(stage, "end", seconds=1.0, peak_memory_bytes=None)
+
+
 def write_all(path: Path) -> Path:
     """A run with every section that the page of a run can have, and a reward model that is too sure of itself."""
     with opened(path) as run:
@@ -457,6 +498,7 @@ def write_all(path: Path) -> Path:
         online(run)
         loop(run)
         evaluate_reward(run, reward_evaluation(categories=("chat", "safety", "reasoning")))
+        suite(run)
         evaluate(run, evaluation())
         run.event("preference", "warning", message="12 rows have a prompt that ends in a space")
     return path

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from truing import statistics
+from truing.statistics import suites
 
 PAGE = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text(encoding="utf-8")
 FUNCTIONS = [name for name in statistics.__all__ if inspect.isfunction(vars(statistics)[name])]
@@ -30,12 +31,23 @@ def test_every_function_is_named(name):
 
 
 def test_every_public_function_is_exported():
-    """What a module shows to readers is what `truing.statistics` has, helpers apart."""
-    helpers = {"climb", "finite", "numbered", "per_prompt", "quantile", "ranks", "same_length", "student", "wilson"}
+    """What a module shows to readers is what `truing.statistics` has, helpers apart; suites stand by themselves."""
+    helpers = {
+        "climb",
+        "finite",
+        "numbered",
+        "per_prompt",
+        "quantile",
+        "ranks",
+        "same_length",
+        "standard_error",
+        "student",
+        "wilson",
+    }
     public = {
         name
         for module in vars(statistics).values()
-        if inspect.ismodule(module)
+        if inspect.ismodule(module) and module is not suites
         for name, function in vars(module).items()
         if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
     }
