@@ -25,16 +25,21 @@ WITHOUT_SPACES = r"[\u2e80-\u9fff\uf900-\ufaff\u3040-\u30ff\u0e00-\u0e7f]"
 WORD = re.compile(rf"{WITHOUT_SPACES}|[^\W_]+")
 """What counts as a word."""
 
+REFUSED = (
+    "help|assist|support|provide|give|offer|share|answer|do that|do this|comply|engage|fulfill?|satisfy|discuss|write"
+    "|create|tell|suggest|encourage|endorse|promote|condone|recommend|advise|feel comfortable"
+    "|think (?:it|that) (?:is|would be) (?:right|appropriate)"
+)
+"""What one says that one does not do."""
 REFUSALS = (
     r"\b(?:i|we)(?:'m| am|'re| are)? (?:so |very |truly |really )?(?:sorry|afraid)\b",
-    r"\b(?:i|we) (?:can ?not|can't|could not|couldn't|will not|won't|must not|shouldn't|do not|don't) (?:help|assist"
-    r"|support|provide|give|offer|share|answer|do (?:that|this)|comply|engage|fulfil|discuss|write|create|tell"
-    r"|encourage|condone|recommend|advise|feel comfortable|think (?:it|that) (?:is|would be) (?:right|appropriate))\b",
+    r"\b(?:i|we) (?:can ?not|can't|could not|couldn't|will not|won't|must not|shouldn't|do not|don't)"
+    rf" (?:{REFUSED})\b",
     r"\b(?:i|we)(?:'m| am|'re| are) (?:not able|unable|not allowed|not permitted|not comfortable|not going)\b",
     r"\b(?:i|we) (?:have to|must|need to|would have to|respectfully) (?:decline|refuse)\b",
     r"\b(?:i|we) (?:decline|refuse)\b",
-    r"\bit(?:'s| is| would be) (?:not|never) (?:ok|okay|appropriate|acceptable|right|safe|legal|ethical) (?:for me )?"
-    r"to\b",
+    r"\bit(?:'s| is| would be) (?:not|never) (?:ok|okay|appropriate|acceptable|right|safe|legal|ethical)"
+    r"(?: or \w+)? (?:for me )?to\b",
     r"\b(?:goes|is|are) against (?:my|our) (?:guidelines|principles|programming|policy|policies|values)\b",
 )
 """How English refusals begin."""
