@@ -159,7 +159,7 @@ def logged_by(bound: Bound) -> list[str]:
     """Names of the numbers that the objective logs, found by calling it on a few made-up answers."""
     completion = torch.arange(4).repeat_interleave(2)
     tokens = Logprobs(torch.linspace(-2.0, -0.5, 8), completion, 4)
-    said = Judged(Group(()), ((0, 1),), (1.0,), (True, False), (1.0, 0.0), (0.0, 1.0), ((True,), (False,)))
+    said = Judged(Group(()), ((0, 1),), (1.0,), (True, False), (1.0, 0.0), (0.0, 1.0), ((True,), (False,)), (0.0, 1.0))
     learned = (
         {
             "score": Scores(tokens.token, completion, 4),

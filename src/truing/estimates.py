@@ -42,6 +42,7 @@ from truing.stages.online_settings import Online
 from truing.stages.preference import Preference
 from truing.stages.rank import Rank
 from truing.stages.replies import Writing
+from truing.stages.revise import Revise
 from truing.stages.reward_model import RewardModel
 from truing.stages.rollouts import prompts_of
 from truing.stages.sample import Contrast, Sample, bare
@@ -198,6 +199,8 @@ def sizes_of(planned: Sequence[Planned], renderer: Renderer, seed: int) -> dict[
             also = stage_plan.inputs["also"]
             more = _lengths(also, settings, renderer, seed) if also.ready else made[also.key]
             made[stage_plan.key] = joined(settings, found[stage_plan.name], more)
+        elif isinstance(settings, Revise):
+            made[stage_plan.key] = [_revised(settings, row) for row in found[stage_plan.name]]
         elif isinstance(settings, SideBySide):
             made[stage_plan.key] = _side_by_side(settings, source, found[stage_plan.name], renderer)
         else:
@@ -277,7 +280,7 @@ def _lengths(source: Groups, settings: object, renderer: Renderer, seed: int) ->
         return [Lengths.of(renderer.render(one.group)) for material in read for one in material.judged]
     if isinstance(settings, Online):
         return [Lengths.of(renderer.render(row, index)) for index, row in enumerate(prompts_of(source.read()))]
-    whole = isinstance(settings, ScoreAnswers | Select | Evolve | Rank | Judgements | Join | Perplexity)
+    whole = isinstance(settings, ScoreAnswers | Select | Evolve | Rank | Judgements | Revise | Join | Perplexity)
     if isinstance(settings, Sample) and settings.data_answers == "prefer":
         return [Lengths.of(renderer.render(best(group), index)) for index, group in enumerate(source.read())]
     rows = enumerate(source.read())
@@ -311,6 +314,12 @@ def _judgements_of(settings: Judgements, row: Lengths, words: int) -> list[Lengt
     """A judgement of each answer, if all agree with people. words: tokens of a request besides what is judged."""
     most = settings.max_new_tokens
     return [Lengths(words + row.prompt + answer, (most,), most) for answer in row.answers]
+
+
+def _revised(settings: Revise, row: Lengths) -> Lengths:
+    """The row with the answer that it had, and a revised one as long as it may become."""
+    answers = (*_longest(row, 1).answers, settings.max_new_tokens)
+    return Lengths(row.prompt, answers, sum(answers))
 
 
 def _variants(settings: Evolve, rows: Sequence[Lengths]) -> list[Lengths]:
@@ -548,6 +557,10 @@ def _asked(stage_plan: Planned, planned: Sequence[Planned], rows: Sequence[Lengt
         return stage_plan.settings.prompts, stage_plan.settings.prompts * shown * sum(r.prompt for r in rows) / len(
             rows
         )
+    if isinstance(stage_plan.settings, Revise):  # a critique, and a revision that reads it too
+        rounds = stage_plan.settings.rounds
+        each = 2 * sum(row.tokens for row in rows) + len(rows) * stage_plan.settings.max_new_tokens
+        return 2 * rounds * len(rows), float(rounds * each)
     maker = next((p.settings for p in planned if p.key == stage_plan.inputs["data"].key), None)
     together = maker.rounds + 1 if isinstance(maker, Evolve) else 2  # of a file nobody knows before it is read
     return len(rows) // together, sum(row.tokens for row in rows)

@@ -255,7 +255,8 @@ def _scored(row: Group, settings: ScoreAnswers) -> Group:
         return row
     last = len(row.completions) - 1
     answers = [replace(one, score=float(place < last), rank=None) for place, one in enumerate(row.completions)]
-    kept = {"all": answers, "best": answers[:1], "best_and_worst": [answers[0], answers[-1]]}[settings.keep]
+    ends = [answers[0], answers[-1]]
+    kept = {"all": answers, "best": answers[:1], "best_and_worst": ends, "ranking": answers}[settings.keep]
     return replace(row, completions=tuple(kept))
 
 

@@ -105,6 +105,7 @@ def mixed(rho: float, tau: float) -> float:
 
 PAIRWISE: dict[str, Callable[[Said, Said, Any], float]] = {
     "dpo": lambda c, r, s: smoothed(s.beta * gap(c, r), s.label_smoothing),
+    "soft_dpo": lambda c, r, s: smoothed(s.beta * gap(c, r), r.reward / (c.reward + r.reward)),
     "robust_dpo": lambda c, r, s: (
         (-(1 - s.label_smoothing) * lsig(s.beta * gap(c, r)) + s.label_smoothing * lsig(-s.beta * gap(c, r)))
         / (1 - 2 * s.label_smoothing)

@@ -30,9 +30,12 @@ OTHER_VALUES = {
     "dropout": 0.4,
     "epsilon": 0.3,
     "eta": 30.0,
+    "game": "difference",
+    "game_weight": 0.3,
     "gamma": 0.2,
     "iterations": 1,
     "keep": 0.4,
+    "kl_weight": 0.3,
     "label_smoothing": 0.3,
     "length_exponent": 0.5,
     "length_weight": 0.2,
@@ -68,6 +71,7 @@ def judged(seed, answers):
         tuple(scores),
         tuple(float(place == 0) for place in range(answers)),
         tuple((place != 1, source.random() < 0.5) for place in range(answers)),
+        tuple(float(place > 0 and seed % 2 == 0) for place in range(answers)),
     )
 
 
@@ -314,6 +318,7 @@ def test_everything_that_is_asked_for_counts(function):
         "from_reference": {
             "judged": [replace(j, by_reference=tuple(1 - v for v in j.by_reference)) for j in case.judged]
         },
+        "drawn": {"judged": [replace(j, drawn=(0.0,) + (1 - j.drawn[-1],) * (len(j.drawn) - 1)) for j in case.judged]},
     }
     for name in asks_for(function):
         changed = replace(case, **other[name])

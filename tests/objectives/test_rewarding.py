@@ -31,6 +31,8 @@ FIRST_CHOSEN, FIRST_REJECTED = (
 PARTED = (1, 1, 1, 0)
 """The third chosen answer is the beginning of the rejected one."""
 MARGIN = (0.7, -1.2, 0.0, -0.1)
+DRAWN = ((0.0, 1.0), (0.0, 0.0), (1.0, 1.0), (0.0, 1.0))
+"""Of each comparison whether a model drew the chosen answer, and the rejected one."""
 SHARE = ((0.9, 0.1), (0.5, 0.5), (0.3, 0.1), (1.0, 0.0))
 
 
@@ -69,6 +71,7 @@ def asked(name, other=MappingProxyType({}), **settings):
         "head": HEAD,
         "prototype": PROTOTYPES,
         "reward": Pair(*(torch.tensor([share[side] for share in SHARE], dtype=torch.float64) for side in (0, 1))),
+        "drawn": Pair(*(torch.tensor([each[side] for each in DRAWN], dtype=torch.float64) for side in (0, 1))),
     }
     return bind({"name": name, **settings})(**{**every, **other})
 
@@ -80,6 +83,7 @@ DEFAULTS = {
     "margin": {"scale": 1.0, "centering": 0.0},
     "soft_margin": {"scale": 1.0, "label_smoothing": 0.2},
     "ordinal": {},
+    "adversarial": {"kl_weight": 1.0, "game_weight": 0.1, "game": "ranking"},
     "bradley_terry_nll": {"nll_weight": 0.1},
     "grm": {"weight": 0.01, "beta": 0.1, "rejected": False},
     "grm_dpo": {"weight": 0.01, "beta": 0.1},
@@ -336,6 +340,17 @@ def test_soft_margin_smooths_below_0_alone(scale, smoothing):
 def test_ordinal():
     expected = [smoothed(gap, b / (a + b)) for gap, (a, b) in zip(GAPS, SHARE, strict=True)]
     assert asked("ordinal").value.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("kl", "game"), [(1.0, 0.1), (0.0, 0.3), (0.7, 0.0)])
+def test_adversarial_tells_given_answers_from_the_policy_s(kl, game):
+    """Only the first and the last comparison are of a given answer against one that was drawn."""
+    against = (True, False, False, True)
+    for form, played in (("ranking", lambda gap: -lsig(gap)), ("difference", lambda gap: -gap)):
+        expected = [game * played(gap) if one else -kl * lsig(gap) for gap, one in zip(GAPS, against, strict=True)]
+        loss = asked("adversarial", kl_weight=kl, game_weight=game, game=form)
+        assert loss.value.tolist() == pytest.approx(expected, rel=1e-12, abs=1e-15)
+        assert loss.stats["reward/margin"].tolist() == pytest.approx(GAPS)
 
 
 def test_token_level_goes_on_from_where_the_answers_part():

@@ -180,6 +180,7 @@ SETTINGS = {
     "r_dpo": [{"beta": 0.1, "length_weight": 0.01}, {"beta": 0.7, "length_weight": 0.6}],
     "ld_dpo": [{"beta": 0.1, "tail_weight": 0.5}, {"beta": 0.7, "tail_weight": 0.0}],
     "ln_dpo": [{"beta": 5.0}, {"beta": 0.7}],
+    "soft_dpo": [{"beta": 0.1}, {"beta": 0.7}],
     "odpo": [{"beta": 0.1, "alpha": 1.0}, {"beta": 0.7, "alpha": 0.4}],
     "f_dpo": [{"beta": 0.1, "divergence": kind} for kind in ("js", "reverse_kl", "forward_kl", 0.5, 0.2)],
     "exo": [{"beta": 0.1, "label_smoothing": 1e-3}, {"beta": 0.7, "label_smoothing": 0.3}],

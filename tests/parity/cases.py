@@ -339,6 +339,8 @@ NO_COUNTERPART = {
     "dpop": "no penalty for a fall of the chosen answer",
     "r_dpo": "no length term",
     "odpo": "no strengths of preferences",
+    "soft_dpo": "one label smoothing for all pairs",
+    "adversarial": "no comparisons of two kinds",
     "tdpo1": "no KL over the vocabulary",
     "tdpo2": "no KL over the vocabulary",
     "xpo": "no XPO trainer any more",

@@ -13,7 +13,7 @@ from truing.errors import DataError
 from truing.objectives import bind
 from truing.records import AnswerStep, Completion, Group, assistant, comparison, text, user
 from truing.rendering import Renderer
-from truing.stages.arranging import best, conditioned, hindsight, judge, judged_rows
+from truing.stages.arranging import best, conditioned, hindsight, judge, judged_rows, to_watch
 
 GOOD, BAD = "Be good.", "Be bad."
 
@@ -315,3 +315,13 @@ def test_contradictions_are_refused_where_scores_count() -> None:
         with pytest.raises(DataError, match="ranks and scores contradict each other"):
             judged_rows(bind({"name": name}), [contradicted])
     assert len(judged_rows(bind({"name": "dpo"}), [contradicted])) == 1, "dpo asks for the order alone"
+
+
+def test_held_out_comparisons_by_people_are_sure_where_an_objective_asks_for_chances() -> None:
+    """Training rows carry a judge's chances; what is measured on is as people labelled it. Scores that stand stay."""
+    plain, given = tiny_model.pairs(2)
+    first, second = given.completions
+    chances = (replace(first, score=0.7), replace(second, score=0.3))
+    found = to_watch(bind({"name": "soft_dpo"}), [plain, replace(given, completions=chances)])
+    assert [[answer.score for answer in row.completions] for row in found] == [[1.0, 0.0], [0.7, 0.3]]
+    assert to_watch(bind({"name": "dpo"}), [plain]) == [plain]

@@ -404,7 +404,7 @@ def shared(one: Answer, other: Answer) -> int:
 def test_a_pair_is_asked_with_its_own_rows_numbers(name: str) -> None:
     """Scores, strengths and sources of a tree of three answers reach the pair that they belong to."""
     engine, objective = engine_of(), bind({"name": name})
-    judged = [said(row, "pair") for row in ROWS[:2]]
+    judged = [replace(said(row, "pair"), drawn=(0.0, 1.0, 1.0)) for row in ROWS[:2]]
     made = forest(ROWS[:2])
     with torch.no_grad():
         found = engine.statistics(made, divergence=True, concentration=True)
@@ -444,6 +444,7 @@ def test_a_pair_is_asked_with_its_own_rows_numbers(name: str) -> None:
                 parted=torch.tensor([shared(ROWS[tree].answers[c], ROWS[tree].answers[r])]),
                 reward=given(scores),
                 from_reference=given(writer),
+                drawn=given((0.0, 1.0, 1.0)),
             )
             torch.testing.assert_close(every.value[3 * tree + place], alone.value[0], **TIGHT)
 

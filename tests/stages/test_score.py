@@ -69,6 +69,15 @@ def test_a_comparison_of_the_same_words_is_none(runs: Callable[[], Run], monkeyp
     assert event["mean_score"] == 1.5
 
 
+def test_a_ranking_has_all_answers_that_differ_best_first(runs: Callable[[], Run]) -> None:
+    run = runs()
+    rows = [answers("a", "d e f", "b c", "a ", "g h"), answers("x", "y"), answers("z", "z")]
+    (made,) = scored(run, rows, scorer="length", keep="ranking")
+    assert texts_and_scores(made) == [("d e f", 3.0), ("b c", 2.0), ("g h", 2.0), ("a", 1.0)]
+    (event,) = run.events(kind="data")
+    assert event["refused"] == {"no answer is better than another": 2}
+
+
 def test_best_and_worst_make_a_comparison_by_score_alone(runs: Callable[[], Run]) -> None:
     ranked = comparison((user("q"),), Completion((assistant("a"),)), Completion((assistant("b c"),)), strength=4.0)
     run = runs()

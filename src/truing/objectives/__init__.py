@@ -45,6 +45,7 @@ NEEDS: dict[str, str] = {
     "divergence": "KL(reference || policy) over the vocabulary at each token: the reference is run live, uncached",
     "concentration": "log of the sum of squared probabilities at each token of the policy: no further pass",
     "from_reference": '1 for answers that the reference wrote (their `source` is "reference"), else 0',
+    "drawn": "1 for answers that a model drew in this run or another, else 0",
     "uniform": "a random number from 0 to 1 for each pair, from the run's seed",
     "memory": "what the objective returned at the step before; it is part of the checkpoint",
 }

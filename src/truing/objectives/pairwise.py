@@ -50,6 +50,23 @@ def dpo(
     return compared(logistic(reward.chosen - reward.rejected, label_smoothing), policy, reward)
 
 
+def soft_dpo(policy: Pair[Logprobs], reference: Pair[Logprobs], reward: Pair[Tensor], *, beta: Positive = 0.1) -> Loss:
+    """DPO with a label between yes and no for each pair, such as RLAIF's (arXiv:2309.00267); section 3 of
+    arXiv:2409.06691 has its form.
+
+    -z log sigmoid(beta h) - (1 - z) log sigmoid(-beta h), with z = reward of the chosen / (sum of both rewards)
+
+    Use: on judgements that say how likely the first answer is better: the answers' scores, each from 0 to 1, are both
+        chances, as scorers `pairwise` and `judge_pairs` give them to the two answers of a row.
+    Claim: none of its own. At the optimum beta h is the log-odds of z, so a doubtful pair moves the policy little.
+
+    beta: inverse temperature of the implicit reward, in 1/nats.
+    """
+    scores = scaled(beta, log_ratios(policy, reference))
+    margin, share = scores.chosen - scores.rejected, reward.chosen / (reward.chosen + reward.rejected)
+    return compared(-share * logsigmoid(margin) - (1 - share) * logsigmoid(-margin), policy, scores)
+
+
 def robust_dpo(
     policy: Pair[Logprobs], reference: Pair[Logprobs], *, beta: Positive = 0.1, label_smoothing: MinorityShare = 0.1
 ) -> Loss:

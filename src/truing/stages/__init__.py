@@ -18,6 +18,7 @@ from typing import Literal
 from truing.errors import ConfigError, did_you_mean
 from truing.signatures import Settings, public_functions
 from truing.stages import (
+    accept,
     audit,
     curate,
     evaluate,
@@ -31,6 +32,7 @@ from truing.stages import (
     online,
     preference,
     rank,
+    revise,
     reward_model,
     sample,
     score,
@@ -54,8 +56,10 @@ MAKES: dict[ModuleType, Product] = {
     join: "data",
     judgements: "data",
     rank: "data",
+    revise: "data",
     sample: "data",
     score: "data",
+    accept: "data",
     select: "data",
     self_instruct: "data",
     side_by_side: "data",

@@ -26,7 +26,8 @@ class Judged:
     """A row whose answers stand best first, with all that objectives may ask of them.
 
     pairs: (chosen, rejected) as places among the answers. strength: one for each pair. label, reward, by_reference:
-    one for each answer. right: for each answer whether each of its steps is right, where the objective asks for steps.
+    one for each answer. drawn: 1 for each answer that a model drew. right: for each answer whether each of its steps is
+    right, where the objective asks for steps.
     """
 
     group: Group
@@ -36,6 +37,7 @@ class Judged:
     reward: tuple[float, ...]
     by_reference: tuple[float, ...]
     right: tuple[tuple[bool, ...], ...] = ()
+    drawn: tuple[float, ...] = ()
 
 
 def judge(group: Group, kind: Kind, which: Pairs = "all", *, scored: bool = False) -> Judged:
@@ -61,6 +63,7 @@ def judge(group: Group, kind: Kind, which: Pairs = "all", *, scored: bool = Fals
         tuple(_reward(answer) for answer in answers),
         tuple(float(answer.source == FROM_REFERENCE) for answer in answers),
         tuple(tuple(bool(step.right) for step in answer.steps) for answer in answers) if kind == "step" else (),
+        tuple(float(answer.sampled is not None) for answer in answers),
     )
 
 
@@ -79,12 +82,23 @@ def to_watch(objective: Bound, groups: Sequence[Group]) -> list[Group]:
     """The held-out rows that an objective can be measured on: not bare prompts, nor rows that count nothing.
 
     Without a strength the margin is 0: margins come from an audit of the training rows, and held-out rows are to be as
-    people labelled them.
+    people labelled them. For chances, which a judge gives to the training rows, they are then sure: 1 and 0.
     """
     rows = [group for group in groups if group.completions and group.weight]
+    if objective.kind == "pair" and objective.needs("reward"):
+        rows = [_sure(group) for group in rows]
     if not objective.needs("margin"):
         return rows
     return [group if has_strength(group) else replace(group, strength=0.0) for group in rows]
+
+
+def _sure(group: Group) -> Group:
+    """A comparison by people with a score for each answer: 1 for the chosen one, 0 for the other."""
+    answers = group.completions
+    if len(answers) != 2 or any(answer.rank is None or answer.score is not None for answer in answers):
+        return group
+    best = min(answer.rank or 0 for answer in answers)
+    return replace(group, completions=tuple(replace(one, score=float(one.rank == best)) for one in answers))
 
 
 def has_strength(group: Group) -> bool:

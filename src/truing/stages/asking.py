@@ -208,6 +208,7 @@ def _pairs(objective: Bound, case: Case) -> Loss:
         uniform=case.tensor([v for row in case.uniform for v in row]),
         reward=of_answers([v for j in case.judged for v in j.reward]),
         from_reference=of_answers([v for j in case.judged for v in j.by_reference]),
+        drawn=of_answers([v for j in case.judged for v in j.drawn]) if objective.needs("drawn") else None,
     )
 
 

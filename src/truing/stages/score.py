@@ -27,8 +27,8 @@ SCORES = "scores.json"
 POINTS = 101
 """Points of the curve of scores in order."""
 
-Keep = Literal["all", "best", "best_and_worst"]
-KEPT: dict[Keep, int | None] = {"all": None, "best": 1, "best_and_worst": 2}
+Keep = Literal["all", "best", "best_and_worst", "ranking"]
+KEPT: dict[Keep, int | None] = {"all": None, "best": 1, "best_and_worst": 2, "ranking": None}
 """How many answers of a row go on at most."""
 
 OnFailure = Literal["drop_row", "drop_answer", "stop"]
@@ -42,7 +42,10 @@ class ScoreAnswers(Settings):
         description="the scorer's name, or a table with name and settings",
         validate_default=True,
     )
-    keep: Keep = Field("all", description="answers that go on: all, the best, or best_and_worst as a comparison")
+    keep: Keep = Field(
+        "all",
+        description="answers that go on: all, the best, best_and_worst as a comparison, or ranking: all that differ",
+    )
     ranks: Literal["keep", "replace"] = Field(
         "keep", description="ranks and thumbs that answers already have: keep, or let the scores replace them"
     )
@@ -121,8 +124,13 @@ def chosen(group: Group, scores: Sequence[Score], settings: ScoreAnswers, refuse
         return None
     if settings.keep != "all":
         answers.sort(key=_value, reverse=True)  # stable: of equal ones the first
-        answers = answers[:1] if settings.keep == "best" else [answers[0], answers[-1]]
-    if settings.keep == "best_and_worst" and _value(answers[0]) == _value(answers[-1]):
+        answers = {"best": answers[:1], "best_and_worst": [answers[0], answers[-1]], "ranking": answers}[settings.keep]
+    if settings.keep == "ranking":
+        different: dict[str, Completion] = {}
+        for answer in answers:
+            different.setdefault(answer.text.strip(), answer)
+        answers = list(different.values())
+    if settings.keep in ("best_and_worst", "ranking") and _value(answers[0]) == _value(answers[-1]):
         refused["no answer is better than another"] += 1
         return None
     if settings.keep == "best_and_worst" and answers[0].messages == answers[-1].messages:
