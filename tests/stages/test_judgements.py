@@ -127,6 +127,8 @@ def test_over_common_points_are_thinned_to_a_share_of_all(runs: Callable[[], Run
 def test_a_judge_who_never_agrees_and_settings_that_mean_nothing_are_told(runs: Callable[[], Run]) -> None:
     with pytest.raises(DataError, match=rf"no judgement that agrees with people: .*{DISAGREES}.*take a better judge"):
         judged(runs(), [ranking("a", "is 1", "is 2")])
+    with pytest.raises(DataError, match=rf"{UNREADABLE} \(1\); of 2 replies left unread: {NO_SCORE} \(2\): take"):
+        judged(runs(), [ranking("a", "is good", "is bad")])
     with pytest.raises(ConfigError, match=r"samples = 2 are all alike at temperature = 0"):
         validated(Judgements, {"samples": 2, "temperature": 0}, "test")
     with pytest.raises(ConfigError, match=r"judgements: the rubric gives 0 to 5 points"):

@@ -84,8 +84,8 @@ def judgements(context: Context, settings: Judgements, data: Groups, model: Mode
     every = [lesson for row in lessons for lesson in row]
     if not every:
         raise DataError(
-            f"stage '{context.stage}' has no judgement that agrees with people: {by_reason(refused)}: take a better "
-            "judge by model or endpoint, or more samples"
+            f"stage '{context.stage}' has no judgement that agrees with people: {by_reason(refused)}{_unread(counts)}: "
+            "take a better judge by model or endpoint, or more samples"
         )
     kept = thinned(every, settings.most, context.seed)
     counts[COMMON] = len(every) - len(kept)
@@ -173,3 +173,9 @@ def thinned(lessons: Sequence[Lesson], most: float, seed: int) -> list[Lesson]:
 def demonstration(lesson: Lesson) -> Group:
     """The request, answered as the judgement did."""
     return Group((user(lesson.request),), (Completion((assistant(lesson.reply),)),))
+
+
+def _unread(counts: Counter[str]) -> str:
+    """Why replies could not be read, if any could not."""
+    why = {name.removeprefix(UNREAD): count for name, count in counts.items() if name.startswith(UNREAD)}
+    return f"; of {counts[REPLIES]} replies left unread: {by_reason(why)}" if why else ""
