@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from scipy.stats import fisher_exact
 
 from evidence import running, tradeoff
 from evidence.ablation import (
@@ -184,17 +185,24 @@ def _lead(found: Found, rate: float, arm: Arm, base: Arm) -> str:
 
 def _said_of_all(found: Found, rate: float) -> str:
     (all_stable, all_runs), (plain_stable, plain_runs) = (_stability(found, rate, arm) for arm in (ALL, PLAIN))
+    chance = float(fisher_exact([[all_stable, all_runs - all_stable], [plain_stable, plain_runs - plain_stable]])[1])
     said = (
         f"At {rate:g} PPO with all measures is stable in {all_stable} of {all_runs} trainings, and without any in "
-        f"{plain_stable} of {plain_runs}."
+        f"{plain_stable} of {plain_runs} (Fisher's exact test: p = {chance:.2g})."
     )
     if 2 * plain_stable >= plain_runs:
-        return (
-            f"{said} So PPO without them did not break here, at no rate that was tried: what they are for is not shown."
-        )
-    if 2 * all_stable > all_runs:
-        return f"{said} Four epochs stay stable with them where they do not without."
-    return f"{said} Four epochs are unstable with them as well: they do not help enough here."
+        said += " So PPO without them did not break here, at no rate that was tried: what they are for is not shown."
+    elif 2 * all_stable <= all_runs:
+        said += " Four epochs are unstable with them as well: they do not help enough here."
+    elif chance < 0.05:
+        said += " Four epochs stay stable with them where they do not without."
+    else:
+        said += " That four epochs stay stable with them where they do not without is likely, and not certain."
+    gained = lead(found, rate, PLAIN, ALL)
+    if gained is None:
+        return said
+    way = "more" if gained.low > 0 else "less" if gained.high < 0 else "not clearly another"
+    return f"{said} Without any the true reward of the end is {way} ({_signed(gained)}), at the KL that the table has."
 
 
 def _stability(found: Found, rate: float, arm: Arm) -> tuple[int, int]:
@@ -220,6 +228,7 @@ def _said_alone(found: Found, rate: float, measured: Sequence[Arm], base: Arm) -
     ]
     if better:
         said.append(f"It is clearly higher without {_list(better)}.")
+    said.append(f"Of {len(leads)} such intervals one in twenty leaves 0 out by chance.")
     return " ".join(said)
 
 
