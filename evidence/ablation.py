@@ -28,7 +28,6 @@ LAST = 0.25
 """Share of the rollouts, the last ones, whose means are looked at."""
 WATCHED = ("kl", "entropy", "ratio/clipped", "kl/behaviour")
 """What is kept of each rollout and must end up in its healthy range."""
-KEPT = ("reward", "length", *WATCHED)
 FREE = 1e9
 """A bound that nothing meets."""
 DECAY = 0.95
@@ -209,7 +208,7 @@ def common_faults(some: Sequence[Mapping[str, Any]], began: float) -> list[str]:
 
 
 def _means(steps: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, float]]:
-    for name in KEPT:
+    for name in WATCHED:
         values = [step[name] for step in steps if name in step]
         if values:
             yield name, short([fmean(values)])[0]

@@ -59,7 +59,8 @@ def played(trial: Trial, task: Task, algorithm: Mapping[str, Any]) -> dict[str, 
     """One run: rewards of held-out prompts before and after, and its rollouts."""
     file = running.write(task.rows(trial), trial.folder / f"{task.name}.jsonl")
     folder = trial.folder / f"{task.name}-{algorithm['name']}"
-    settings = {"model": trial.model, "data.path": file, "online.rollouts": trial.size.real}
+    rollouts = max(1, trial.size.real // int(algorithm.get("epochs", 1)))
+    settings = {"model": trial.model, "data.path": file, "online.rollouts": rollouts}
     settings |= {"online.algorithm": dict(algorithm)}
     return told(running.run(task.recipe, folder, settings))
 

@@ -52,7 +52,7 @@ class Size:
     that are measured on. pool: answers to each, of which the best is chosen. seeds: trainings of each setting.
     epochs: of the reference. rollouts: of each PPO of the frontier. rough: rollouts where measures are taken out.
     betas, alphas, passes, prices: what DPO, unlikelihood, fine-tuning and PPO are swept over.
-    rates: learning rates at which PPO with all of its measures meets PPO without any. real: rollouts of a real model.
+    rates: learning rates at which PPO with all of its measures meets PPO without any. real: updates of a real model.
     """
 
     vocabulary: int = 1000
