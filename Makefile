@@ -9,6 +9,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 STAMP := $(VENV)/.installed
 
 .PHONY: quickstart test check parity evidence people online bench bench-gpu format docs clean
@@ -18,13 +19,13 @@ quickstart: $(STAMP)
 	$(BIN)/truing run recipes/quickstart.toml
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(PYTEST)
 
 parity: $(STAMP)
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m parity.page docs/parity.md

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import tiny_model
@@ -51,7 +52,6 @@ def none(prompt, answer):
 """
 SETTINGS: dict[str, Any] = {
     "rollouts": 30, "prompts": 8, "max_new_tokens": 12, "learning_rate": 3e-3, "warmup": 0.0, "forest_tokens": 4096,
-    "critic_rate": 1.0,
 }  # fmt: skip
 QUICK = {"rollouts": 2, "max_new_tokens": 6}
 FREE = {
@@ -85,6 +85,8 @@ def play(
 ) -> None:
     scorer = {"name": "function", "path": f"{folder.parent / 'rewards.py'}:{reward}"}
     own = {**SETTINGS, **settings, "algorithm": {"name": name, **(options or {})}, "scorer": scorer}
+    if ALGORITHMS[name].needs_critic:
+        own.setdefault("critic_rate", 1.0)
     context = tiny_model.context(run, name)
     online(
         context if asked is None else replace(context, stop=asked),
@@ -301,7 +303,10 @@ def test_a_checkpoint_is_not_hashed_at_every_rollout(
 
 def test_a_critic_warms_up_alone(folder: Path, runs: Callable[[], Run]) -> None:
     run = runs()
-    play(run, folder, "ppo", **{**QUICK, "critic_warmup": 2})
+    read = mock.patch.object(LocalEngine, "statistics", autospec=True, side_effect=LocalEngine.statistics)
+    with read as policy:
+        play(run, folder, "ppo", **{**QUICK, "critic_warmup": 2}, options={"epochs": 3})
+    assert policy.call_count == 2  # once for each rollout as it is drawn, and never while the critic learns alone
     before = load_file(folder / "model.safetensors")
     after = weights_of(run)
     assert all(torch.equal(before[name], torch.tensor(after[name]).view_as(before[name])) for name in before)

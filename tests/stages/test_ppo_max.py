@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from truing import models
+from truing.algorithms import ALGORITHMS
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, DataError, Interrupted
 from truing.records import Group
@@ -40,7 +41,7 @@ def same(prompt, answer):
 """
 SETTINGS: dict[str, Any] = {
     "rollouts": 2, "prompts": 8, "max_new_tokens": 6, "learning_rate": 3e-3, "warmup": 0.0, "forest_tokens": 4096,
-    "critic_rate": 1.0, "held_out_prompts": 4,
+    "held_out_prompts": 4,
 }  # fmt: skip
 
 
@@ -70,6 +71,8 @@ def play(
     **settings: Any,
 ) -> None:
     own = {**SETTINGS, **settings, "algorithm": {"name": name, **(options or {})}}
+    if ALGORITHMS[name].needs_critic:
+        own.setdefault("critic_rate", 1.0)
     context = tiny_model.context(run, "online")
     online(
         context if stop_asked is None else replace(context, stop=stop_asked),

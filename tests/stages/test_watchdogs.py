@@ -102,6 +102,7 @@ def test_a_number_that_a_run_does_not_measure_is_refused(
         ({"critic_window": 2}, "critic_window: changes nothing while critic_settled is none"),
         ({"critic_warmup": 7, "critic_settled": 0.1}, "raise it to 8 or more"),
         ({"algorithm": "grpo", "critic_warmup": 2}, "algorithm 'grpo' has no critic"),
+        ({"algorithm": "grpo", "critic_rate": 2.0}, "critic_rate: algorithm 'grpo' has no critic"),
         ({"ema_decay": 1.0}, "ema_decay: "),
     ],
 )

@@ -48,6 +48,7 @@ def online(
     """
     algorithm = settings.bound()
     prompts = prompts_of(data.read())
+    watched = prompts_of(held_out.read())[: settings.held_out_prompts] if held_out is not None else []
     loaded = load_trainable(context, model, settings)
     base = roles.beneath(loaded) if settings.lora and settings.one_base else None
     scorer = make(settings.scorer, context.tools(judges, settings.forest_tokens, base))
@@ -63,7 +64,6 @@ def online(
     memory: dict[str, Tensor] = {}
     mixture = mixture_of(context, settings, pretrain, policy, memory)
     play = Play(context, settings, algorithm, prompts, generator, scorer, policy, critic, mixture, memory)
-    watched = prompts_of(held_out.read())[: settings.held_out_prompts] if held_out is not None else []
     before = play.rewards(watched)  # of the start's weights, also when going on: checkpoints are read below
     steps = play.total
     for step in updates(context, Learnt(policy, critic, settings.critic_rate), play.rows, play.total, settings,

@@ -100,6 +100,8 @@ class Online(Updates):
         algorithm, usual = self.bound(), {name: field.default for name, field in type(self).model_fields.items()}
         if self.critic_warmup and not algorithm.needs_critic:
             raise ConfigError(f"critic_warmup: algorithm '{algorithm.name}' has no critic: take it out")
+        if self.critic_rate != usual["critic_rate"] and not algorithm.needs_critic:
+            raise ConfigError(f"critic_rate: algorithm '{algorithm.name}' has no critic: take it out")
         if self.critic_settled is None and self.critic_window != usual["critic_window"]:
             raise ConfigError("critic_window: changes nothing while critic_settled is none: set that too")
         if self.critic_settled is not None and self.critic_warmup < 2 * self.critic_window:

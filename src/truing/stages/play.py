@@ -129,18 +129,17 @@ class Play:
     def _offered(self, judged: Judged, forest: Forest) -> dict[str, Any]:
         """What terms may ask for, of the tokens of a forest, or of the pairs of its answers."""
         read, judgement = judged.rollout.read, judged.judgement
-        entropy = self._reads_later or self._algorithm.needs("entropy")
-        now = self._policy.statistics(forest, temperature=self._settings.temperature, entropy=entropy)
-        offered: dict[str, Any] = {"policy": now.logprobs}
+        offered: dict[str, Any] = {}
+        if self._awake or self._reads_later:
+            offered |= self._policy_says(forest)
         if judged.advantage is not None:
             offered["advantage"] = judged.part(judged.advantage, forest)
-        if now.entropy is not None:
-            offered["entropy"] = now.entropy
         for name in {"behaviour", "reference"} & read.keys():
             found = judged.part(read[name], forest)
             offered[name] = Logprobs(found.token, found.completion, found.count)
         if self._reads_later:
-            offered["behaviour"] = now.logprobs.with_token(now.logprobs.token.detach())
+            policy = offered["policy"]
+            offered["behaviour"] = policy.with_token(policy.token.detach())
         if self._critic is not None:
             assert judgement.returns is not None
             offered["value"] = self._critic.values(forest)
@@ -149,6 +148,12 @@ class Play:
         if judgement.pairs is not None:
             return paired({**offered, "from_reference": judged.by_reference(forest)}, judged.pairs(forest))
         return offered
+
+    def _policy_says(self, forest: Forest) -> dict[str, PerToken]:
+        """Log-probabilities of the policy that learns and, where something asks for it, its entropy."""
+        entropy = self._reads_later or self._algorithm.needs("entropy")
+        now = self._policy.statistics(forest, temperature=self._settings.temperature, entropy=entropy)
+        return {"policy": now.logprobs} | ({} if now.entropy is None else {"entropy": now.entropy})
 
     def _judged(self, number: int) -> Judged:
         if self._current is None or self._current[0] != number:
