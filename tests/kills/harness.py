@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -101,26 +102,27 @@ class Session:
 
 
 def killed(algorithm: str, folder: Path, kills: int, change: Change | None = None) -> dict[str, int]:
-    """Kills runs at random moments until there were so many kills. How many fell where, and how many runs that took.
+    """Kills runs until there were so many kills. How many fell where, and how many runs that took.
 
+    The first ones come as a thing of each kind begins, so that none is left out, and all others a random while later.
     Raises DivergedError where a run does not go on from its last checkpoint, or ends otherwise than an unbroken one.
     """
     rng, path = random.Random(algorithm), folder / algorithm
     usual = forked(algorithm, folder, path, change=change)
     expected = left_by(path)
-    places = sorted(usual.began)
-    fell: Counter[str] = Counter()
+    places = list(usual.began)
+    fell = Counter(dict.fromkeys(places, 0))
     done = number = 0
     while done < kills:
         number += 1
-        _clear(path)
+        clear(path)
         promised: dict[str, int] = {}
         ended = False
         while not ended:
             moment = None
             if done < kills:
                 place = places[done % len(places)]
-                delay = rng.uniform(0.0, usual.mean_seconds(place))
+                delay = rng.uniform(0.0, usual.mean_seconds(place)) if done >= len(places) else None
                 moment = Moment(place, rng.randint(1, -(-usual.began[place] // 3)), delay)
             session = forked(algorithm, folder, path, moment, change)
             demand_kept(session, promised, path)
@@ -129,7 +131,7 @@ def killed(algorithm: str, folder: Path, kills: int, change: Change | None = Non
                 done += 1
                 fell.update(session.under_way)
         demand_same(path, expected)
-    _clear(path)
+    clear(path)
     return {"runs": number, "kills": done, **fell}
 
 
@@ -138,14 +140,14 @@ def killed_at(algorithm: str, folder: Path, moments: Sequence[Moment], change: C
     path = folder / algorithm
     forked(algorithm, folder, path, change=change)
     expected = left_by(path)
-    _clear(path)
+    clear(path)
     promised: dict[str, int] = {}
     for moment in (*moments, None):
         session = forked(algorithm, folder, path, moment, change)
         demand_kept(session, promised, path)
         assert session.killed == (moment is not None), f"{path}: {moment} did not come"
     demand_same(path, expected)
-    _clear(path)
+    clear(path)
 
 
 def demand_kept(session: Session, promised: dict[str, int], path: Path) -> None:
@@ -155,7 +157,7 @@ def demand_kept(session: Session, promised: dict[str, int], path: Path) -> None:
     """
     fresh = dict(promised)
     for one in session.told:
-        if one.place in ("step", "<save") and one.detail:
+        if one.detail:
             stage, number = one.detail.split()
             if one.place == "<save":
                 promised[stage] = int(number)
@@ -199,7 +201,8 @@ def forked(
     return session
 
 
-def _clear(path: Path) -> None:
+def clear(path: Path) -> None:
+    """Removes a run and what its sessions wrote down, so that the next one has the very same path."""
     shutil.rmtree(path, ignore_errors=True)
     path.with_suffix(".learnt").unlink(missing_ok=True)
 
@@ -250,6 +253,8 @@ def _watch(writer: int, learnt: Path, moment: Moment | None) -> None:
         tell("save")
         with new_checkpoint(self, number, stage_key=stage_key, meta=meta) as made:
             yield made
+            tell("seal")
+        tell("<seal")
         tell("<save", "" if meta["finished"] else f"{meta['stage']} {meta['step']}")
 
     def written(self: Run, stage: str, kind: str, **values: Any) -> None:
@@ -338,6 +343,18 @@ def _timeless(event: dict[str, Any]) -> dict[str, Any]:
 
 def demand_same(path: Path, expected: dict[str, Any]) -> None:
     """Raises DivergedError where a run left something else."""
-    for name, value in left_by(path).items():
-        if value != expected[name]:
-            raise DivergedError(f"{path}: other {name}: {value} instead of {expected[name]}")
+    found = left_by(path)
+    if found != expected:
+        raise DivergedError(f"{path}: {_first_difference(found, expected)}")
+
+
+def _first_difference(found: Any, expected: Any) -> str:
+    """Where two values differ first, and how."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        pairs = {str(name): (found.get(name), expected.get(name)) for name in [*expected, *found]}
+    elif isinstance(found, list | tuple) and isinstance(expected, list | tuple):
+        pairs = {str(place): pair for place, pair in enumerate(zip_longest(found, expected))}
+    else:
+        return f"{found!r} instead of {expected!r}"
+    name, (one, other) = next((name, pair) for name, pair in pairs.items() if pair[0] != pair[1])
+    return f"{name}: {_first_difference(one, other)}"

@@ -14,14 +14,14 @@ from truing.pipeline import Recipe, make_recipe
 
 Stages = Sequence[dict[str, Any]]
 
-TRAINED = {"batch_size": 2, "learning_rate": 3e-3, "epochs": 2, "save_every": 2}
-"""Checkpoints in the middle of an epoch, and at its end."""
+TRAINED = {"batch_size": 2, "learning_rate": 3e-3, "epochs": 2, "max_steps": 6, "save_every": 2}
+"""Checkpoints in the middle of an epoch, and a second one that ends before its end."""
 WATCHED = {**TRAINED, "measure_every": 3}
 ONLINE = {
     "use": "online", "scorer": {"name": "function", "path": "REWARDS:vowels"}, "rollouts": 3, "prompts": 4,
-    "batch_size": 2, "max_new_tokens": 4, "learning_rate": 3e-3, "forest_tokens": 60, "save_every": 3,
+    "batch_size": 2, "max_new_tokens": 4, "learning_rate": 3e-3, "forest_tokens": 90, "save_every": 3,
 }  # fmt: skip
-"""Four updates of each rollout, and checkpoints in the middle of them."""
+"""Two updates of each rollout, and checkpoints between them."""
 SHAPED = {"reward_scaling": "standard", "reward_kl": 0.1, "reward_kl_target": 0.5, "reward_kl_horizon": 20.0}
 LOOP = {
     "use": "loop", "name": "self", "rounds": 2, "stage": [
@@ -40,8 +40,8 @@ ALGORITHMS: dict[str, Stages] = {
     "dpo_lora": [{"use": "preference", **WATCHED, "lora": {"rank": 4}, "forest_tokens": 60}],
     "kto": [{"use": "preference", **WATCHED, "objective": "kto"}],
     "reward_model": [{"use": "reward_model", **WATCHED}],
-    "ppo": [{**ONLINE, "algorithm": {"name": "ppo_max", "epochs": 2, **SHAPED}, "critic_warmup": 1}],
-    "grpo": [{**ONLINE, "algorithm": {"name": "grpo", "epochs": 2, "group_size": 3}}],
+    "ppo": [{**ONLINE, "algorithm": {"name": "ppo_max", "epochs": 1, **SHAPED}, "critic_warmup": 1}],
+    "grpo": [{**ONLINE, "algorithm": {"name": "grpo", "epochs": 1, "group_size": 3}}],
     "loop": [LOOP],
 }
 """`forest_tokens` so low that the gradient of a step is gathered over several forests."""
