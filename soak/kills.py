@@ -27,17 +27,18 @@ def run(kills: int = KILLS) -> dict[str, int | float]:
 
 
 def counted(found: Mapping[str, Mapping[str, int]], mutations: Mapping[str, str]) -> dict[str, int | float]:
-    """The line of each algorithm, and how many kills fell where. A kill within two things counts for both."""
+    """How many signals each algorithm got, and where they fell. A kill within two things counts for both."""
     missed = [name for name, said in mutations.items() if not said]
     if missed:
-        raise AssertionError(f"the harness does not notice {', '.join(missed)}")
-    fell = sum((Counter(one) for one in found.values()), Counter[str]())
-    runs, kills = fell.pop("runs"), fell.pop("kills")
-    return {
-        "runs": runs,
-        "runs that ended otherwise than unbroken ones": 0,
-        "SIGKILLs": kills,
-        **{f"SIGKILLs of {name}": one["kills"] for name, one in found.items()},
-        **{f"SIGKILLs in {place}": count for place, count in sorted(fell.items())},
-        "mutations of the product that were noticed": len(mutations),
-    }
+        raise SystemExit(f"soak: the harness does not notice {', '.join(missed)}")
+    sums: Counter[str] = Counter({"runs": 0, "runs that ended otherwise than unbroken ones": 0})
+    for name, one in found.items():
+        signal = "SIGTERMs" if name.endswith("-stopped") else "SIGKILLs"
+        sums["runs"] += one["runs"]
+        sums[f"{signal} of {name.removesuffix('-stopped')}"] = one["kills"]
+    for name, one in found.items():
+        signal = "SIGTERMs" if name.endswith("-stopped") else "SIGKILLs"
+        sums[f"{signal} in all"] += one["kills"]
+        if signal == "SIGKILLs":
+            sums.update({f"SIGKILLs in {place}": one[place] for place in one.keys() - {"runs", "kills"}})
+    return {**sums, "mutations of the product that were noticed": len(mutations)}

@@ -2,16 +2,19 @@
 
     python -W error tests/kills FOLDER KILLS [NAME...]
 
-NAME is an algorithm of `runs`, which is killed so often, or `mutations`, each of which must be noticed; without any it
-is all of them. Prints a line of JSON for each.
+NAME is an algorithm of `runs`, which is killed so often; or one with `-stopped` behind it, which is asked to stop by
+SIGTERM a sixth as often; or `mutations`, each of which must be noticed. Without any it is all of them. Prints a line of
+JSON for each.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -24,19 +27,24 @@ from kills.mutations import MUTATIONS, noise
 from truing.pipeline import run_recipe
 from truing.store import disk
 
+ALL = [*runs.ALGORITHMS, *(f"{name}-stopped" for name in runs.ALGORITHMS), "mutations"]
+
 
 def main(folder: Path, kills: int, names: list[str]) -> None:
     """Everything asked for, after one run of each kind that nobody kills."""
     os.environ["TRUING_CACHE"] = str(folder / "cache")
     runs.prepare(folder)
-    wanted = {one for name in names for one in (runs.ALGORITHMS if name == "mutations" else (name,))}
+    wanted = {one for name in names for one in (runs.ALGORITHMS if name == "mutations" else (name.split("-")[0],))}
     for name in sorted(wanted):
         run_recipe(runs.recipe(name, folder), out=folder / "warm" / name, reporter=tiny_model.quiet())
     for name in names:
         if name == "mutations":
-            print(json.dumps({name: noticed(folder)}), flush=True)
+            found: dict[str, Any] = noticed(folder)
         else:
-            print(json.dumps({name: harness.killed(name, folder, kills)}), flush=True)
+            algorithm, _, stopped = name.partition("-")
+            times, by = (kills // 6, signal.SIGTERM) if stopped else (kills, signal.SIGKILL)
+            found = harness.killed(algorithm, folder, times, by)
+        print(json.dumps({name: found}), flush=True)
 
 
 def noticed(folder: Path) -> dict[str, str]:
@@ -57,4 +65,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     # A killed process loses nothing that it has written, so that no time is to be spent syncing.
     disk.sync = lambda path: None
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or [*runs.ALGORITHMS, "mutations"])
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or ALL)

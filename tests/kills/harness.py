@@ -25,6 +25,7 @@ from kills import runs
 from truing import report
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate.native import NativeGenerator
+from truing.errors import Interrupted
 from truing.pipeline import run_recipe
 from truing.stages import play, training
 from truing.stages.play import Play
@@ -49,12 +50,13 @@ class DivergedError(AssertionError):
 class Moment:
     """When to kill: `delay` seconds after a session has begun something of this name for the `nth` time.
 
-    delay: None for at once, by its own hand, so that nothing further is done.
+    delay: None for at once, by its own hand, so that nothing further is done. by: the signal.
     """
 
     place: str
     nth: int
     delay: float | None = None
+    by: signal.Signals = signal.SIGKILL
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,20 @@ class Told:
 
 @dataclass
 class Session:
-    """What was seen of a process. killed: whether that is how it ended."""
+    """What was seen of a process. code: how it ended, as the system says."""
 
     told: list[Told] = field(default_factory=list)
-    killed: bool = False
+    code: int = 0
+
+    @property
+    def killed(self) -> bool:
+        """Whether it did not come to its end."""
+        return self.code != 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was asked to stop and did so in order."""
+        return self.code == Interrupted.exit_code
 
     @property
     def began(self) -> Counter[str]:
@@ -101,14 +113,14 @@ class Session:
         return sum(spent) / len(spent)
 
 
-def killed(algorithm: str, folder: Path, kills: int, change: Change | None = None) -> dict[str, int]:
+def killed(algorithm: str, folder: Path, kills: int, by: signal.Signals = signal.SIGKILL) -> dict[str, int]:
     """Kills runs until there were so many kills. How many fell where, and how many runs that took.
 
     The first ones come as a thing of each kind begins, so that none is left out, and all others a random while later.
     Raises DivergedError where a run does not go on from its last checkpoint, or ends otherwise than an unbroken one.
     """
     rng, path = random.Random(algorithm), folder / algorithm
-    usual = forked(algorithm, folder, path, change=change)
+    usual = forked(algorithm, folder, path)
     expected = left_by(path)
     places = list(usual.began)
     fell = Counter(dict.fromkeys(places, 0))
@@ -123,13 +135,13 @@ def killed(algorithm: str, folder: Path, kills: int, change: Change | None = Non
             if done < kills:
                 place = places[done % len(places)]
                 delay = rng.uniform(0.0, usual.mean_seconds(place)) if done >= len(places) else None
-                moment = Moment(place, rng.randint(1, -(-usual.began[place] // 3)), delay)
-            session = forked(algorithm, folder, path, moment, change)
+                moment = Moment(place, rng.randint(1, -(-usual.began[place] // 3)), delay, by)
+            session = forked(algorithm, folder, path, moment)
             demand_kept(session, promised, path)
             ended = not session.killed
             if session.killed:
                 done += 1
-                fell.update(session.under_way)
+                fell.update(session.under_way if by == signal.SIGKILL else {place})
         demand_same(path, expected)
     clear(path)
     return {"runs": number, "kills": done, **fell}
@@ -153,15 +165,15 @@ def killed_at(algorithm: str, folder: Path, moments: Sequence[Moment], change: C
 def demand_kept(session: Session, promised: dict[str, int], path: Path) -> None:
     """Raises DivergedError where a session began before a checkpoint that was there. Adds its own to what is promised.
 
-    promised: the last step of each stage of which a checkpoint was published.
+    promised: the last step of each stage of which a checkpoint was published, which is every step of one that stopped.
     """
     fresh = dict(promised)
     for one in session.told:
         if one.detail:
             stage, number = one.detail.split()
-            if one.place == "<save":
+            if one.place == "<save" or (one.place == "<step" and session.stopped):
                 promised[stage] = int(number)
-            elif int(number) <= fresh.pop(stage, 0):
+            elif one.place == "step" and int(number) <= fresh.pop(stage, 0):
                 raise DivergedError(f"{path}: stage '{stage}' began at step {number} and had a later checkpoint")
 
 
@@ -178,6 +190,8 @@ def forked(
             if change:
                 change()
             run_recipe(runs.recipe(algorithm, folder), out=path, reporter=tiny_model.quiet())
+        except Interrupted as error:
+            os._exit(error.exit_code)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -193,11 +207,10 @@ def forked(
                 left -= 1
                 if left == 0:
                     time.sleep(moment.delay or 0.0)
-                    os.kill(child, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code not in (0, -signal.SIGKILL):
-        raise DivergedError(f"{path}: a session ended with {code}")
-    session.killed = code != 0
+                    os.kill(child, moment.by)
+    session.code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if session.code and (moment is None or session.code != -moment.by) and not session.stopped:
+        raise DivergedError(f"{path}: a session ended with {session.code}")
     return session
 
 
@@ -224,7 +237,7 @@ def _watch(writer: int, learnt: Path, moment: Moment | None) -> None:
         if moment and place == moment.place and left:
             left -= 1
             if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), moment.by)
 
     def within(place: str, deed: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(deed)
@@ -266,7 +279,7 @@ def _watch(writer: int, learnt: Path, moment: Moment | None) -> None:
             if stage.startswith("self.2/"):
                 tell(f"{before}second round")
         if kind == "step":
-            tell("<step")
+            tell("<step", f"{under_way[0].stage} {under_way[0].number}")
 
     class Watched(training.Step):
         def __init__(self, *given: Any) -> None:
