@@ -21,6 +21,7 @@ from truing.models import reward, smollm2
 from truing.models.parity import demand_parity, refusal
 from truing.models.quantised import Bits, quantise
 from truing.models.quiet import quiet_libraries
+from truing.models.saving import saving
 from truing.rendering import Renderer
 from truing.store.files import MANIFEST, read_manifest, sha256_file
 
@@ -237,7 +238,7 @@ def load(
 
 def save_in_full(loaded: Loaded, folder: Path) -> None:
     """All weights in their dtype, configuration, tokenizer and chat template, as transformers loads them."""
-    with quiet_libraries():
+    with saving(loaded.model.state_dict().values(), folder):
         loaded.model.save_pretrained(folder)
         loaded.renderer.tokenizer.save_pretrained(folder)
 

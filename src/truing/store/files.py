@@ -185,7 +185,7 @@ def staged_folder(
     _staging.add(staged)
     try:
         disk.make_folder(staged)
-        with _full_disk_told(staged):
+        with _writing_told(staged):
             yield staged
         write_manifest(staged, kind=kind, meta=meta)
         commit(staged, target)
@@ -327,14 +327,14 @@ def _settle(target: Path) -> None:
 
 
 @contextmanager
-def _full_disk_told(folder: Path) -> Iterator[None]:
-    """Libraries that write weights have exceptions of their own for a full disk; only their words are the system's."""
+def _writing_told(folder: Path) -> Iterator[None]:
+    """What the system refuses within this folder, to whomever; a block may also fail to read what lies elsewhere."""
     try:
         yield
     except StorageError:
         raise
     except Exception as error:
-        for code in disk.FULL:
-            if os.strerror(code) in str(error):
-                raise disk.refused(folder, OSError(code, os.strerror(code))) from error
-        raise
+        refusal = error if isinstance(error, OSError) else disk.cited_error(error)
+        if refusal is None or not Path(refusal.filename or folder).is_relative_to(folder):
+            raise
+        raise disk.refused(Path(refusal.filename or folder), refusal) from error
