@@ -23,9 +23,11 @@ from truing.models.quantised import Bits, quantise
 from truing.models.quiet import quiet_libraries
 from truing.models.saving import saving
 from truing.rendering import Renderer
-from truing.store.files import MANIFEST, read_manifest, sha256_file
+from truing.store import disk
+from truing.store.files import MANIFEST, is_committed, read_manifest, sha256_file, verify_folder
 
 ADAPTER_FILE = "adapter_config.json"
+BASE_FILE = "adapter_base.json"
 _CONVERT = (
     "if its weights are in another format and you trust them, convert them once: "
     'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
@@ -212,6 +214,7 @@ def load(
 
     A model for which that would give other log-probabilities than its own forward pass is refused.
     """
+    _demand_sound(source)
     config = read_config(source)
     _refuse_other_layers(config)
     _refuse_scaled_logits(config)
@@ -302,6 +305,27 @@ def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) ->
         for weight in model.parameters():  # not model.to(dtype): rotary frequencies do not survive bf16
             weight.data = rounded(weight.data, dtype)
     return model
+
+
+def _demand_sound(source: str) -> None:
+    """Refuses what a run made and is no longer what it made, and an adapter whose base is another one now."""
+    folders = [Path(source)]
+    if is_adapter(source):
+        base = weights_of(source)
+        folders.append(Path(base))
+        known = Path(source) / BASE_FILE
+        if known.is_file() and json.loads(known.read_bytes())["content_hash"] != content_hash(base):
+            raise StorageError(f"{source}: its base {base} is not the model that it was trained on: put that back")
+    for folder in folders:
+        problems = verify_folder(folder) if is_committed(folder) else []
+        if problems:
+            raise StorageError(f"{'; '.join(problems)}: run its recipe again, which makes it anew")
+
+
+def save_adapter_base(folder: Path) -> None:
+    """Writes beside an adapter what its base was, for a name or a folder may come to stand for another model."""
+    known = {"content_hash": content_hash(weights_of(str(folder)))}
+    disk.write(folder / BASE_FILE, json.dumps(known).encode())
 
 
 def weights_of(source: str) -> str:

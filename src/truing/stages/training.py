@@ -21,7 +21,7 @@ from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.costs import USABLE, Lengths, Load, Shape, Weights, free_memory, memory_of, resident
 from truing.errors import ConfigError, DataError, GuardError, StorageError, by_reason
-from truing.models import Loaded, Scored, add_lora
+from truing.models import Loaded, Scored, add_lora, is_adapter, save_adapter_base
 from truing.models.precision import compute_dtype
 from truing.models.quantised import Bits, weight_count
 from truing.models.reward import add_prototypes
@@ -407,6 +407,8 @@ def save_checkpoint(
     }
     with context.run.new_checkpoint(step, stage_key=context.key, meta=meta) as folder:
         engine.save_model(folder)
+        if is_adapter(str(folder)):
+            save_adapter_base(folder)
         if memory is not None:
             disk.make_folder(folder / "trainer")
             engine.save_state(folder / "trainer")

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,22 @@ _staging: set[Path] = set()
 
 class StoreWarning(UserWarning):
     """Something stored is damaged; it is left out, and the work is done again."""
+
+    def __init__(self, damage: object, way_out: str) -> None:
+        super().__init__(f"{damage}; {way_out}")
+        self.damage = str(damage)
+        self.way_out = way_out
+
+
+@contextmanager
+def strict() -> Iterator[None]:
+    """Damage stops, and nothing is done about it; without this it is warned of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StoreWarning)
+        try:
+            yield
+        except StoreWarning as seen:
+            raise StorageError(f"{seen.damage}: --strict stops here; without it, {seen.way_out}") from None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -257,6 +274,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if content["format"] != FORMAT:
         raise ConfigError(f"{path}: has format {content['format']}, not {FORMAT}: use the Truing that wrote it")
     return dict(content)
+
+
+def is_committed(folder: Path) -> bool:
+    """Whether a folder's manifest.json, if it has one, looks like ours; other programs have files of that name."""
+    path = folder / MANIFEST
+    return path.is_file() and read_bytes(path).startswith(b'{\n "format": ')
 
 
 def verify_sizes(folder: Path) -> list[str]:
