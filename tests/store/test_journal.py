@@ -93,6 +93,13 @@ def test_a_journal_from_before_the_crc_is_read_and_gone_on_with(journal: Journal
     assert journal.path.read_bytes().count(b"crc") == 3
 
 
+def test_a_whole_last_line_that_is_damaged_is_not_cut_off_as_if_it_were_torn(journal: Journal) -> None:
+    journal.path.write_bytes(journal.path.read_bytes()[:-1] + b"\x0b")
+    with pytest.warns(StoreWarning, match="damaged from line 3"):
+        journal.mend()
+    assert list(journal.rows()) == ROWS[:2]
+
+
 def test_when_all_lines_are_damaged_nothing_is_left(journal: Journal) -> None:
     journal.path.write_bytes(b"\x00\n\x00\n")
     with pytest.warns(StoreWarning, match="damaged from line 1"):

@@ -120,7 +120,10 @@ def test_an_adapter_on_a_model_of_the_run_is_not_kept_for_it_would_come_to_stand
     with opened(tmp_path / "run") as run:
         finished(run, 1, "old", adapter_of=tmp_path / "run" / "checkpoint-0")
         finished(run, 2, "old", adapter_of=tmp_path / "elsewhere")
-        assert [path.name for path in run.supersede(set())] == ["checkpoint-2.superseded-1"]
+        finished(run, 3, "old", adapter_of=tmp_path / "elsewhere")
+        flip(run.path / "checkpoint-3" / "adapter_config.json", 7)  # no UTF-8 any more
+        aside = [path.name for path in run.supersede(set())]
+        assert aside == ["checkpoint-2.superseded-1", "checkpoint-3.superseded-1"]
         assert not [name for name in names(run.path) if name.startswith("checkpoint-1")]
 
 

@@ -38,7 +38,7 @@ class Journal:
         count = len(whole)
         while whole and not _is_whole(whole[-1]):
             whole.pop()
-        if len(whole) < count:
+        if len(whole) < count or not _is_torn(torn):
             damage = f"{self.path}: damaged from line {len(whole) + 1} to its end"
             warnings.warn(StoreWarning(damage, "the rest of it is cut off"), stacklevel=2)
         unsealed = bool(whole) and not any(map(_SEAL.search, whole))  # written before lines had a CRC

@@ -356,7 +356,7 @@ def _locked(path: Path) -> FileLock:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            who = holder.read_text() if holder.exists() else "unknown"
+            who = holder.read_text(errors="replace") if holder.exists() else "unknown"
             raise ConfigError(f"{path}: in use by process {who}: wait for it, or choose another --out") from None
         try:
             write_atomic(holder, f"{os.getpid()} on {platform.node()}")
@@ -408,7 +408,10 @@ def _stands_on(folder: Path, run: Path) -> bool:
     config = folder / "adapter_config.json"
     if not config.is_file():
         return False
-    base = json.loads(read_bytes(config)).get("base_model_name_or_path", "")
+    try:
+        base = json.loads(read_bytes(config)).get("base_model_name_or_path", "")
+    except (ValueError, AttributeError):  # damaged, and nothing that could come to stand on another model
+        return False
     return Path(base).resolve().is_relative_to(run.resolve())
 
 
