@@ -38,14 +38,14 @@ def damages(folder: Path, every: int) -> dict[str, int]:
     path = stored(folder)
     counted: Counter[str] = Counter()
     for name, place, seen in (
-        ("checkpoint", path / "checkpoint-2", lambda: falls_back(path)),
-        ("artifact", path / "artifacts" / "made", lambda: is_left_out(path)),
+        ("a checkpoint", path / "checkpoint-2", lambda: falls_back(path)),
+        ("an artifact", path / "artifacts" / "made", lambda: is_left_out(path)),
     ):
         for file in sorted(file for file in place.rglob("*") if file.is_file()):
             step = every if file.suffix == ".safetensors" else 1
-            counted[f"bits of a {name}"] += flips(file, step, seen)
-            counted[f"lengths of a {name}'s files"] += truncations(file, step, seen)
-            counted[f"missing files of a {name}"] += absence(file, seen)
+            counted[f"bits of {name}"] += flips(file, step, seen)
+            counted[f"lengths of {name}'s files"] += truncations(file, step, seen)
+            counted[f"missing files of {name}"] += absence(file, seen)
     counted["swapped manifests"] += swap(path / "checkpoint-1", path / "checkpoint-2", path)
     counted["bits of the events"] += flips(path / "events.jsonl", 1, lambda: stops(path))
     for name in ("logprobs", "manifest.json"):

@@ -12,6 +12,7 @@ the words must name a path; and the same command, without the fault, must end wi
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import re
@@ -76,11 +77,16 @@ class Folder:
         if child == 0:
             os.close(go)
             os.read(ready, 1)
-            os.dup2(said, 1)
-            os.dup2(said, 2)
             with self.cache(at / "cache"):
                 before()
-                os._exit(command(self.recipe, at / "run"))
+                # What is said is kept till the end, lest a write of words be the one that fails.
+                sys.stdout = sys.stderr = words = io.StringIO()
+                code = 1
+                try:
+                    code = command(self.recipe, at / "run")
+                finally:
+                    os.write(said, words.getvalue().encode())
+                    os._exit(code)
         os.close(ready)
         os.close(said)
         tracer = traced(child, strace) if strace else None

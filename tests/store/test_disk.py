@@ -50,6 +50,20 @@ def test_a_full_disk_found_at_the_sync_is_told_with_the_size_of_the_file(
         disk.sync(tmp_path / "weights")
 
 
+def test_a_library_that_cites_the_system_is_understood_and_no_other(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"a: No space left on device \(7 bytes needed\): free some space"):
+        refuse(tmp_path / "a", RuntimeError("I/O error: No space left on device (os error 28)"))
+    with pytest.raises(RuntimeError, match="a bug of its own"):
+        refuse(tmp_path / "a", RuntimeError("a bug of its own"))
+    with pytest.raises(StorageError, match="told already"):
+        refuse(tmp_path / "a", StorageError("told already"))
+
+
+def refuse(path: Path, error: Exception) -> None:
+    with disk.library_errors(path, 7):
+        raise error
+
+
 def test_an_append_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     disk.append(path, b"first\n")

@@ -532,3 +532,24 @@ def test_prune_never_takes_the_newest_that_verifies(tmp_path: Path) -> None:
         save(run, 5)
         run.prune("key", 0)
         assert steps(run) == [5]
+
+
+def test_the_samples_of_a_stage_are_shown_anew_and_those_of_others_stay(run: Run) -> None:
+    run.sample({"stage": "other", "n": 0})
+    for numbers in ((1, 2), (3,)):
+        run.show("sft", [{"n": n} for n in numbers])
+    assert list(run.samples()) == [{"stage": "other", "n": 0}, {"stage": "sft", "n": 3}]
+
+
+def test_what_a_stage_needs_no_more_is_removed_and_nothing_else(run: Run) -> None:
+    for step, key in ((1, "key-member"), (2, "key"), (3, "key"), (4, "other")):
+        save(run, step, stage_key=key)
+    with run.new_artifact("key", stage="sft", meta={"model": "checkpoint-3"}):
+        pass
+    make(run, "key-part")
+    run.discard_artifact("key-part")
+    assert [artifact.key for artifact in run.artifacts()] == ["key"]
+    run.tidy("key")
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [3, 4]
+    run.discard_checkpoints("other")
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [3]
