@@ -96,7 +96,7 @@ class Folder:
             words = pipe.read()
         _, status = os.waitpid(child, 0)
         if tracer is not None:
-            tracer.wait()
+            tracer.communicate()
         return Done(os.waitstatus_to_exitcode(status), words)
 
     def go_on(self, at: Path, what: object) -> None:
@@ -171,7 +171,9 @@ def syscalls(folder: Folder, every: int) -> dict[str, int]:
             refused = folder.refused(at, done, what)
             if refused and code == "ENOSPC":
                 assert "free some space" in done.said, f"{what}: {done.said}"
-                assert call != "write" or re.search(r"\([\d,]+ bytes needed\)", done.said), f"{what}: {done.said}"
+                # of a stage's memory there are no tensors here, so it needs no bytes that are worth telling
+                told = call != "write" or re.search(r"\([\d,]+ bytes needed\)|memory\.safetensors", done.said)
+                assert told, f"{what}: {done.said}"
             counted[f"{code} in {call}"] += 1
             counted["told with exit code 74"] += refused
             folder.go_on(at, what)

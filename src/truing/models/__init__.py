@@ -214,7 +214,7 @@ def load(
 
     A model for which that would give other log-probabilities than its own forward pass is refused.
     """
-    _demand_sound(source)
+    _demand_sound(weights_of(source))
     config = read_config(source)
     _refuse_other_layers(config)
     _refuse_scaled_logits(config)
@@ -272,6 +272,8 @@ def put_adapter(model: Any, source: str, *, trainable: bool) -> Any:
     """The model with the adapter of a folder on it, which may be trained on, or not."""
     from peft import PeftConfig, PeftModel
 
+    _demand_sound(source)
+    _demand_own_base(source)
     about = PeftConfig.from_pretrained(source)
     about.task_type = None  # an adapter of a language model may be the start of a reward model
     with quiet_libraries():
@@ -308,18 +310,17 @@ def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) ->
 
 
 def _demand_sound(source: str) -> None:
-    """Refuses what a run made and is no longer what it made, and an adapter whose base is another one now."""
-    folders = [Path(source)]
-    if is_adapter(source):
-        base = weights_of(source)
-        folders.append(Path(base))
-        known = Path(source) / BASE_FILE
-        if known.is_file() and json.loads(known.read_bytes())["content_hash"] != content_hash(base):
-            raise StorageError(f"{source}: its base {base} is not the model that it was trained on: put that back")
-    for folder in folders:
-        problems = verify_folder(folder) if is_committed(folder) else []
-        if problems:
-            raise StorageError(f"{'; '.join(problems)}: run its recipe again, which makes it anew")
+    """Refuses what a run made and is no longer what it made."""
+    problems = verify_folder(Path(source)) if is_committed(Path(source)) else []
+    if problems:
+        raise StorageError(f"{'; '.join(problems)}: run its recipe again, which makes it anew")
+
+
+def _demand_own_base(source: str) -> None:
+    """Refuses an adapter whose base is another one now."""
+    known, base = Path(source) / BASE_FILE, weights_of(source)
+    if known.is_file() and json.loads(known.read_bytes())["content_hash"] != content_hash(base):
+        raise StorageError(f"{source}: its base {base} is not the model that it was trained on: put that back")
 
 
 def save_adapter_base(folder: Path) -> None:
