@@ -175,3 +175,16 @@ def writes(call: ast.Call, place: int) -> bool:
     """Whether a file is opened by a mode that lets it be written, or that cannot be told. place: of the mode."""
     given = [keyword.value for keyword in call.keywords if keyword.arg == "mode"] or call.args[place : place + 1]
     return any(not isinstance(mode, ast.Constant) or bool(set(str(mode.value)) & set("wax+")) for mode in given)
+
+
+def test_no_file_is_left_open(tmp_path: Path) -> None:
+    # A file that is opened gets the lowest number that is free.
+    def lowest() -> int:
+        with open(os.devnull) as file:
+            return file.fileno()
+
+    before = lowest()
+    disk.write(tmp_path / "a", b"1")
+    disk.append(tmp_path / "a", b"2")
+    disk.sync(tmp_path / "a")
+    assert lowest() == before
