@@ -294,6 +294,13 @@ def test_a_torn_event_is_left_out_and_not_glued_to_the_next(tmp_path: Path) -> N
         assert [event["step"] for event in run.events()] == [1, 2]
 
 
+def test_samples_that_are_shown_again_stand_once_and_those_of_others_stay(run: Run) -> None:
+    run.sample({"stage": "other"})
+    for _ in range(2):
+        run.show("evaluate", [{"number": 1}, {"number": 2}])
+    assert list(run.samples()) == [{"stage": "other"}, *({"stage": "evaluate", "number": n} for n in (1, 2))]
+
+
 def test_rewind_drops_what_is_beyond_the_step_and_only_of_that_stage(run: Run) -> None:
     for step in (1, 2, 3):
         run.event("sft", "step", step=step)
@@ -518,6 +525,17 @@ def test_prune_keeps_the_last_ones_and_the_pinned_and_those_of_others(run: Run) 
     assert run.latest_checkpoint("other") is not None
     run.prune("key", 9)
     assert steps(run) == [1, 3, 5, 6]
+
+
+def test_tidying_removes_what_no_artifact_of_a_finished_stage_stands_for(run: Run) -> None:
+    save(run, 1)
+    save(run, 2)
+    save(run, 3, stage_key="key-1")
+    save(run, 4, stage_key="keys")
+    with run.new_artifact("key", stage="sft", meta={"model": "checkpoint-2"}):
+        pass
+    run.tidy("key")
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 4]
 
 
 def test_prune_never_takes_the_newest_that_verifies(tmp_path: Path) -> None:
