@@ -6,13 +6,14 @@
 # make people       reward models, audits and selected data on what people said: DATA=FOLDER, best on a GPU
 # make online       PPO-max's measures, reward against KL, and a real model learning online: DATA=FOLDER, hours
 # make bench        measures time and memory against TRL and transformers, hours; bench-gpu: on CUDA
+# make soak         kills, faults and hostile input by the thousand, into docs/reliability.md; PART=kills: only that
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test check parity evidence people online bench bench-gpu format docs clean
+.PHONY: quickstart test check parity evidence people online bench bench-gpu soak format docs clean
 .DELETE_ON_ERROR:
 
 quickstart: $(STAMP)
@@ -45,6 +46,9 @@ bench: $(STAMP)
 bench-gpu: $(STAMP)
 	for size in 0.6b 1.7b 8b; do $(BIN)/python -m bench gpu --size $$size || exit 1; done
 	$(BIN)/python -m bench page
+
+soak: $(STAMP)
+	$(BIN)/python -m soak $(PART)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

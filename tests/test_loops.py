@@ -383,19 +383,6 @@ def test_every_round_keeps_what_it_made_and_says_who_wrote_it(whole: Run, model:
     assert answers_of(whole, "self.1/sample") != answers_of(whole, "self.2/sample")
 
 
-KILLED = [
-    ("self.1/preference", "end"), ("self.2/sample", "start"), ("self.2/sample", "data"), ("self.2/score", "end"),
-    ("self.2/preference", "step"), ("self.2/preference", "end"),
-]  # fmt: skip
-
-
-def test_killed_in_any_round_it_goes_on_to_the_same_bits(model: Path, pairs: Path, tmp_path: Path, whole: Run) -> None:
-    """SIGKILL right before an event is written, each time a process of its own; then the same command once more."""
-    (tmp_path / "r.toml").write_text(self_play(model, pairs).resolved())
-    killed(tmp_path, KILLED)
-    same_bits(go(self_play(model, pairs), tmp_path / "killed"), whole)
-
-
 def killed(tmp_path: Path, places: Sequence[tuple[str, str]]) -> None:
     """Runs r.toml into the folder `killed`, and kills it at each place, each time a process of its own."""
     code = f"""

@@ -31,6 +31,7 @@ from truing.recipe import Recipe, device_of, make_recipe, read_recipe
 from truing.rounds import Round
 from truing.stages import stage
 from truing.stages.context import Context, Groups, Judges, Model, Stop
+from truing.stages.rollouts import forget
 from truing.stages.training import peak_memory
 from truing.store import Artifact, Run
 
@@ -38,6 +39,8 @@ __all__ = ["Planned", "Recipe", "check", "last_verdict", "make_recipe", "plan", 
 
 JUDGED: dict[Kind, str] = {"pair": "comparisons", "ranking": "rankings", "answer": "answers", "step": "steps"}
 """What the held-out accuracy of an objective is a share of."""
+PACKAGES = ("truing", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
+"""Those whose versions may change a result."""
 
 if sys.platform == "win32":
     raise MissingError("Truing runs on Linux and macOS: use WSL on Windows")
@@ -145,11 +148,16 @@ def _run_stage(context: Context, planned: Planned, made: Mapping[str, Model | Gr
     if done is not None:
         context.reporter.say(f"{context.stage}: done before")
         if _unfinished(context):  # a kill came between the artifact and the event
+            context.run.tidy(context.key)
+            forget(context)
             context.event("end", seconds=_seconds_spent(context), peak_memory_bytes=None)
         return done
     context.check_stop()
     keys = {name: input_key(value) for name, value in planned.inputs.items()}
     before = _seconds_spent(context)
+    under = _under(context.device)
+    if other := _other(context.run, under):
+        context.warn(f"this run goes on under {other}: the result will be as good, but not the same to the bit")
     where: dict[str, Any] = {"round": asdict(planned.round)} if planned.round else {}
     context.event(
         "start",
@@ -157,6 +165,7 @@ def _run_stage(context: Context, planned: Planned, made: Mapping[str, Model | Gr
         inputs=keys,
         key=context.key,
         seconds_before=before,
+        under=under,
         **where,
     )
     began = time.monotonic()
@@ -168,6 +177,21 @@ def _run_stage(context: Context, planned: Planned, made: Mapping[str, Model | Gr
     new = context.run.artifact(context.key)
     assert new is not None, f"stage '{context.stage}' made nothing"
     return new
+
+
+def _under(device: torch.device) -> dict[str, str]:
+    """What decides the last bit of a result beside recipe, data and model."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {"threads": str(torch.get_num_threads()), "device": f"{device.type} ({kind})", **_versions()}
+
+
+def _other(run: Run, under: Mapping[str, str]) -> str:
+    """How that differs from what the last stage began under, in words; nothing where it does not."""
+    before: dict[str, str] = {}
+    for event in run.events(kind="start"):
+        before = event.get("under", {})
+    found = [f"{name} {new}, not {before[name]}" for name, new in under.items() if before.get(name, new) != new]
+    return "; ".join(found)
 
 
 def _found(value: Any, key: str, made: Mapping[str, Any]) -> Any:
@@ -213,14 +237,13 @@ def _made(run: Run, artifact: Artifact) -> dict[str, Model | Groups]:
 
 def _info(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     """Versions and machine, for the report and for whoever reproduces the run."""
-    packages = ("truing", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
     return {
         "name": recipe.name,
         "model": recipe.model,
         "model_key": content_hash(locate(recipe.model)),
         "seed": recipe.seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {"python": platform.python_version(), **_versions()},
         "machine": {
             "cpu": platform.processor() or platform.machine(),
             "cores": psutil.cpu_count(logical=False),
@@ -229,6 +252,10 @@ def _info(recipe: Recipe, device: torch.device) -> dict[str, Any]:
             "device": str(device),
         },
     }
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def test_why_it_is_over_is_told_once(runs: Callable[[], Run]) -> None:
         warmup = Warmup(most, 0.1, 2, {})
         for number, error in enumerate(FALLING):
             warmup.is_over(number, error)
-            warmup.tell(tiny_model.context(run), number)
+            warmup.tell(tiny_model.context(run), number, step=number + 1)
         (told[most],) = run.events("stage", "critic_warmed_up")
         words = [event["message"] for event in run.events("stage", "warning")]
         assert bool(words) is (most == 6)

@@ -141,7 +141,8 @@ def _hear(stage: Stage, event: Mapping[str, Any]) -> None:
         case "controls":
             stage.tried.append(read_tried(event))
         case "warning":
-            stage.warnings.append(str(event.get("message", "")))
+            message = str(event.get("message", ""))
+            stage.warnings += [message] if message not in stage.warnings else []  # each session may say it again
         case "end":
             stage.seconds, stage.memory = real(event.get("seconds")), real(event.get("peak_memory_bytes"))
             stage.ended = True

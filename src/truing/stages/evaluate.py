@@ -88,10 +88,9 @@ def evaluate(
     result |= {"judge": judge, "judge_description": JUDGES[judge], "sampling": _sampling(settings)}
     result["model"] |= {"name": model.source}
     result["base"] |= {"name": base.source}
+    context.run.show(context.stage, result["examples"])  # before the stage is done, or a kill could lose them
     with context.output({"evaluation": "evaluation.json", "verdict": result["verdict"], "of": model.key}) as folder:
         write_json(folder / "evaluation.json", result)
-    for example in result["examples"]:
-        context.run.sample({"stage": context.stage, **example})
 
 
 def summarise(

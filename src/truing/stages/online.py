@@ -88,7 +88,7 @@ def online(
     name = save_checkpoint(context, policy, steps, settings, None)
     with context.output({"model": name, **about}):
         pass
-    forget(context, settings.rollouts)
+    forget(context)
     context.run.prune(context.key, 1)
 
 

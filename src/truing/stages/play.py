@@ -184,7 +184,7 @@ class Play:
             if not again:  # or it was told before
                 if not self._reads_later:  # or it will be told once it is read
                     self._tell(number, judged)
-                self._warmup.tell(self._context, number)
+                self._warmup.tell(self._context, number, self._first_step(number))
                 self._see(rollout)
             forget(self._context, oldest_step(self._context) // (self._algorithm.epochs * self._parts))
         return self._current[1]
@@ -327,14 +327,16 @@ class Play:
             deviations.append([math.nan if one.deviation is None else one.deviation for one in scores])
         return kept_groups, deviations, failed
 
+    def _first_step(self, number: int) -> int:
+        """The first that learns from a rollout: going on from a checkpoint before it makes and tells that again."""
+        return self._context.first_step + number * self._algorithm.epochs * self._parts + 1
+
     def _tell(self, number: int, judged: Judged) -> None:
         """The answers that did best and worst, whole, for people to read; of some rollouts also token by token."""
         rollout, judgement = judged.rollout, judged.judgement
         extremes = showing.extremes(rollout)
         shown = [showing.whole(rollout, answer) for answer in extremes]
-        # The first step that learns from it: going on from a checkpoint before that step makes and tells it again.
-        step = self._context.first_step + number * self._algorithm.epochs * self._parts + 1
-        place = {"rollout": number + 1, "step": step}
+        place = {"rollout": number + 1, "step": self._first_step(number)}
         self._context.event("rollout", **place, failed=rollout.failed, shown=shown, **judged.about)
         if not showing.is_sampled(number, self._settings.rollouts):
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -170,8 +171,8 @@ def oldest_step(context: Context) -> int:
     return min((int(one.meta["step"]) for one in found if not one.meta["finished"]), default=0)
 
 
-def forget(context: Context, before: int) -> None:
-    """Removes the rollouts of lower numbers: a checkpoint has passed them."""
+def forget(context: Context, before: float = math.inf) -> None:
+    """Removes the rollouts of lower numbers, which a checkpoint has passed; all of them once the stage is done."""
     for artifact in context.run.artifacts():
         name = artifact.meta.get("part", "")
         if artifact.key.startswith(context.key) and name.startswith("rollout-") and int(name[8:]) < before:

@@ -576,11 +576,6 @@ def _go_on(context: Context, engine: Trained, memory: dict[str, Tensor]) -> int:
         memory |= load_file(checkpoint.path / "trainer" / MEMORY)
     except (OSError, KeyError) as error:
         raise StorageError(f"{checkpoint.path}: cannot go on from it: {error}: remove the folder") from error
-    if checkpoint.meta["threads"] != torch.get_num_threads():
-        context.warn(
-            f"this run began with {checkpoint.meta['threads']} threads and goes on with {torch.get_num_threads()}: "
-            "the result will be as good, but not the same to the bit"
-        )
     context.run.rewind(context.stage, checkpoint.step)
     return int(checkpoint.meta["step"])
 

@@ -39,13 +39,16 @@ class Warmup:
             self._memory[ERRORS] = torch.tensor([*before, error], dtype=torch.float64)
         return self._over(number, self._errors(number + 1))
 
-    def tell(self, context: Context, number: int) -> None:
-        """Says why the policy begins to learn with this rollout, if it does after a warm-up."""
+    def tell(self, context: Context, number: int, step: int) -> None:
+        """Says why the policy begins to learn with this rollout, if it does after a warm-up.
+
+        step: the first that learns from the rollout.
+        """
         errors = self._errors(number + 1)
         if not self._most or not self._over(number, errors) or self._over(number - 1, errors[:number]):
             return
         settled = self._has_settled(errors)
-        context.event("critic_warmed_up", rollout=number + 1, settled=settled, errors=errors)
+        context.event("critic_warmed_up", step=step, rollout=number + 1, settled=settled, errors=errors)
         if self._settled is not None and not settled:
             context.warn(
                 f"rollout {number + 1}: the critic's warm-up is over after critic_warmup = {self._most} rollouts, and "

@@ -22,7 +22,7 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +151,13 @@ class Run:
         """The samples, in order; a last line torn by a crash is left out."""
         return self._samples.rows()
 
+    def show(self, stage: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Puts these samples in the place of the stage's, so that one that begins once more shows none twice."""
+        self._demand_open()
+        self._samples.drop(lambda row: row.get("stage") == stage)
+        for row in rows:
+            self.sample({"stage": stage, **row})
+
     def rewind(self, stage: str, step: int) -> None:
         """Drops a stage's events and samples beyond a step, so that after going on no step stands twice."""
         self._demand_open()
@@ -270,6 +277,14 @@ class Run:
         self._demand_open()
         for checkpoint in self.checkpoints(stage_key):
             discard(checkpoint.path)
+
+    def tidy(self, stage_key: str) -> None:
+        """Removes checkpoints of a stage that is done, and of its parts, for which no artifact stands."""
+        self._demand_open()
+        named = {artifact.meta.get(kind) for artifact in self.artifacts() for kind in ("model", "reward")}
+        for checkpoint in self.checkpoints():
+            if _is_of(checkpoint.stage_key, {stage_key}) and checkpoint.path.name not in named:
+                discard(checkpoint.path)
 
     def discard_artifact(self, key: str) -> None:
         """Removes what a stage kept on the way and needs no more."""
