@@ -128,3 +128,14 @@ def test_the_diff_that_shows_a_new_objective_is_the_code() -> None:
         for line in lines.splitlines():
             assert line.startswith("+")
             assert line[1:] in code, f"{path} has no longer: {line[1:]}"
+
+
+def test_every_promise_of_security_names_a_test_that_exists() -> None:
+    """One line of the table for each."""
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    assert len(lines) > 8
+    for line in lines:
+        found = re.search(r"\| `(tests/[\w/]+\.py)`: `(\w+)` \|$", line)
+        assert found, line
+        assert f"def {found[2]}(" in (ROOT / found[1]).read_text(encoding="utf-8"), line

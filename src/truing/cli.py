@@ -381,6 +381,25 @@ def evaluate(
         raise GuardError(f"{model} lost against {against}: {', '.join(f'{row.name}, {row.what}' for row in lost)}")
 
 
+@app.command(name="import")
+def import_model(folder: Path, *, to: Path) -> None:
+    """Convert a model's pickled weights, *.bin, into safetensors, the only weights that Truing reads.
+
+    They are read in a process of its own, under limits, by a reader that runs no code; what it refuses stays out.
+
+    Parameters
+    ----------
+    folder
+        A model folder with pytorch_model.bin, its pieces, or adapter_model.bin.
+    to
+        The folder to write, which must not exist.
+    """
+    from truing.models.importing import convert
+
+    for name in convert(folder, to):
+        print(to / name)
+
+
 @app.command
 def objectives(name: str | None = None, *, json: Json = False) -> None:
     """List the training objectives, or say all there is to know of one.

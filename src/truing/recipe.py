@@ -280,7 +280,7 @@ def _override(table: dict[str, Any], override: str) -> None:
     for key in keys[:-1]:
         value = target.get(key)
         if value is not None and not isinstance(value, str | dict):
-            raise ConfigError(f"'{override}': '{key}' is {value!r} and has no settings of its own")
+            raise ConfigError(f"'{path}': '{key}' is {value!r} and has no settings of its own")
         target[key] = {"name": value} if isinstance(value, str) else dict(value or {})
         target = target[key]
     target[keys[-1]] = _toml_value(text)

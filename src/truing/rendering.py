@@ -64,6 +64,12 @@ class Renderer:
         self._leading = self._leading_ids()
 
     @property
+    def template_hash(self) -> str:
+        """SHA-256 of the chat template, by which a changed one is told; nothing where there is none."""
+        template = self.tokenizer.chat_template
+        return "" if template is None else hashlib.sha256(str(template).encode("utf-8", "replace")).hexdigest()
+
+    @property
     def stop_id(self) -> int:
         """The end-of-sequence token that is appended to verbatim text."""
         eos = self.tokenizer.eos_token_id

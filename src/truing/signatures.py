@@ -98,8 +98,10 @@ def _complaint(schema: type[Settings], problem: Any, where: str) -> str:
         if place and said.startswith((f"{place}.", f"{place}:")):  # what was checked inside has named its place itself
             return "\n".join(f"{where}.{line}".removeprefix(".") for line in said.splitlines())
         return f"{path}: {said}".removeprefix(": ")
-    words = problem["msg"]
-    return f"{path}: {words[:1].lower()}{words[1:]}; found {problem['input']!r}"
+    words, given = problem["msg"], problem["input"]
+    # a table's values are not repeated: whoever puts a key into the wrong place shall not find it in a log
+    found = f"a table of {', '.join(map(str, given))}" if isinstance(given, Mapping) else repr(given)
+    return f"{path}: {words[:1].lower()}{words[1:]}; found {found}"
 
 
 def _owner(schema: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] | None:

@@ -175,14 +175,16 @@ def test_no_more_requests_are_under_way_than_the_endpoint_is_given(settings: dic
 
 def test_the_key_is_read_from_the_environment_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
-    monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: sent.append(request) or _Reply())
+    monkeypatch.setattr(
+        "truing.compute.generate.endpoint._http.open", lambda request, timeout: sent.append(request) or _Reply()
+    )
     monkeypatch.setenv("MY_KEY", "secret")
     generated("http://nowhere/v1/", PROMPTS[:1], key="MY_KEY")
     generated("http://nowhere/v1/", PROMPTS[:1], key="NO_KEY")
     assert sent[0].full_url == "http://nowhere/v1/chat/completions"
     assert sent[0].get_header("Authorization") == "Bearer secret"
     assert sent[1].get_header("Authorization") is None
-    assert "secret" not in Endpoint(url="u", model="m", key="MY_KEY").model_dump_json()
+    assert "secret" not in Endpoint(url="http://u", model="m", key="MY_KEY").model_dump_json()
 
 
 class _Reply:
@@ -192,7 +194,7 @@ class _Reply:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def read(self) -> bytes:
+    def read(self, most: int) -> bytes:
         return b'{"choices": [{"message": {"content": "yes"}}]}'
 
 

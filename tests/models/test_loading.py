@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from truing import models
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, MissingError, StorageError
+from truing.models.importing import convert
 from truing.packing import forest
 from truing.store.files import staged_folder
 
@@ -111,10 +112,9 @@ def test_pickled_weights_are_refused_with_the_way_to_convert_them(folder: Path) 
     model = AutoModelForCausalLM.from_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(MissingError, match=r"no \*\.safetensors in it.*convert them once: python -c") as raised:
+    with pytest.raises(MissingError, match=r"no \*\.safetensors in it.*convert them once: truing import .* --to"):
         models.load(str(folder), dtype=torch.float32, device=CPU)
-    program = str(raised.value).split('"')[1].replace("NEW", str(folder / "new"))
-    exec(program, {})
+    assert convert(folder, folder / "new") == ["model.safetensors"]
     read = models.load(str(folder / "new"), dtype=torch.float32, device=CPU).model
     for name, weight in model.named_parameters():
         assert torch.equal(read.get_parameter(name), weight)

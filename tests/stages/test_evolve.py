@@ -237,7 +237,7 @@ def test_refusals(folder: Path, rows: Path) -> None:
         ({"of": ["quality", "quality"]}, "'quality' twice"),
         ({"rounds": 0}, "rounds"),
         ({"rounds": 26}, "rounds"),
-        ({"endpoint": {"url": "u"}}, "endpoint.model: this setting is required"),
+        ({"endpoint": {"url": "http://u"}}, "endpoint.model: this setting is required"),
         ({"endpoint": {**endpoint, "modle": "m"}}, "did you mean 'model'"),
         ({"endpoint": endpoint, "top_k": 3}, "top_k changes nothing where an endpoint writes"),
         ({"endpoint": endpoint, "max_length": 3}, "max_length changes nothing"),

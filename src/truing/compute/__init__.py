@@ -105,6 +105,12 @@ class Engine(Protocol):
     def step(self, learning_rate: float, max_gradient_norm: float) -> float:
         """One optimizer step. Returns the gradient norm before clipping; raises GuardError where it is not finite."""
 
+    def demand_finite_gradient(self) -> Tensor:
+        """The norm of the gathered gradient. Raises GuardError, and forgets the gradient, where it is not finite."""
+
+    def discard(self) -> None:
+        """Forgets all gradients gathered since the last step."""
+
     def save_model(self, folder: Path) -> None:
         """Writes what transformers or PEFT load as it is: the policy, or its running mean where one is kept."""
 

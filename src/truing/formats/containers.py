@@ -21,8 +21,12 @@ from truing.formats.strict_json import parse
 from truing.formats.tables import csv_rows, hub_rows, parquet_rows
 
 BLOCK = 1 << 20
-COMPRESSED_BLOCK = 1 << 14
-"""Small, since a few compressed bytes can hold a thousand times as many."""
+GZIP_BLOCK = 1 << 14
+"""Compressed bytes read at once: each can stand for a thousand."""
+ZSTD_BLOCK = 1 << 8
+"""As many of zstd, of which each can stand for thirty thousand."""
+GATHERED = 1 << 16
+"""Bytes that are handled at once where less came out."""
 
 HUB = "hub:"
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -114,18 +118,21 @@ def _blocks(path: Path) -> Iterator[bytes]:
         magic = file.read(4)
         file.seek(0)
         if magic[:2] == b"\x1f\x8b":
-            yield from _decompressed(file, lambda: zlib.decompressobj(wbits=31), zlib.error)
+            yield from _decompressed(file, lambda: zlib.decompressobj(wbits=31), zlib.error, GZIP_BLOCK)
         elif magic == b"\x28\xb5\x2f\xfd":
             zstandard = import_extra("zstandard", "zstd", path)
-            yield from _decompressed(file, lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError)
+            new = zstandard.ZstdDecompressor().decompressobj
+            yield from _gathered(_decompressed(file, new, zstandard.ZstdError, ZSTD_BLOCK))
         else:
             while block := file.read(BLOCK):
                 yield block
 
 
-def _decompressed(file: BinaryIO, new: Callable[[], _Decompressor], error: type[Exception]) -> Iterator[bytes]:
+def _decompressed(
+    file: BinaryIO, new: Callable[[], _Decompressor], error: type[Exception], size: int
+) -> Iterator[bytes]:
     stream, complete = new(), True
-    while data := file.read(COMPRESSED_BLOCK):
+    while data := file.read(size):
         # Compressed files may be joined end to end, and some tools pad them with zeros.
         while data := data.lstrip(b"\0") if complete else data:
             try:
@@ -138,6 +145,21 @@ def _decompressed(file: BinaryIO, new: Callable[[], _Decompressor], error: type[
             data, stream = (stream.unused_data, new()) if complete else (b"", stream)
     if not complete:
         raise RowError("the compressed file ends too early; the rows before are whole, fetch it again for the rest")
+
+
+def _gathered(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in blocks that are worth handling; those before a damage come before it is told."""
+    held = bytearray()
+    try:
+        for block in blocks:
+            held += block
+            if len(held) >= GATHERED:
+                yield bytes(held)
+                held.clear()
+    except RowError:
+        yield bytes(held)
+        raise
+    yield bytes(held)
 
 
 def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:

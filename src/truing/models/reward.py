@@ -42,7 +42,12 @@ def read(source: str, config: Any, dtype: torch.dtype, outputs: int) -> Any:
     if trained and config.num_labels != 1:
         raise ConfigError(f"{source}: a classifier with {config.num_labels} labels, where 1 is asked for")
     model = AutoModelForSequenceClassification.from_pretrained(
-        source, num_labels=1, dtype=dtype, attn_implementation=ATTENTION, use_safetensors=True
+        source,
+        num_labels=1,
+        dtype=dtype,
+        attn_implementation=ATTENTION,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     fresh = _fresh(model, outputs, dtype)
     if trained:
@@ -86,9 +91,9 @@ def keep_language_head(model: Any, source: str, dtype: torch.dtype) -> None:
     """Puts the output layer of the language model at `source` beside the reward head; where it is tied, it is there."""
     if model.config.get_text_config().tie_word_embeddings:
         return
-    if is_reward(AutoConfig.from_pretrained(source)):
+    if is_reward(AutoConfig.from_pretrained(source, trust_remote_code=False)):
         raise ConfigError(f"{source}: a reward model has no head to write with: start from the language model")
-    language = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    language = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     model.register_parameter(LANGUAGE_HEAD, torch.nn.Parameter(output_weight(language).detach(), requires_grad=False))
 
 

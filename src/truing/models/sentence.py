@@ -48,8 +48,10 @@ class SentenceModel:
         if pooling and not pooling.get("pooling_mode_mean_tokens"):
             raise ConfigError(f"{source}: this sentence model does not take the mean over its tokens: use another one")
         with quiet_libraries():
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            self._model: Any = AutoModel.from_pretrained(source, use_safetensors=True).to(device).eval()
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            self._model: Any = (
+                AutoModel.from_pretrained(source, use_safetensors=True, trust_remote_code=False).to(device).eval()
+            )
         limits = (self._tokenizer.model_max_length, getattr(self._model.config, "max_position_embeddings", None))
         own = _said(source, "sentence_bert_config.json").get("max_seq_length")
         self._longest = min(limit for limit in (*limits, own) if limit)

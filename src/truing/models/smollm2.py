@@ -45,8 +45,10 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     _check(gguf)
     with quiet_libraries():
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+        )
     # transformers refuses to save what it still takes for a quantised model
     del model.config.quantization_config
     model.hf_quantizer = None

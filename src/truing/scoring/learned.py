@@ -143,8 +143,10 @@ def classifier(
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     with quiet_libraries():
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        network: Any = AutoModelForSequenceClassification.from_pretrained(model, use_safetensors=True).eval()
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        network: Any = AutoModelForSequenceClassification.from_pretrained(
+            model, use_safetensors=True, trust_remote_code=False
+        ).eval()
     known: dict[str, int] = network.config.label2id
     if label not in known:
         raise ConfigError(f"{model}: there is no label '{label}': it has {', '.join(known)}")

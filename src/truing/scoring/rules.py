@@ -216,7 +216,8 @@ def emptiness(*, found: float = 0.0, missing: float = 1.0) -> Scorer:
 def function(*, path: FunctionName) -> Scorer:
     """A Python function of your own, called as `function(prompt, answer)` for each answer; it returns a number.
 
-    The prompt is a list of `{"role": ..., "content": ...}`, the answer a string. An exception is a failed score.
+    The prompt is a list of `{"role": ..., "content": ...}`, the answer a string. An exception is a failed score, and so
+    is what is no finite number: None, a text, a NaN.
 
     path: package.module:function, found as Python finds modules, or file.py:function.
     """
@@ -225,7 +226,10 @@ def function(*, path: FunctionName) -> Scorer:
     def say(group: Group, answer: Completion) -> Score:
         prompt = [{"role": message.role, "content": message.content} for message in group.prompt]
         try:
-            return Score.of(float(called(prompt, answer.text)))
+            said = called(prompt, answer.text)
+            if said is None or isinstance(said, str | bytes):
+                return Score.failed(f"{path} returned {said!r:.80}, which is no number")
+            return Score.of(float(said))
         except Exception as error:
             return Score.failed(f"{path} raised {type(error).__name__}: {error}")
 

@@ -10,12 +10,13 @@ import math
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from truing.errors import ConfigError, did_you_mean
+from truing.errors import ConfigError, GuardError, did_you_mean
 from truing.records import Group
 from truing.scoring import duels, grades, judges, learned, rules, verify
 from truing.scoring.score import NO_TOOLS, Pooling, Score, Scorer, Tools, added, pooled
@@ -177,7 +178,32 @@ def make(spec: Mapping[str, Any], tools: Tools = NO_TOOLS) -> Scorer:
     settings = validated(settings_of(function), given, str(spec["name"]))
     offered = {"tools": tools}
     chosen = dict(iter(settings))  # a setting named `keys` would make it look like a mapping
-    return function(**{name: offered[name] for name in asks_for(function)}, **chosen)
+    return _checked(function(**{name: offered[name] for name in asks_for(function)}, **chosen), str(spec["name"]))
+
+
+def _checked(scorer: Scorer, name: str) -> Scorer:
+    """The scorer, held to what it owes: a Score for each answer, each a finite number or a failure."""
+
+    def score(groups: Sequence[Group]) -> list[tuple[Score, ...]]:
+        said = scorer(groups)
+        if len(said) != len(groups):
+            raise GuardError(f"scorer '{name}' gave scores of {len(said):,} rows for {len(groups):,}: mend it")
+        for group, scores in zip(groups, said, strict=True):
+            if len(scores) != len(group.completions):
+                raise GuardError(
+                    f"{group.place}: scorer '{name}' gave {len(scores)} scores for {len(group.completions)} answers: "
+                    "mend it"
+                )
+            broken = next((one.value for one in scores if not _is_sound(one.value)), None)
+            if broken is not None:
+                raise GuardError(f"{group.place}: scorer '{name}' gave {broken!r}, which is no finite number: mend it")
+        return said
+
+    return score
+
+
+def _is_sound(value: object) -> bool:
+    return value is None or (isinstance(value, Real) and math.isfinite(value))
 
 
 Place = Literal["model", "process_model", "language_model", "file", "function"]

@@ -67,8 +67,7 @@ class Mixture:
             loss = nll(policy.logprobs(forest)).value
             weights = token_weights(forest, self._rows, "token_mean").to(loss)
             total = (loss * weights).sum()
-            if not torch.isfinite(total):
-                raise step.refusal(f"the loss of the rows of `pretrain` is {float(total.detach())}")
+            step.demand_finite("the loss of the rows of `pretrain`", total)
             step.engine.backward(self._settings.pretrain_weight * total / tokens)
             step.count("pretrain/nll", float(total.detach()), float(weights.sum()))
         self._memory[CURSOR] = torch.tensor(number + 1)

@@ -14,6 +14,7 @@ from truing import statistics
 from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate.native import NativeGenerator
+from truing.errors import GuardError
 from truing.models import Loaded, add_lora, gives_scores, is_adapter, put_adapter, roles, weights_of
 from truing.models.precision import compute_dtype
 from truing.report.rollouts import read_gain
@@ -78,6 +79,7 @@ def online(
         play.learn(step)
     policy.take_average()
     about: dict[str, Any] = {"steps": steps, "base": model.source, "rows": len(prompts)}
+    about["chat_template"] = policy.renderer.template_hash
     if watched:
         about["held_out"] = compared(before, play.rewards(watched))
         context.event("held_out_reward", step=context.first_step + steps, **about["held_out"])
@@ -114,10 +116,20 @@ class Learnt:
         self.policy.backward(loss)
 
     def step(self, learning_rate: float, max_gradient_norm: float) -> float:
-        """Steps both, each clipped by itself. Returns the policy's gradient norm."""
+        """Steps both, each clipped by itself, or neither. Returns the policy's gradient norm."""
         if self.critic is not None:
-            self.critic.step(self.rate * learning_rate, max_gradient_norm)
+            self.policy.demand_finite_gradient()
+            try:
+                self.critic.step(self.rate * learning_rate, max_gradient_norm)
+            except GuardError as error:
+                raise GuardError(f"of the critic, {error}") from None
         return self.policy.step(learning_rate, max_gradient_norm)
+
+    def discard(self) -> None:
+        """Forgets the gradients of both."""
+        self.policy.discard()
+        if self.critic is not None:
+            self.critic.discard()
 
     def save_model(self, folder: Path) -> None:
         """The policy alone."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from truing.algorithms import BoundAlgorithm
 from truing.blending import prompt_hash
 from truing.compute import Engine, Generator, Sampling
-from truing.errors import DataError, by_reason
+from truing.errors import DataError, GuardError, by_reason
 from truing.records import Completion, Group
 from truing.rendering import Row
 from truing.rivals import Drawing, paired, share_of_reference
@@ -38,6 +38,15 @@ KNOWN = "curriculum"
 """What is known of each prompt, as a checkpoint keeps it."""
 READ_LATER = ("behaviour", "entropy")
 """What the policy says of a rollout, which one that is learnt from in one step need not say before."""
+
+READ = {
+    "behaviour": "the policy's log-probability",
+    "entropy": "the policy's entropy",
+    "reference": "the reference's log-probability",
+    "value": "the critic's value",
+    "generator": "the generator's log-probability",
+}
+"""What is read of a rollout's tokens, in words."""
 
 
 class Play:
@@ -164,6 +173,8 @@ class Play:
                 unknown = torch.full((int(rollout.start[-1]),), torch.nan)
                 rollout = replace(rollout, read=rollout.read | dict.fromkeys(READ_LATER, unknown))
             judged, after = judge(self._algorithm, rollout, state, *self._rules)
+            if not self._demand_finite(number, judged):
+                after = state
             self._awake = self._warmup.is_over(number, judged.about.get("critic_error"))
             if not self._awake:  # a policy that stands still has no KL, whatever its price
                 after = replace(after, price=state.price)
@@ -208,11 +219,53 @@ class Play:
         drawn = [_with(group, group.completions[:-1]) for group in groups] if apart else groups
         rollout = Rollout.of(self._policy.renderer, drawn, rivals, {}, dict(failed))
         deviation = [one for row in deviations for one in (row[:-1] if apart else row)]
-        return replace(
-            rollout,
-            read=per_token(rollout.rows, self._said, self._settings.forest_tokens),
-            deviation=torch.tensor(deviation, dtype=torch.float64) if is_ensemble(self._settings.scorer) else None,
+        return self._sound(
+            number,
+            replace(
+                rollout,
+                read=per_token(rollout.rows, self._said, self._settings.forest_tokens),
+                deviation=torch.tensor(deviation, dtype=torch.float64) if is_ensemble(self._settings.scorer) else None,
+            ),
         )
+
+    def _sound(self, number: int, rollout: Rollout) -> Rollout:
+        """The rollout if all that was read of it is finite; else without those rows, or not at all, as is set."""
+        broken = rollout.broken()
+        if not broken:
+            return rollout
+        place, what = next((rollout.rows[row].place or str(row), READ[name]) for row, name in broken.items())
+        words = f"rollout {number + 1}: {what} is NaN or infinite in {len(broken)} rows; the first: {place}"
+        if self._settings.on_nonfinite == "stop" or len(broken) == len(rollout.rows):
+            raise GuardError(
+                f"stage '{self._context.stage}', {words}; nothing was changed. Lower learning_rate, look at these "
+                'rows, or set on_nonfinite = "skip" to leave them out'
+            )
+        self._context.warn(f"{words}: they are left out")
+        return rollout.without(self._policy.renderer, broken, f"{what} is not finite")
+
+    def _demand_finite(self, number: int, judged: Judged) -> bool:
+        """Whether all that is learnt from is finite. Raises GuardError where it is not and no step may be left out."""
+        judgement, rollout = judged.judgement, judged.rollout
+        offered = {
+            "the reward": judgement.reward.token,
+            "the advantage": judged.advantage,
+            "the return": None if judgement.returns is None else judgement.returns.token,
+            "the KL": None if judgement.kl is None or self._reads_later else judgement.kl.token,
+        }
+        for what, values in offered.items():
+            if values is None or values.isfinite().all():
+                continue
+            answers = rollout.completion[~values.isfinite()]
+            rows = [rollout.rows[row] for row in sorted(set(rollout.group[answers].tolist()))]
+            words = (
+                f"rollout {number + 1}: {what} is NaN or infinite; rows: "
+                f"{', '.join(row.place or str(row.index) for row in rows)}"
+            )
+            if self._settings.on_nonfinite == "stop":
+                raise GuardError(f"stage '{self._context.stage}', {words}; nothing was changed: look at these rows")
+            self._context.warn(f"{words}: what shaping remembers of it is not kept")
+            return False
+        return True
 
     def _next(self, number: int) -> list[int]:
         """The prompts of a rollout."""
@@ -266,6 +319,8 @@ class Play:
             reasons = [score.reason for score in scores if score.value is None]
             if reasons:
                 failed[reasons[0]] += 1
+                if failed[reasons[0]] == 1:
+                    self._context.event("unscored", row=group.place, reason=reasons[0])
                 continue
             scored = [replace(a, score=one.value) for a, one in zip(group.completions, scores, strict=True)]
             kept_groups.append(_with(group, scored))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -87,6 +87,26 @@ class Rollout:
         """What the generator says of each token, [N]."""
         drawn = [answer.sampled for group in self.groups for answer in group.completions]
         return torch.tensor([logprob for one in drawn if one is not None for logprob in one.logprobs])
+
+    def without(self, renderer: Renderer, rows: Collection[int], reason: str) -> Rollout:
+        """The rollout without some of its rows, which are counted among those that failed."""
+        stay = torch.tensor([row not in rows for row in range(len(self.rows))])
+        groups = [group for row, group in enumerate(self.groups) if row not in rows]
+        rival = [one for row, one in enumerate(self.rival) if row not in rows]
+        of_tokens = stay.repeat_interleave(self.start.diff())
+        read = {name: token[of_tokens] for name, token in self.read.items()}
+        failed = {**self.failed, reason: self.failed.get(reason, 0) + len(rows)}
+        deviation = None if self.deviation is None else self.deviation[stay[self.group]]
+        return replace(Rollout.of(renderer, groups, rival, read, failed), deviation=deviation)
+
+    def broken(self) -> dict[int, str]:
+        """Rows of whose tokens something was read that is NaN or infinite, and what."""
+        row_of = torch.arange(len(self.rows)).repeat_interleave(self.start.diff())
+        found: dict[int, str] = {}
+        for name, token in {**self.read, "generator": self.sampled}.items():
+            for row in sorted(set(row_of[~token.isfinite()].tolist())):
+                found.setdefault(row, name)
+        return found
 
     def part(self, token: Tensor, forest: Forest, kept: Tensor) -> PerToken:
         """What belongs to a forest, of the rows' answers whose tokens are kept, [N]."""

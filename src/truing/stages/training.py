@@ -37,6 +37,8 @@ from truing.tensors import Forest, Loss
 
 TooLong = Literal["drop", "cut_prompt", "error"]
 MEMORY = "memory.safetensors"
+SKIPPED = "guard/skipped"
+"""How many steps were left out in a row just now, and in all; there once one was."""
 LOOKED_AT = 200
 """Steps that are looked at, spread evenly, to find the largest forest."""
 
@@ -92,6 +94,12 @@ class Updates(Settings):
         "auto",
         description="recompute activations in the backward pass to save memory; auto: only where they do not fit",
     )
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop",
+        description="at a loss, gradient or learning rate that is NaN or infinite: stop before the step is taken, or "
+        "leave that step out, which is told and counted",
+    )
+    most_skipped: Count = Field(3, description="steps left out in a row after which training stops nevertheless")
     save_every: Count = Field(100, description="optimizer steps between two checkpoints")
     keep_checkpoints: Count = Field(1, description="how many unfinished checkpoints are kept")
 
@@ -142,6 +150,9 @@ class Trained(Protocol):
     def step(self, learning_rate: float, max_gradient_norm: float) -> float:
         """One optimizer step. Returns the gradient norm before clipping; raises GuardError where it is not finite."""
 
+    def discard(self) -> None:
+        """Forgets all gradients gathered since the last step."""
+
     def save_model(self, folder: Path) -> None:
         """Writes what transformers or PEFT load as it is."""
 
@@ -157,6 +168,7 @@ class Step:
     """One optimizer step of a stage under way: its forests, and the sums of what they report.
 
     rows: the rows that form it; their weights and lengths fix the divisor before the first forward pass.
+    spoilt: why the step must not be taken; nothing where it may be.
     """
 
     stage: str
@@ -165,17 +177,20 @@ class Step:
     forests: Sequence[Forest]
     engine: Trained
     sums: dict[str, list[float]] = field(default_factory=dict)
+    spoilt: str = ""
 
     def add(self, loss: Loss, weights: Tensor, divisor: float) -> None:
         """Gathers the gradient of sum(weights * loss) / divisor, and the loss's stats as (sum, count)."""
         self.engine.backward(self.total(loss, weights, divisor))
 
     def total(self, loss: Loss, weights: Tensor, divisor: float) -> Tensor:
-        """sum(weights * loss) / divisor, written down with the loss's stats, for a caller that takes the gradient."""
+        """sum(weights * loss) / divisor, written down with the loss's stats, for a caller that takes the gradient.
+
+        One that is not finite is written down too, and spoils the step.
+        """
         weights = weights.to(loss.value)
         total = (loss.value * weights).sum() / (divisor or 1.0)  # rows of no weight at all teach nothing
-        if not torch.isfinite(total):
-            raise self.refusal(f"the loss is {float(total.detach())}")
+        self.demand_finite("the loss", total)
         # the divisor is the whole step's, so it counts once however many forests there are
         self.sums.setdefault("loss", [0.0, divisor])[0] += float(total.detach()) * divisor
         for name, value in loss.stats.items():
@@ -188,12 +203,21 @@ class Step:
         kept[0] += amount
         kept[1] += of
 
+    def demand_finite(self, what: str, value: Tensor) -> None:
+        """A number of the step that is NaN or infinite spoils it; the first one says why."""
+        if not self.spoilt and not torch.isfinite(value):
+            self.spoilt = f"{what} is {float(value.detach())}"
+
+    @property
+    def places(self) -> list[str]:
+        """Where its rows are from: file and line, or their numbers."""
+        return [row.place or str(row.index) for row in self.rows]
+
     def refusal(self, problem: str) -> GuardError:
         """The error that stops training here, with the rows that led to it."""
-        rows = ", ".join(row.place or str(row.index) for row in self.rows)
         return GuardError(
-            f"stage '{self.stage}', step {self.number}: {problem}; nothing was changed. Rows of the step: {rows}. "
-            "Lower learning_rate, or look at these rows"
+            f"stage '{self.stage}', step {self.number}: {problem}; nothing was changed. Rows of the step: "
+            f'{", ".join(self.places)}. Lower learning_rate, look at these rows, or set on_nonfinite = "skip"'
         )
 
     def means(self) -> dict[str, float]:
@@ -365,11 +389,13 @@ def updates(
             rows = members(number)
             step = Step(context.stage, number, rows, pack(rows, settings.forest_tokens), engine)
             rate = learning_rate(number, total, settings)
+            before = dict(memory)
             yield step
-            try:
-                norm = engine.step(rate, settings.max_gradient_norm)
-            except GuardError as error:
-                raise step.refusal(str(error)) from error
+            norm = _taken(step, rate, settings)
+            if step.spoilt:
+                _leave_out(context, step, settings, memory, before)
+            elif SKIPPED in memory:
+                memory[SKIPPED] = memory[SKIPPED] * torch.tensor([0, 1])
             tokens = sum(len(forest) for forest in step.forests)
             metrics = step.means() | {
                 "gradient_norm": norm,
@@ -379,10 +405,52 @@ def updates(
             context.event("step", step=context.first_step + number, steps=context.first_step + total, metrics=metrics)
             task.advance(number, _note(metrics))
             if number == total:
+                _tell_skipped(context, memory, total)
                 return  # the finished model is saved next, so there is nothing to stop for
             if context.stop.requested or number % settings.save_every == 0:
                 save_checkpoint(context, engine, number, settings, memory)
             context.check_stop()
+
+
+def _taken(step: Step, rate: float, settings: Updates) -> float:
+    """Takes the step if all its numbers are finite. Returns the gradient norm; NaN where none was measured."""
+    if step.spoilt:
+        return math.nan
+    try:
+        return step.engine.step(rate, settings.max_gradient_norm)
+    except GuardError as error:
+        step.spoilt = str(error)
+        return math.nan
+
+
+def _leave_out(
+    context: Context, step: Step, settings: Updates, memory: dict[str, Tensor], before: Mapping[str, Tensor]
+) -> None:
+    """Leaves a spoilt step out, as if it had never been: no gradient of it and nothing that it remembered is kept.
+
+    before: what was carried from step to step when it began. Raises GuardError where it may not be left out.
+    """
+    if settings.on_nonfinite == "stop":
+        raise step.refusal(step.spoilt)
+    step.engine.discard()
+    memory.clear()
+    memory |= before
+    skipped = memory.get(SKIPPED, torch.zeros(2, dtype=torch.long)) + 1
+    memory[SKIPPED] = skipped
+    in_a_row = int(skipped[0])
+    context.event("skipped", step=context.first_step + step.number, reason=step.spoilt, rows=step.places)
+    if in_a_row > settings.most_skipped:
+        raise step.refusal(f"{step.spoilt}, and the {settings.most_skipped} steps before it were left out already")
+    if in_a_row == 1:
+        context.warn(
+            f"step {step.number} is left out: {step.spoilt}; nothing was changed. Its rows: {', '.join(step.places)}"
+        )
+
+
+def _tell_skipped(context: Context, memory: Mapping[str, Tensor], total: int) -> None:
+    """How many steps were left out, if any."""
+    if SKIPPED in memory:
+        context.warn(f"{int(memory[SKIPPED][1]):,} of {total:,} steps were left out, as a number was not finite")
 
 
 def save_checkpoint(
@@ -425,7 +493,8 @@ def finish(
     steps = step_count(len(rows), settings)
     name = save_checkpoint(context, engine, steps, settings, None)
     made = "reward" if settings.outputs else "model"
-    with context.output({made: name, "steps": steps, "base": model.source, "rows": len(rows), **meta}):
+    about = {"steps": steps, "base": model.source, "rows": len(rows), "chat_template": engine.renderer.template_hash}
+    with context.output({made: name, **about, **meta}):
         pass
     context.run.prune(context.key, 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +20,7 @@ from truing.compute.lean import keep_less
 from truing.compute.rounding import round_into, rounded
 from truing.errors import GuardError, MissingError
 from truing.models import Loaded, is_adapted
+from truing.models.finite import demand_finite
 from truing.models.output import output_weight
 from truing.models.parity import demand_parity, longest_exact, too_long
 from truing.models.quantised import bits_of
@@ -242,12 +244,14 @@ class LocalEngine:
             self._renew_compute_weights()
 
     def step(self, learning_rate: float, max_gradient_norm: float) -> float:
-        """Clips, steps and renews the compute weights. A gradient that is not finite stops before anything changes."""
-        gradients = [m.grad for m in self._masters.values() if m.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(norm):
+        """Clips, steps and renews the compute weights.
+
+        A gradient or learning rate that is not finite stops before anything changes.
+        """
+        if not math.isfinite(learning_rate):
             self.discard()
-            raise GuardError(f"the gradient norm is {norm.item()}")
+            raise GuardError(f"the learning rate is {learning_rate}")
+        norm = self.demand_finite_gradient()
         torch.nn.utils.clip_grads_with_norm_(list(self._masters.values()), max_gradient_norm, norm)
         for part in self._optimizer.param_groups:
             part["lr"] = learning_rate
@@ -257,6 +261,14 @@ class LocalEngine:
         self.discard()
         self._renew_compute_weights()
         return float(norm)
+
+    def demand_finite_gradient(self) -> Tensor:
+        """The norm of the gathered gradient. Raises GuardError, and forgets the gradient, where it is not finite."""
+        norm = torch.nn.utils.get_total_norm([m.grad for m in self._masters.values() if m.grad is not None])
+        if not torch.isfinite(norm):
+            self.discard()
+            raise GuardError(f"the gradient norm is {norm.item()}")
+        return norm
 
     def discard(self) -> None:
         """Forgets all gradients gathered since the last step."""
@@ -268,6 +280,7 @@ class LocalEngine:
 
     def save_model(self, folder: Path) -> None:
         """A `save_pretrained` or PEFT folder with tokenizer: of the masters, or of their running mean if kept."""
+        demand_finite(self._masters | self._average, "the weights to be saved")
         state = {name: weight.detach() for name, weight in self.model.state_dict().items()}
         source = self._average or self._masters
         masters = {weight: source[name].detach() for name, weight in self._weights.items()}
@@ -292,12 +305,14 @@ class LocalEngine:
                 tensors[f"optimizer.{key}.{name}"] = value
         tensors |= {f"reference.{name}": master for name, master in self._reference_masters.items()}
         tensors |= {f"average.{name}": mean for name, mean in self._average.items()}
+        demand_finite(tensors, "the state of training to be saved")
         tensors["rng.torch"] = torch.get_rng_state()
         save_tensors(tensors, folder / "state.safetensors")
 
     def load_state(self, folder: Path) -> None:
         """What `save_state` wrote, to the same bits."""
         tensors = load_file(folder / "state.safetensors")
+        demand_finite(tensors, str(folder))
         torch.set_rng_state(tensors.pop("rng.torch"))
         with torch.no_grad():
             for name, master in self._masters.items():

@@ -9,6 +9,7 @@ import os
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ UNWANTED = (400, 413, 422)
 """Status codes that speak of one request: it is too long, or filtered. All others are of the endpoint or the key."""
 PATIENCE = 120.0
 """Seconds: who asks to be left alone for longer is not asked again in this run."""
+LONGEST = 16 * 2**20
+"""Bytes of a reply beyond which it is not read on."""
 REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -45,6 +48,16 @@ class Declined(OSError):  # noqa: N818 - it is an answer
         self.wait = wait
 
 
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the key would be sent along, to wherever it leads."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_http = urllib.request.build_opener(_Stay)
+
+
 class Endpoint(Settings):
     """Where a language model is asked."""
 
@@ -54,6 +67,23 @@ class Endpoint(Settings):
     retries: Annotated[int, Field(ge=0)] = Field(3, description="how often a request is sent again that failed")
     timeout: Positive = Field(60.0, description="seconds for one request")
     at_once: Count = Field(8, description="requests under way at one time")
+
+    @field_validator("url")
+    @classmethod
+    def _is_public(cls, url: str) -> str:
+        """Urls are kept and shown too, so that none may hold a user, a password or a key."""
+        try:
+            parts = urllib.parse.urlsplit(url)
+        except ValueError:
+            raise ValueError("this is no url: write it like http://localhost:8000/v1") from None
+        if parts.scheme not in ("http", "https"):
+            raise ValueError("a url begins with http:// or https://, such as http://localhost:8000/v1")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError(
+                "this url holds more than a place, perhaps a password or a key, and recipes are kept and shown: put "
+                "the key into an environment variable, and name that by `key`"
+            )
+        return url
 
     @field_validator("key")
     @classmethod
@@ -85,17 +115,29 @@ class Endpoint(Settings):
 
     @property
     def _secret(self) -> str:
-        return os.environ.get(self.key, "")
+        """The key itself, which nothing that is written or told may hold."""
+        found = os.environ.get(self.key, "").strip()
+        if not (found.isascii() and found.isprintable()):
+            raise MissingError(f"the key in ${self.key} has characters that no key has: set it anew, in one line")
+        return found
+
+    def _hidden(self, words: str) -> str:
+        """Words of an endpoint, some of which say which key they refuse."""
+        return words.replace(self._secret, self.key) if self._secret else words
 
     def _once(self, request: urllib.request.Request) -> dict[str, Any]:
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                return dict(json.load(reply)["choices"][0])
+            with _http.open(request, timeout=self.timeout) as reply:
+                said = reply.read(LONGEST + 1)
+            if len(said) > LONGEST:
+                raise ValueError(f"the reply is longer than {LONGEST >> 20} MiB")
+            return dict(json.loads(self._hidden(said.decode()))["choices"][0])
         except urllib.error.HTTPError as error:
             with error:
-                words = error.read(500).decode("utf-8", "replace")
-            words = words.replace(self._secret, self.key) if self._secret else words  # some say which key they refuse
-            raise Declined(error.code, f"{error.reason}: {words}", _retry_after(error.headers)) from None
+                words = error.read(10_000).decode("utf-8", "replace")
+            # all of it before it is cut, or half a key might be left
+            words = self._hidden(f"{error.reason}: {words}")[:500]
+            raise Declined(error.code, words, _retry_after(error.headers)) from None
         except http.client.HTTPException as error:  # such as a reply that ends before its Content-Length: no OSError
             raise OSError(f"the reply broke off: {type(error).__name__}: {error}") from error
 
