@@ -63,7 +63,7 @@ def test_torchrun_trains_and_a_killed_rank_takes_all_down(recipe: Path, tmp_path
     assert (len(gone), alive) == (2, [])
     assert seconds < 2.0
     assert first.wait(20) != 0
-    assert "rank 1 is gone" in first.communicate()[1]
+    assert "is gone" in first.communicate()[1]
 
     second = started(recipe, out)
     said, errors = second.communicate(timeout=100)
@@ -88,6 +88,4 @@ def test_no_rank_outlives_torchrun(recipe: Path, tmp_path: Path) -> None:
     gone, alive = psutil.wait_procs(ranks, timeout=10)
     assert (len(gone), alive) == (2, [])
     agent.communicate()
-    assert [c.meta["finished"] for c in Run.read(tmp_path / "run").checkpoints()] == [False], (
-        "they left one to go on from"
-    )
+    assert not [c for c in Run.read(tmp_path / "run").checkpoints() if c.meta["finished"]], "they did not just end"
