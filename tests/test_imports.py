@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"stages"}),
     frozenset({"recipe", "data", "planning", "estimates", "fitting", "probing", "measuring", "pipeline", "describing"}),
     frozenset({"comparing", "evaluating"}),
-    frozenset({"cli", "web"}),
+    frozenset({"cli", "web", "__main__"}),
 )
 """Each part may import its own layer and those before it."""
 

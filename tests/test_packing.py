@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truing.packing import forest, pack
+from truing.packing import deal, forest, pack
 from truing.rendering import Answer, Row
 from truing.tensors import Tree
 
@@ -52,6 +52,30 @@ def test_every_row_once_within_the_budget(shapes, budget):
     # any two forests that fit together would have been one
     sizes = sorted(len(some) for some in packed)
     assert len(sizes) < 2 or sizes[0] + sizes[1] > budget
+
+
+def test_shares_by_hand():
+    rows = tiny.random_rows(0, [(3, (2,)), (1, (1,)), (4, (5,)), (2, (2,)), (2, (1, 1))])
+    assert [len(row) for row in rows] == [5, 2, 9, 4, 4]
+    assert [[row.index for row in share] for share in deal(rows, 2)] == [[2, 4], [0, 3, 1]]
+    assert [[row.index for row in share] for share in deal(rows, 7)] == [[2], [0], [3], [4], [1], [], []]
+
+
+@given(shapes, st.integers(1, 5))
+def test_every_row_is_in_one_share_and_shares_are_alike(shapes, count):
+    rows = tiny.random_rows(0, shapes)
+    shares = deal(rows, count)
+    assert sorted(row.index for share in shares for row in share) == list(range(len(rows)))
+    assert deal(rows[::-1], count) == shares
+    assert len(shares) == count
+    assert shares[0], "the first one has a row if any has"
+    sizes = [sum(map(len, share)) for share in shares]
+    assert max(sizes) - min(sizes) <= max(map(len, rows))
+
+
+def test_one_share_packs_as_all_rows_do():
+    rows = tiny.random_rows(3, [(3, (2,)), (1, (1,)), (4, (5,)), (2, (2,)), (2, (1, 1))])
+    assert [made.rows for made in pack(deal(rows, 1)[0], 10)] == [made.rows for made in pack(rows, 10)]
 
 
 @given(shapes)

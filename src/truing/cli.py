@@ -542,7 +542,16 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (Exception, KeyboardInterrupt) as error:
-        sys.exit(_explain(error))
+        _leave(_explain(error))
+
+
+def _leave(code: int) -> None:
+    """Ends the process: one of several ranks at once, since in it a thread waits for word from another one."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _explain(error: BaseException) -> int:
@@ -585,7 +594,11 @@ def _qualified(setting: str, method: str, use: str) -> str:
 
 
 def _print_run(folder: Path, as_json: bool) -> None:
+    from truing.compute.ranks import is_first
     from truing.pipeline import held_out_lines, last_verdict, missing_verdict
+
+    if not is_first():
+        return None
 
     verdict = last_verdict(folder)
     if as_json:

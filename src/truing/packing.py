@@ -1,4 +1,4 @@
-"""Rows to Forests under a token budget. Which rows form an optimizer step is decided elsewhere and never here."""
+"""Rows to ranks and to Forests under a token budget. Which form an optimizer step is decided elsewhere, never here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ import torch
 
 from truing.rendering import Row
 from truing.tensors import Forest, Tree
+
+
+def deal(rows: Sequence[Row], count: int) -> list[list[Row]]:
+    """The rows in `count` shares of about as many tokens: the longest first, each to the smallest share so far.
+
+    A tree is never cut, so shares differ by up to the longest row, and with fewer rows than shares some are empty.
+    """
+    shares: list[list[Row]] = [[] for _ in range(count)]
+    tokens = [0] * count
+    for row in sorted(rows, key=lambda r: (-len(r), r.index)):
+        least = min(range(count), key=lambda place: (tokens[place], place))
+        shares[least].append(row)
+        tokens[least] += len(row)
+    return shares
 
 
 def pack(rows: Sequence[Row], budget: int) -> list[Forest]:

@@ -19,10 +19,12 @@ from typing import Any, TextIO
 
 import psutil
 import torch
+from rich.console import Console
 
 from truing import formats
 from truing.compute import machine, seed_everything
-from truing.errors import ConfigError, MissingError
+from truing.compute.ranks import LostRankError, Ranks, joined, own_device
+from truing.errors import ConfigError, Interrupted, MissingError
 from truing.estimates import check
 from truing.models import content_hash, locate
 from truing.objectives import Kind, bind
@@ -30,11 +32,11 @@ from truing.planning import Planned, input_key, nothing_held_out, plan, read_inp
 from truing.progress import Reporter
 from truing.recipe import Recipe, device_of, make_recipe, read_recipe
 from truing.rounds import Round
-from truing.stages import stage
+from truing.stages import product_of, settings_type, stage
 from truing.stages.context import Context, Groups, Judges, Model, Stop
 from truing.stages.rollouts import forget
-from truing.stages.training import peak_memory
-from truing.store import Artifact, Run, StoreWarning
+from truing.stages.training import Updates, peak_memory
+from truing.store import Artifact, FollowedRun, Run, StoreWarning
 
 __all__ = ["Planned", "Recipe", "check", "last_verdict", "make_recipe", "plan", "read_recipe", "run_recipe"]
 
@@ -50,29 +52,51 @@ if sys.platform == "win32":
 def run_recipe(
     recipe: Recipe, *, recipe_text: str = "", out: Path | None = None, reporter: Reporter | None = None
 ) -> Path:
-    """Walks the recipe's stages in a run folder, goes on where it was stopped, and writes the report."""
-    reporter = reporter or Reporter()
+    """Walks the recipe's stages in a run folder, goes on where it was stopped, and writes the report.
+
+    Of processes that `torchrun` started every one calls this; the first writes and speaks for all.
+    """
     resolved = recipe.resolved()
     folder = out or Path("runs") / f"{recipe.name}-{hashlib.sha256(resolved.encode()).hexdigest()[:6]}"
-    device = device_of(recipe.device)
+    device = own_device(device_of(recipe.device))
+    with joined(device) as ranks:
+        if ranks.rank:
+            reporter = Reporter(Console(quiet=True))
+        _run(recipe, recipe_text or resolved, folder, device, reporter or Reporter(), ranks)
+    return folder
+
+
+def _run(
+    recipe: Recipe, recipe_text: str, folder: Path, device: torch.device, reporter: Reporter, ranks: Ranks
+) -> None:
+    resolved = recipe.resolved()
     planned = plan(recipe)
     _demand_outside(planned, folder)
     read_inputs(planned)
     machine.keep_freed_memory()
     seed_everything(recipe.seed)
-    with Run.open(folder, recipe=recipe_text or resolved, resolved=resolved, info=_info(recipe, device)) as run:
-        aside = run.supersede({stage_plan.key for stage_plan in planned})
-        if aside:
-            names = ", ".join(str(path.relative_to(run.path)) for path in aside)
-            reporter.say(f"other settings or data had made what lies now in {names}: remove it if it is not needed")
-        with _stoppable(reporter) as stop:
-            _walk(recipe, planned, run, device, reporter, stop)
-        _write_cards(run)
+    with _stoppable(reporter) as stop:
+        if ranks.rank:
+            ranks.wait()  # until the first one has opened the run
+            try:
+                _walk(recipe, planned, FollowedRun.read(folder), device, reporter, stop, ranks)
+            except LostRankError:
+                if stop.requested:  # so was the first one, which need not have waited for this one
+                    raise Interrupted("stopped with the first rank: run the same command again to go on") from None
+                raise
+            return
+        with Run.open(folder, recipe=recipe_text, resolved=resolved, info=_info(recipe, device, ranks)) as run:
+            aside = run.supersede({stage_plan.key for stage_plan in planned})
+            if aside:
+                names = ", ".join(str(path.relative_to(run.path)) for path in aside)
+                reporter.say(f"other settings or data had made what lies now in {names}: remove it if it is not needed")
+            ranks.wait()
+            _walk(recipe, planned, run, device, reporter, stop, ranks)
+            _write_cards(run)
     from truing import report
 
     page = report.build(folder)
     reporter.say(f"report: {page}")
-    return folder
 
 
 def last_verdict(folder: Path) -> str | None:
@@ -102,7 +126,13 @@ def held_out_lines(folder: Path) -> list[str]:
 
 
 def _walk(
-    recipe: Recipe, planned: Sequence[Planned], run: Run, device: torch.device, reporter: Reporter, stop: Stop
+    recipe: Recipe,
+    planned: Sequence[Planned],
+    run: Run,
+    device: torch.device,
+    reporter: Reporter,
+    stop: Stop,
+    ranks: Ranks,
 ) -> None:
     """One stage after the other, each with what earlier ones made."""
     made: dict[str, Model | Groups] = {}
@@ -123,6 +153,7 @@ def _walk(
             first_step=first_step,
             chat_template=Path(recipe.chat_template) if recipe.chat_template else None,
             stop=stop,
+            ranks=ranks,
         )
         with _damage_told(context):
             artifact = _run_stage(context, stage_plan, made)
@@ -170,18 +201,18 @@ def _run_stage(context: Context, planned: Planned, made: Mapping[str, Model | Gr
 
     made: what earlier stages made, by key; it takes the place of what the plan could only name.
     """
-    done = context.run.artifact(context.key)
-    if done is not None:
+    if context.is_made():
         context.reporter.say(f"{context.stage}: done before")
-        if _unfinished(context):  # a kill came between the artifact and the event
+        if context.ranks.rank == 0 and _unfinished(context):  # a kill came between the artifact and the event
             context.run.tidy(context.key)
             forget(context)
             context.event("end", seconds=_seconds_spent(context), peak_memory_bytes=None)
-        return done
+        return _artifact(context)
+    context.agree_to_stop()
     context.check_stop()
     keys = {name: input_key(value) for name, value in planned.inputs.items()}
     before = _seconds_spent(context)
-    under = _under(context.device)
+    under = _under(context)
     if other := _other(context.run, under):
         context.warn(f"this run goes on under {other}: the result will be as good, but not the same to the bit")
     where: dict[str, Any] = {"round": asdict(planned.round)} if planned.round else {}
@@ -198,17 +229,32 @@ def _run_stage(context: Context, planned: Planned, made: Mapping[str, Model | Gr
     inputs = {name: _found(value, keys[name], made) for name, value in planned.inputs.items()}
     if unwatched := nothing_held_out(planned):
         context.warn(f"{context.stage}: {unwatched}")
-    stage(planned.use)(context, planned.settings, **inputs)
+    if is_dealt_out(planned.use):
+        stage(planned.use)(context, planned.settings, **inputs)
+    else:
+        context.first_makes(context.key, lambda alone: stage(planned.use)(alone, planned.settings, **inputs))
     context.event("end", seconds=before + time.monotonic() - began, peak_memory_bytes=peak_memory())
-    new = context.run.artifact(context.key)
-    assert new is not None, f"stage '{context.stage}' made nothing"
-    return new
+    return _artifact(context)
 
 
-def _under(device: torch.device) -> dict[str, str]:
+def is_dealt_out(name: str) -> bool:
+    """Whether all ranks run this stage, as they do where a model is trained; else the first does for all."""
+    trains = issubclass(settings_type(stage(name)), Updates)
+    return trains and product_of(stage(name)) in ("model", "reward")
+
+
+def _artifact(context: Context) -> Artifact:
+    found = context.run.artifact(context.key)
+    assert found is not None, f"stage '{context.stage}' made nothing"
+    return found
+
+
+def _under(context: Context) -> dict[str, str]:
     """What decides the last bit of a result beside recipe, data and model."""
+    device = context.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {"threads": str(torch.get_num_threads()), "device": f"{device.type} ({kind})", **_versions()}
+    processes = {"threads": str(torch.get_num_threads()), "ranks": str(context.ranks.count)}
+    return processes | {"device": f"{device.type} ({kind})", **_versions()}
 
 
 def _other(run: Run, under: Mapping[str, str]) -> str:
@@ -261,7 +307,7 @@ def _made(run: Run, artifact: Artifact) -> dict[str, Model | Groups]:
     return {}
 
 
-def _info(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def _info(recipe: Recipe, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Versions and machine, for the report and for whoever reproduces the run."""
     return {
         "name": recipe.name,
@@ -275,6 +321,7 @@ def _info(recipe: Recipe, device: torch.device) -> dict[str, Any]:
             "cores": psutil.cpu_count(logical=False),
             "memory_bytes": psutil.virtual_memory().total,
             "threads": torch.get_num_threads(),
+            "ranks": ranks.count,
             "device": str(device),
         },
     }

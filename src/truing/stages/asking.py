@@ -136,6 +136,39 @@ def join(cases: Sequence[Case]) -> Case:
     )
 
 
+def said(case: Case) -> dict[str, Tensor]:
+    """What models say in a case of an objective in which rows meet, by name, without history."""
+    values = {
+        "policy": case.policy,
+        "reference": case.reference,
+        "score": case.score,
+        "length_score": case.length_score,
+    }
+    others = {"target": case.target, "feature": case.feature, "head": case.head, "prototype": case.prototype}
+    found = {name: one.token.detach() for name, one in values.items() if one is not None}
+    return found | {name: one.detach() for name, one in others.items() if one is not None}
+
+
+def case_saying(numbers: Mapping[str, Tensor], judged: Sequence[Judged], forest: Forest) -> Case:
+    """The case of a forest again from what was `said` in it."""
+
+    def values(name: str, kind: type[Values]) -> Values | None:
+        token = numbers.get(name)
+        return None if token is None else kind(token, forest.completion, forest.group.shape[0])
+
+    return Case(
+        judged,
+        policy=values("policy", Logprobs),
+        reference=values("reference", Logprobs),
+        score=values("score", Scores),
+        length_score=values("length_score", Scores),
+        target=numbers.get("target"),
+        feature=numbers.get("feature"),
+        head=numbers.get("head"),
+        prototype=numbers.get("prototype"),
+    )
+
+
 def ask(objective: Bound, case: Case) -> Loss:
     """The objective on the case: one loss per pair, per answer, per step, or per ranking stacked to one per tree."""
     if objective.kind == "ranking":

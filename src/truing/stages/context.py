@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from truing.blending import Share
 from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.compute.generate.native import NativeGenerator
+from truing.compute.ranks import ALONE, Ranks
 from truing.errors import ConfigError, Interrupted
 from truing.models import Loaded, Scored, demand_scores, load, roles
 from truing.models.precision import Precision, compute_dtype
@@ -103,6 +104,7 @@ class Context:
 
     stage, key: its name in the recipe, and the hash of its function, settings and inputs.
     first_step: optimizer steps of the run before this stage.
+    ranks: the processes that run this stage together.
     """
 
     run: Run
@@ -115,6 +117,7 @@ class Context:
     first_step: int = 0
     chat_template: Path | None = None
     stop: Stop = field(default_factory=Stop)
+    ranks: Ranks = ALONE
 
     def event(self, kind: str, **values: Any) -> None:
         """One line in the run's events."""
@@ -129,6 +132,22 @@ class Context:
         """Leaves the stage if somebody asked to stop."""
         if self.stop.requested:
             raise Interrupted(f"stopped in stage '{self.stage}': run the same command again to go on")
+
+    def agree_to_stop(self) -> None:
+        """Lets all ranks stop if one of them was asked to."""
+        said = self.ranks.gather(self.stop.requested)
+        if any(said) and not said[self.ranks.rank]:
+            self.stop.requested = True
+
+    def is_made(self) -> bool:
+        """Whether the stage is done already, as the first rank sees it."""
+        return self.ranks.tell(lambda: self.run.artifact(self.key) is not None)
+
+    def first_makes(self, key: str, make: Callable[[Context], None]) -> None:
+        """Has the first rank make the artifact of this key, unless it is there, while the others wait for it."""
+        if self.ranks.rank == 0 and self.run.artifact(key) is None:
+            make(replace(self, ranks=ALONE))
+        self.ranks.wait()
 
     def load(
         self,
@@ -207,10 +226,14 @@ class Context:
 
     @contextmanager
     def output(self, meta: Mapping[str, Any], part: str = "") -> Iterator[Path]:
-        """The folder to put the stage's result into; `part` names a piece of it that is kept on the way."""
+        """The folder to put the stage's result into; `part` names a piece of it that is kept on the way.
+
+        All ranks see it once the block has ended; what the first one puts into it is what counts.
+        """
         key = f"{self.key}-{part}" if part else self.key
         with self.run.new_artifact(key, stage=self.stage, meta={**meta, "part": part} if part else meta) as folder:
             yield folder
+        self.ranks.wait()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from truing.compute import Engine
+from truing.compute.ranks import Ranks
 from truing.errors import ConfigError, DataError
 from truing.objectives import Bound
 from truing.packing import pack
@@ -17,7 +18,7 @@ from truing.stages.arranging import Judged
 from truing.stages.asking import Case, rows_of
 from truing.stages.context import Context, Model
 from truing.stages.reference import Cached, Live, Moving, Nothing, Reference, ReferenceKind
-from truing.stages.training import Training
+from truing.stages.training import Training, share_of
 from truing.tensors import Forest
 
 
@@ -109,17 +110,23 @@ def case_of(engine: Engine, objective: Bound, material: Material, forest: Forest
     return Case(judged, policy, material.reference.logprobs(forest).to(policy.token.device))
 
 
-def mismatched_kl(engine: Engine, objective: Bound, material: Material, rows: Iterable[int]) -> Tensor | None:
-    """Mean log-ratio of answers to prompts they do not belong to, at least 0: KTO's estimate of the KL, in nats."""
+def mismatched_kl(
+    engine: Engine, objective: Bound, material: Material, rows: Iterable[int], ranks: Ranks
+) -> Tensor | None:
+    """Mean log-ratio of answers to prompts they do not belong to, at least 0: KTO's estimate of the KL, in nats.
+
+    It is that of all the rows, of which each rank runs its share.
+    """
     if not objective.needs("kl"):
         return None
     ratios: list[Tensor] = []
     with torch.no_grad():
         some = [material.mismatched[row] for row in rows]
-        for forest in pack(some, material.budget):
+        for forest in pack(share_of(some, ranks), material.budget):
             policy = engine.logprobs(forest).sum
             ratios.append(policy - material.mismatched_reference.logprobs(forest).sum.to(policy.device))
-    return torch.cat(ratios).mean().clamp(min=0)
+    told = ranks.gather_tensors({"ratio": torch.cat(ratios)} if ratios else {})
+    return torch.cat([one["ratio"] for one in told if one]).mean().clamp(min=0)
 
 
 def _before(rows: Sequence[Row], place: int) -> Row:

@@ -38,8 +38,11 @@ def in_full(context: Context, model: Model) -> Model:
     if not is_adapter(model.source):
         return model
     key = f"{context.key}-base"
-    if context.run.artifact(key) is None:
-        loaded = context.load(model, full_width=True, outputs=int(gives_scores(model.source)))
-        with context.output({"base": model.source}, part="base") as folder:
+
+    def make(alone: Context) -> None:
+        loaded = alone.load(model, full_width=True, outputs=int(gives_scores(model.source)))
+        with alone.output({"base": model.source}, part="base") as folder:
             save_in_full(loaded, folder)
+
+    context.first_makes(key, make)
     return Model(model.key, str((context.run.path / "artifacts" / key).absolute()))

@@ -17,7 +17,7 @@ from truing.rendering import Row
 from truing.stages.context import Context, Groups
 from truing.stages.rollouts import in_turn
 from truing.stages.sft import Sft, arranged
-from truing.stages.training import Limits, Step, render_rows
+from truing.stages.training import Limits, Step, render_rows, share_of
 
 CURSOR = "pretrain/steps"
 """Steps that rows were mixed into, in a checkpoint's memory."""
@@ -63,7 +63,7 @@ class Mixture:
         places = in_turn(len(self._rows), self._settings.pretrain_rows, number, self._seed)
         rows = [self._rows[place] for place in places]
         tokens = divisor(rows, "token_mean") or 1.0  # rows of no weight at all teach nothing
-        for forest in pack(rows, self._settings.forest_tokens):
+        for forest in pack(share_of(rows, step.ranks), self._settings.forest_tokens):
             loss = nll(policy.logprobs(forest)).value
             weights = token_weights(forest, self._rows, "token_mean").to(loss)
             total = (loss * weights).sum()

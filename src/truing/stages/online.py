@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from truing.compute.generate.native import NativeGenerator
 from truing.errors import GuardError
 from truing.models import Loaded, add_lora, gives_scores, is_adapter, put_adapter, roles, weights_of
 from truing.models.precision import compute_dtype
+from truing.records import Group
 from truing.report.rollouts import read_gain
 from truing.scoring.scorers import make
 from truing.stages.context import Context, Groups, Judges, Model
@@ -53,7 +54,8 @@ def online(
     watched = prompts_of(held_out.read())[: settings.held_out_prompts] if held_out is not None else []
     loaded = load_trainable(context, model, settings)
     base = roles.beneath(loaded) if settings.lora and settings.one_base else None
-    scorer = make(settings.scorer, context.tools(judges, settings.forest_tokens, base))
+    first = context.ranks.rank == 0  # it draws and scores for all
+    scorer = make(settings.scorer, context.tools(judges, settings.forest_tokens, base)) if first else _unasked
     policy = _engine(context, loaded, settings)
     if settings.keeps_reference:
         policy.keep_reference()
@@ -66,7 +68,8 @@ def online(
     memory: dict[str, Tensor] = {}
     mixture = mixture_of(context, settings, pretrain, policy, memory)
     play = Play(context, settings, algorithm, prompts, generator, scorer, policy, critic, mixture, memory)
-    before = play.rewards(watched)  # of the start's weights, also when going on: checkpoints are read below
+    # of the start's weights, also when going on: checkpoints are read below
+    before = context.ranks.tell(lambda: play.rewards(watched))
     steps = play.total
     for step in updates(context, Learnt(policy, critic, settings.critic_rate), play.rows, play.total, settings,
                         memory):  # fmt: skip
@@ -81,7 +84,7 @@ def online(
     about: dict[str, Any] = {"steps": steps, "base": model.source, "rows": len(prompts)}
     about["chat_template"] = policy.renderer.template_hash
     if watched:
-        about["held_out"] = compared(before, play.rewards(watched))
+        about["held_out"] = compared(before, context.ranks.tell(lambda: play.rewards(watched)))
         context.event("held_out_reward", step=context.first_step + steps, **about["held_out"])
         gain = read_gain(about["held_out"])
         if gain is not None:
@@ -89,7 +92,8 @@ def online(
     name = save_checkpoint(context, policy, steps, settings, None)
     with context.output({"model": name, **about}):
         pass
-    forget(context)
+    if first:
+        forget(context)
     context.run.prune(context.key, 1)
 
 
@@ -155,7 +159,13 @@ def _engine(context: Context, loaded: Loaded, settings: Online) -> Engine:
         weight_decay=settings.weight_decay,
         checkpointing=settings.checkpointing,
         dtype=compute_dtype(context.precision, context.device),
+        ranks=context.ranks,
     )
+
+
+def _unasked(groups: Sequence[Group]) -> NoReturn:
+    """The scorer of ranks that have nothing to score."""
+    raise AssertionError("the first rank scores for all")
 
 
 def _critic(context: Context, settings: Online, start: Model, base: Loaded | None) -> Engine:

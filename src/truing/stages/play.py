@@ -14,6 +14,7 @@ from torch import Tensor
 from truing.algorithms import BoundAlgorithm
 from truing.blending import prompt_hash
 from truing.compute import Engine, Generator, Sampling
+from truing.compute.ranks import Ranks
 from truing.errors import DataError, GuardError, by_reason
 from truing.records import Completion, Group
 from truing.rendering import Row
@@ -110,6 +111,8 @@ class Play:
             step.add(algorithm.loss(**offered), judged.share(weights, forest), divisor)
             if self._reads_later:
                 note(read, judged.rollout.start, forest, {name: offered[name] for name in READ_LATER})
+        if self._reads_later:
+            read = _of_all_ranks(read, step.ranks)
         if self._mixture is not None and self._awake:
             self._mixture.add(step, self._policy)
         self._watchdogs.learnt(step.means())
@@ -186,7 +189,8 @@ class Play:
                     self._tell(number, judged)
                 self._warmup.tell(self._context, number, self._first_step(number))
                 self._see(rollout)
-            forget(self._context, oldest_step(self._context) // (self._algorithm.epochs * self._parts))
+            if self._context.ranks.rank == 0:
+                forget(self._context, oldest_step(self._context) // (self._algorithm.epochs * self._parts))
         return self._current[1]
 
     def _known(self, number: int, judged: Judged, read: Mapping[str, Tensor]) -> Judged:
@@ -357,6 +361,13 @@ class Play:
 def _with(group: Group, answers: Sequence[Completion]) -> Group:
     """The prompt with these answers."""
     return replace(group, completions=tuple(answers))
+
+
+def _of_all_ranks(read: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
+    """What all ranks have read: of each token one of them says a number and the others 0."""
+    told = ranks.gather_tensors(read)
+    names = dict.fromkeys(name for one in told for name in one)
+    return {name: torch.stack([one[name] for one in told if name in one]).sum(0) for name in names}
 
 
 def _stream(*name: int) -> torch.Generator:

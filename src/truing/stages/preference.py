@@ -16,10 +16,11 @@ from truing.compute import Engine
 from truing.errors import ConfigError
 from truing.models import Loaded, read_renderer
 from truing.objectives import Bound, bind
+from truing.packing import deal, pack
 from truing.rendering import Row
 from truing.signatures import Count
 from truing.stages.arranging import Judged, Pairs, judged_rows
-from truing.stages.asking import Case, ask, join, weights
+from truing.stages.asking import Case, ask, case_saying, join, rows_of, said, weights
 from truing.stages.context import Context, Groups, Model
 from truing.stages.material import Material, Sources, case_of, mismatched_kl
 from truing.stages.reference import Moving, ReferenceKind
@@ -185,7 +186,7 @@ def _add(
     """Gathers the gradient of one optimizer step. Returns what the objective wants to remember."""
     if objective.is_coupled:
         return _add_coupled(step, engine, objective, material, memory, seed)
-    kl = mismatched_kl(engine, objective, material, [row.index for row in step.rows])
+    kl = mismatched_kl(engine, objective, material, [row.index for row in step.rows], step.ranks)
     divisor = _divisor(step, objective, material)
     for forest in step.forests:
         case = replace(case_of(engine, objective, material, forest), kl=kl)
@@ -200,24 +201,50 @@ def _add_coupled(
 
     With several forests, log-probabilities are first taken without history, the loss is taken on all of them, and its
     slope at each token is then sent back through each forest in a second pass; what the objective asks for of answers
-    or weights goes the same way. So no cut changes the gradient.
+    or weights goes the same way. So no cut changes the gradient, and neither do ranks: each tells the others what its
+    forests say, takes the same loss of all, and sends the slopes back through its own.
     """
-    whole = len(step.forests) == 1
+    whole = step.ranks.count == 1 and len(step.forests) == 1
     with torch.set_grad_enabled(whole):
         cases = [case_of(engine, objective, material, forest) for forest in step.forests]
     rows = [row for forest in step.forests for row in forest.rows]
+    first = 0
+    if step.ranks.count > 1:
+        cases, rows, first = _of_all_ranks(cases, step, material)
     drawn = _uniform(material.judged, step, seed)
     case = replace(join(cases), memory=memory, uniform=[drawn[row] for row in rows])
     case = replace(case, dropped=_dropped(case, rows, step, seed))
     case = case if whole else case.apart()
     loss = ask(objective, case)
-    total = step.total(loss, torch.tensor(weights(objective, case.judged)), _divisor(step, objective, material))
+    share, divisor = torch.tensor(weights(objective, case.judged)), _divisor(step, objective, material)
+    total = step.total(loss, share, divisor)
+    if step.ranks.rank == 0:
+        step.note(loss, share, total, divisor)
     if whole:
         engine.backward(total)
     else:
         of_values, of_weights = _slopes(total, case, cases)
-        _send_back(step, engine, objective, material, of_values, of_weights)
+        own = of_values[first : first + len(step.forests)]
+        _send_back(step, engine, objective, material, own, of_weights)
     return loss.memory
+
+
+def _of_all_ranks(cases: Sequence[Case], step: Step, material: Material) -> tuple[list[Case], list[int], int]:
+    """The cases of all ranks, from the first one's on, their rows, and the place of this rank's first case."""
+    told = step.ranks.gather_tensors(
+        {f"{place}.{name}": numbers for place, case in enumerate(cases) for name, numbers in said(case).items()}
+    )
+    found: list[Case] = []
+    rows: list[int] = []
+    first = 0
+    for rank, (share, numbers) in enumerate(zip(deal(step.rows, step.ranks.count), told, strict=True)):
+        if rank == step.ranks.rank:
+            first = len(found)
+        for place, forest in enumerate(pack(share, material.budget)):
+            own = {name.partition(".")[2]: one for name, one in numbers.items() if name.startswith(f"{place}.")}
+            found.append(case_saying(own, rows_of(forest, material.judged), forest))
+            rows += forest.rows
+    return found, rows, first
 
 
 def _divisor(step: Step, objective: Bound, material: Material) -> float:
@@ -242,13 +269,16 @@ def _send_back(
     of_values: Sequence[Sequence[Tensor]],
     of_weights: Sequence[Tensor],
 ) -> None:
-    """The second pass: the slopes through each forest, and those of weights once, as they are the same in each."""
+    """The second pass: the slopes through each forest, and those of weights once, as they are the same in each.
+
+    That once is on the first rank, which has a forest if any rank has.
+    """
     for number, (forest, slopes) in enumerate(zip(step.forests, of_values, strict=True)):
         case = case_of(engine, objective, material, forest)
         sent = [*zip(case.trained, slopes, strict=True)]
-        if number == 0:
+        if number == 0 and step.ranks.rank == 0:
             sent += zip(case.weights, of_weights, strict=True)
-        engine.backward(torch.stack([(values * slope).sum() for values, slope in sent]).sum())
+        engine.backward(torch.stack([(values * slope.to(values)).sum() for values, slope in sent]).sum())
 
 
 def _uniform(judged: Sequence[Judged], step: Step, seed: int) -> dict[int, list[float]]:

@@ -14,15 +14,16 @@ from torch import Tensor
 from truing import __version__
 from truing.compute import Engine
 from truing.models.saving import save_tensors
-from truing.packing import pack
+from truing.packing import deal, pack
 from truing.reductions import scored_tokens
 from truing.rendering import Row
 from truing.signatures import Count, Fraction, Settings
 from truing.stages.context import Context
 from truing.store import hash_of
-from truing.store.cache import cache_folder, cached
+from truing.store.cache import cache_folder, cached, is_cached
 from truing.tensors import Forest, Logprobs
 
+FILE = "reference.safetensors"
 ReferenceKind = Literal["start", "base", "adapters_off", "none"]
 
 
@@ -55,17 +56,24 @@ class Cached:
 
     @classmethod
     def of(cls, context: Context, engine: Engine, model_key: str, rows: Sequence[Row], budget: int) -> Cached:
-        """The engine's model as it is now, which must be before its first step. Kept under all that it depends on."""
+        """The engine's model as it is now, which must be before its first step. Kept under all that it depends on.
+
+        The first rank looks whether it is there and keeps it; where it is not, each runs its share of the rows.
+        """
         counts = torch.tensor([0] + [scored_tokens(row) for row in rows])
         start = counts.cumsum(0)
         tokens = [[row.prompt, [[a.tokens, a.scored] for a in row.answers]] for row in rows]
         key = hash_of(model_key, tokens, engine.arithmetic, torch.__version__, __version__)
 
-        def make(folder: Path) -> None:
-            save_tensors({"token": _score(context, engine, rows, start, budget)}, folder / "reference.safetensors")
-
-        folder = cached(cache_folder("reference") / key, kind="reference", meta={"model": model_key}, make=make)
-        return cls(load_file(folder / "reference.safetensors")["token"], start)
+        folder = cache_folder("reference") / key
+        there = context.ranks.tell(lambda: is_cached(folder))
+        token = torch.zeros(int(start[-1])) if there else _score(context, engine, rows, start, budget)
+        if context.ranks.rank == 0:
+            if not there:
+                cached(folder, kind="reference", meta={"model": model_key}, make=lambda place: _keep(token, place))
+            token = load_file(folder / FILE)["token"]
+        context.ranks.copy_first([token])
+        return cls(token, start)
 
     def logprobs(self, forest: Forest) -> Logprobs:
         """Looked up."""
@@ -96,10 +104,11 @@ class Nothing:
 
 
 def _score(context: Context, engine: Engine, rows: Sequence[Row], start: Tensor, budget: int) -> Tensor:
-    token = torch.empty(int(start[-1]))
+    token = torch.zeros(int(start[-1]))
+    own = deal(rows, context.ranks.count)[context.ranks.rank]
     done = 0
-    with torch.no_grad(), context.reporter.task(f"{context.stage}: reference", len(rows)) as task:
-        for forest in pack(rows, budget):
+    with torch.no_grad(), context.reporter.task(f"{context.stage}: reference", len(own)) as task:
+        for forest in pack(own, budget):
             scored = engine.logprobs(forest).token.cpu()
             for row in forest.rows:
                 count = int(start[row + 1] - start[row])
@@ -108,4 +117,9 @@ def _score(context: Context, engine: Engine, rows: Sequence[Row], start: Tensor,
             done += len(forest.rows)
             task.advance(done)
             context.check_stop()
+    context.ranks.add_up([token])  # where one rank has a number, the others have 0
     return token
+
+
+def _keep(token: Tensor, folder: Path) -> None:
+    save_tensors({"token": token}, folder / FILE)

@@ -23,7 +23,7 @@ from truing.signatures import Count, Positive, Settings
 from truing.stages.arranging import Judged
 from truing.stages.context import Context, Groups, Model
 from truing.stages.preference import Around, Preference, fit, prepared
-from truing.stages.training import Step, finish, load_trainable, render_rows, save_checkpoint, step_count
+from truing.stages.training import Step, finish, load_trainable, render_rows, save_checkpoint, share_of, step_count
 from truing.tensors import Forest, RankedScores, Scores
 
 
@@ -112,14 +112,14 @@ def reward_model(
             seed=context.seed * 1009 + number,
             first_step=context.first_step + number * steps,
         )
-        if context.run.artifact(own.key) is None:
+        if not own.is_made():
             _train(own, settings, model, rows, judged, held_out, around, context)
         made = context.run.artifact(own.key)
         assert made is not None, "it was just made"
         members.append(str(made.meta["reward"]))
     average = averaged([context.load(_of(context, name), full_width=True, outputs=1) for name in members])
     total = settings.members * steps + 1
-    name = save_checkpoint(context, LocalEngine(average), total, settings, None)
+    name = save_checkpoint(context, LocalEngine(average, ranks=context.ranks), total, settings, None)
     about = {"reward": name, "members": members, "steps": total, "base": model.source, "rows": len(rows)}
     with context.output(about):
         pass
@@ -158,7 +158,8 @@ def _telling_apart(context: Context, settings: RewardModel, model: Model, unlabe
     @contextmanager
     def moved(engine: Engine, step: Step) -> Iterator[None]:
         drawn = random.Random(f"{context.seed}:unlabelled:{step.number}").sample(rows, min(meta.rows, len(rows)))
-        for forest in pack([replace(row, index=place) for place, row in enumerate(drawn)], settings.forest_tokens):
+        own = share_of([replace(row, index=place) for place, row in enumerate(drawn)], context.ranks)
+        for forest in pack(own, settings.forest_tokens):
             apart = differences(engine.scores(forest)[0], forest)
             engine.backward(apart.sum() / len(drawn))
             step.count("meta/difference", float(apart.detach().sum()), len(apart))

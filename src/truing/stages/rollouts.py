@@ -128,7 +128,7 @@ def per_token(rows: Sequence[Row], said: Callable[[Forest], Mapping[str, PerToke
 def note(read: dict[str, Tensor], start: Tensor, forest: Forest, said: Mapping[str, PerToken]) -> None:
     """Puts what is said of a forest's tokens where they stand among those of all rows, [N]."""
     for name, values in said.items():
-        token = read.setdefault(name, torch.empty(int(start[-1])))
+        token = read.setdefault(name, torch.zeros(int(start[-1])))
         found = values.token.detach().cpu()
         for row in forest.rows:
             count = int(start[row + 1] - start[row])
@@ -142,19 +142,30 @@ def starts(rows: Sequence[Row]) -> Tensor:
 
 
 def kept(context: Context, number: int, renderer: Renderer, make: Callable[[], Rollout]) -> Rollout:
-    """The rollout of this number: made, or found in the run, where it stays until a checkpoint has passed it."""
+    """The rollout of this number: made, or found in the run, where it stays until a checkpoint has passed it.
+
+    The first rank makes it, and the others read it there.
+    """
     name = f"rollout-{number}"
-    done = context.run.artifact(f"{context.key}-{name}")
-    if done is None:
+    key = f"{context.key}-{name}"
+    new: list[Rollout] = []
+
+    def keep(alone: Context) -> None:
         made = make()
-        with context.output({"rows": len(made.groups), "failed": made.failed}, part=name) as folder:
+        with alone.output({"rows": len(made.groups), "failed": made.failed}, part=name) as folder:
             formats.write_data(made.groups, folder / FILE, format="group")
             if made.rival:
-                alone = [replace(row, completions=(one,)) for row, one in zip(made.groups, made.rival, strict=True)]
-                formats.write_data(alone, folder / RIVAL, format="group")
+                lone = [replace(row, completions=(one,)) for row, one in zip(made.groups, made.rival, strict=True)]
+                formats.write_data(lone, folder / RIVAL, format="group")
             apart = {} if made.deviation is None else {APART: made.deviation}
             save_tensors({**made.read, **apart}, folder / READ)
-        return made
+        new.append(made)
+
+    context.first_makes(key, keep)
+    if new:
+        return new[0]
+    done = context.run.artifact(key)
+    assert done is not None, "it was there, or was just made"
     groups = formats.read_groups(done.path / FILE, format="group")
     path = done.path / RIVAL
     rival = [row.completions[0] for row in formats.read_groups(path, format="group")] if path.exists() else []

@@ -19,6 +19,7 @@ from truing import __version__
 from truing.blending import repeats
 from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
+from truing.compute.ranks import ALONE, Ranks
 from truing.costs import USABLE, Lengths, Load, Shape, Weights, free_memory, memory_of, resident
 from truing.errors import ConfigError, DataError, GuardError, StorageError, by_reason
 from truing.models import Loaded, Scored, add_lora, is_adapter, save_adapter_base
@@ -26,13 +27,13 @@ from truing.models.precision import compute_dtype
 from truing.models.quantised import Bits, weight_count
 from truing.models.reward import add_prototypes
 from truing.models.saving import save_tensors
-from truing.packing import pack
+from truing.packing import deal, pack
 from truing.records import TEXT_ROLE, Group, written_by
 from truing.rendering import Renderer, Row, shorten
 from truing.signatures import Count, Fraction, NonNegative, Positive, Settings
 from truing.stages.context import Context, Groups, Model
 from truing.stages.merge import in_full
-from truing.store import disk
+from truing.store import Checkpoint, disk
 from truing.tensors import Forest, Loss
 
 TooLong = Literal["drop", "cut_prompt", "error"]
@@ -168,6 +169,8 @@ class Step:
     """One optimizer step of a stage under way: its forests, and the sums of what they report.
 
     rows: the rows that form it; their weights and lengths fix the divisor before the first forward pass.
+    forests: those of this rank's share of the rows, perhaps none. ranks: the processes that take the step together.
+    loss: what this rank's forests add to the step's.
     spoilt: why the step must not be taken; nothing where it may be.
     """
 
@@ -176,26 +179,30 @@ class Step:
     rows: Sequence[Row]
     forests: Sequence[Forest]
     engine: Trained
+    ranks: Ranks = ALONE
+    loss: float | None = None
     sums: dict[str, list[float]] = field(default_factory=dict)
     spoilt: str = ""
 
     def add(self, loss: Loss, weights: Tensor, divisor: float) -> None:
         """Gathers the gradient of sum(weights * loss) / divisor, and the loss's stats as (sum, count)."""
-        self.engine.backward(self.total(loss, weights, divisor))
+        total = self.total(loss, weights, divisor)
+        self.note(loss, weights, total, divisor)
+        self.engine.backward(total)
 
     def total(self, loss: Loss, weights: Tensor, divisor: float) -> Tensor:
-        """sum(weights * loss) / divisor, written down with the loss's stats, for a caller that takes the gradient.
-
-        One that is not finite is written down too, and spoils the step.
-        """
-        weights = weights.to(loss.value)
-        total = (loss.value * weights).sum() / (divisor or 1.0)  # rows of no weight at all teach nothing
+        """sum(weights * loss) / divisor. One that is not finite spoils the step."""
+        total = (loss.value * weights.to(loss.value)).sum() / (divisor or 1.0)  # rows of no weight at all teach nothing
         self.demand_finite("the loss", total)
-        # the divisor is the whole step's, so it counts once however many forests there are
-        self.sums.setdefault("loss", [0.0, divisor])[0] += float(total.detach()) * divisor
+        return total
+
+    def note(self, loss: Loss, weights: Tensor, total: Tensor, divisor: float) -> None:
+        """Writes down a total and the stats of its loss. One that all ranks know is written down by one of them."""
+        if divisor:
+            self.loss = (self.loss or 0.0) + float(total.detach())
+        weights = weights.to(loss.value)
         for name, value in loss.stats.items():
             self.count(name, float((value * weights).sum()), float(weights.sum()))
-        return total
 
     def count(self, name: str, amount: float, of: float) -> None:
         """Adds to a mean that is taken over the whole step."""
@@ -221,8 +228,16 @@ class Step:
         )
 
     def means(self) -> dict[str, float]:
-        """The means over the step."""
-        return {name: amount / of for name, (amount, of) in self.sums.items() if of}
+        """The loss of the step and the means over it, of all ranks, which all ask for them together."""
+        losses = [loss for loss in self.ranks.gather(self.loss) if loss is not None]
+        sums: dict[str, list[float]] = {}
+        for said in self.ranks.gather(self.sums):
+            for name, (amount, of) in said.items():
+                kept = sums.setdefault(name, [0.0, 0.0])
+                kept[0] += amount
+                kept[1] += of
+        means = {name: amount / of for name, (amount, of) in sums.items() if of}
+        return ({"loss": sum(losses)} if losses else {}) | means
 
 
 def load_trainable(context: Context, model: Model, settings: Updates) -> Loaded:
@@ -253,6 +268,7 @@ def make_engine(context: Context, loaded: Loaded, settings: Training, rows: Sequ
         weight_decay=settings.weight_decay,
         checkpointing=checkpointing,
         dtype=compute_dtype(context.precision, context.device),
+        ranks=context.ranks,
     )
 
 
@@ -387,7 +403,8 @@ def updates(
         for number in range(done + 1, total + 1):
             began = time.monotonic()
             rows = members(number)
-            step = Step(context.stage, number, rows, pack(rows, settings.forest_tokens), engine)
+            own = pack(share_of(rows, context.ranks), settings.forest_tokens)
+            step = Step(context.stage, number, rows, own, engine, context.ranks)
             rate = learning_rate(number, total, settings)
             before = dict(memory)
             yield step
@@ -396,7 +413,7 @@ def updates(
                 _leave_out(context, step, settings, memory, before)
             elif SKIPPED in memory:
                 memory[SKIPPED] = memory[SKIPPED] * torch.tensor([0, 1])
-            tokens = sum(len(forest) for forest in step.forests)
+            tokens = sum(len(row) for row in rows)
             metrics = step.means() | {
                 "gradient_norm": norm,
                 "learning_rate": rate,
@@ -407,6 +424,7 @@ def updates(
             if number == total:
                 _tell_skipped(context, memory, total)
                 return  # the finished model is saved next, so there is nothing to stop for
+            context.agree_to_stop()
             if context.stop.requested or number % settings.save_every == 0:
                 save_checkpoint(context, engine, number, settings, memory)
             context.check_stop()
@@ -414,6 +432,7 @@ def updates(
 
 def _taken(step: Step, rate: float, settings: Updates) -> float:
     """Takes the step if all its numbers are finite. Returns the gradient norm; NaN where none was measured."""
+    step.spoilt = next(filter(None, step.ranks.gather(step.spoilt)), "")
     if step.spoilt:
         return math.nan
     try:
@@ -453,6 +472,11 @@ def _tell_skipped(context: Context, memory: Mapping[str, Tensor], total: int) ->
         context.warn(f"{int(memory[SKIPPED][1]):,} of {total:,} steps were left out, as a number was not finite")
 
 
+def share_of(rows: Sequence[Row], ranks: Ranks) -> list[Row]:
+    """What this rank runs of rows that all ranks know."""
+    return deal(rows, ranks.count)[ranks.rank]
+
+
 def save_checkpoint(
     context: Context, engine: Trained, number: int, settings: Updates, memory: Mapping[str, Tensor] | None
 ) -> str:
@@ -469,6 +493,7 @@ def save_checkpoint(
         "finished": finished,
         "seed": context.seed,
         "threads": torch.get_num_threads(),
+        "ranks": context.ranks.count,
         "versions": {"truing": __version__, "torch": torch.__version__},
         "next_row": number * settings.batch_size,
         **({"scored": settings.scored} if settings.scored else {}),
@@ -481,6 +506,7 @@ def save_checkpoint(
             disk.make_folder(folder / "trainer")
             engine.save_state(folder / "trainer")
             save_tensors(memory, folder / "trainer" / MEMORY)
+    context.ranks.wait()  # for the first one, which writes
     if not finished:
         context.run.prune(context.key, settings.keep_checkpoints)
     return f"checkpoint-{step}"
@@ -557,6 +583,8 @@ def _fits(context: Context, loaded: Loaded, settings: Training, rows: Sequence[R
         largest_forest([Lengths.of(row) for row in rows], settings, context.seed),
     )
     free = free_memory(context.device)
+    if context.device.type == "cpu":  # a GPU is a rank's own
+        free //= context.ranks.neighbours
     held = torch.cuda.memory_allocated(context.device) if context.device.type == "cuda" else resident()
     needed = max(cost.peak - held, cost.activations)
     fits = needed <= USABLE * free
@@ -571,7 +599,7 @@ def _fits(context: Context, loaded: Loaded, settings: Training, rows: Sequence[R
 
 def _go_on(context: Context, engine: Trained, memory: dict[str, Tensor]) -> int:
     """Steps of this stage that are done already: those of its last sound checkpoint, which fills `memory`."""
-    checkpoint = context.run.latest_checkpoint(context.key, finished=False)
+    checkpoint = _last_checkpoint(context)
     if checkpoint is None:
         context.run.rewind(context.stage, context.first_step)
         return 0
@@ -582,6 +610,23 @@ def _go_on(context: Context, engine: Trained, memory: dict[str, Tensor]) -> int:
         raise StorageError(f"{checkpoint.path}: cannot go on from it: {error}: remove the folder") from error
     context.run.rewind(context.stage, checkpoint.step)
     return int(checkpoint.meta["step"])
+
+
+def _last_checkpoint(context: Context) -> Checkpoint | None:
+    """The one to go on from, which the first rank chooses for all."""
+
+    def chosen() -> int | None:
+        found = context.run.latest_checkpoint(context.key, finished=False)
+        return None if found is None else found.step
+
+    step = context.ranks.tell(chosen)
+    same = [checkpoint for checkpoint in context.run.checkpoints(context.key) if checkpoint.step == step]
+    if step is not None and not same:
+        raise StorageError(
+            f"{context.run.path}/checkpoint-{step}: not seen by rank {context.ranks.rank}: "
+            "all ranks need the same run folder"
+        )
+    return same[0] if same else None
 
 
 def _note(metrics: Mapping[str, Any]) -> str:

@@ -66,7 +66,7 @@ class Watch:
         told from it would be another loss, and its memory grows with their square.
         """
         engine, objective = self.sources.engine, self.objective
-        kl = mismatched_kl(engine, objective, material, range(len(material.rows)))
+        kl = mismatched_kl(engine, objective, material, range(len(material.rows)), self.sources.context.ranks)
         at_once = self.sources.settings.batch_size if objective.is_coupled else len(material.rows)
         measured: list[tuple[Case, Loss]] = []
         for first in range(0, len(material.rows), at_once):

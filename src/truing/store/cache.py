@@ -31,6 +31,11 @@ def cache_folder(*parts: str) -> Path:
     return folder
 
 
+def is_cached(target: Path) -> bool:
+    """Whether `target` is there and verifies."""
+    return target.exists() and not verify_folder(target)
+
+
 def cached(target: Path, *, kind: str, meta: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
     """`target` as it is if it verifies; else `make` fills it anew. Of two processes that race, the later one yields."""
     if target.exists():

@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import re
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -346,6 +347,46 @@ class Run:
         for checkpoint in _readable([path] if path.exists() else [], _whole_checkpoint):
             if checkpoint.stage_key != stage_key:
                 raise StorageError(f"{path}: a stage of other settings or data made it: choose another --out")
+
+
+class FollowedRun(Run):
+    """A run that another process writes, in which this one takes part: what it says and makes is kept nowhere."""
+
+    def event(self, stage: str, kind: str, **values: Any) -> None:
+        """The other process says it."""
+
+    def sample(self, row: Mapping[str, Any]) -> None:
+        """The other process says it."""
+
+    def show(self, stage: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The other process says it."""
+
+    def rewind(self, stage: str, step: int) -> None:
+        """The other process does it."""
+
+    @contextmanager
+    def new_artifact(self, key: str, *, stage: str, meta: Mapping[str, Any]) -> Iterator[Path]:
+        """A folder that is removed when the block ends."""
+        with tempfile.TemporaryDirectory(prefix="truing-") as folder:
+            yield Path(folder)
+
+    @contextmanager
+    def new_checkpoint(self, step: int, *, stage_key: str, meta: Mapping[str, Any]) -> Iterator[Path]:
+        """A folder that is removed when the block ends."""
+        with tempfile.TemporaryDirectory(prefix="truing-") as folder:
+            yield Path(folder)
+
+    def prune(self, stage_key: str, keep: int, pinned: Set[int] = frozenset()) -> None:
+        """The other process does it."""
+
+    def discard_checkpoints(self, stage_key: str) -> None:
+        """The other process does it."""
+
+    def tidy(self, stage_key: str) -> None:
+        """The other process does it."""
+
+    def discard_artifact(self, key: str) -> None:
+        """The other process does it."""
 
 
 def _locked(path: Path) -> FileLock:

@@ -1,4 +1,4 @@
-"""The engine of one process: fp32 master weights, compute in the model's dtype, AdamW."""
+"""The engine that keeps a model whole in each process: fp32 master weights, compute in the model's dtype, AdamW."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from truing.compute import ForestStatistics, Role
 from truing.compute.attention import ForestLayout
 from truing.compute.head import Head, token_logprobs, token_statistics
 from truing.compute.lean import keep_less
+from truing.compute.ranks import ALONE, Ranks
 from truing.compute.rounding import round_into, rounded
 from truing.errors import GuardError, MissingError
 from truing.models import Loaded, is_adapted
@@ -40,6 +41,8 @@ class LocalEngine:
 
     trainable: False for an engine that only scores and keeps no masters.
     dtype: what to compute in; none: the dtype in which the model was loaded.
+    ranks: the processes that train it together. Each has all of it, begins with the first one's masters, and takes the
+    same steps, since the gradients that they gathered are added up before each.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class LocalEngine:
         checkpointing: bool = False,
         trainable: bool = True,
         dtype: torch.dtype | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.loaded = loaded
+        self._ranks = ranks
         self.model = loaded.model
         self.device = next(self.model.parameters()).device
         self._adapted = is_adapted(self.model)
@@ -60,6 +65,7 @@ class LocalEngine:
         self._reference_masters: dict[str, Tensor] = {}
         self._average: dict[str, Tensor] = {}
         self._decay = 1.0
+        self._added_up = False
         if not trainable:
             self.model.requires_grad_(False)
         self._weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -72,6 +78,7 @@ class LocalEngine:
         if self.device.type == "cuda" and dtype not in (None, torch.float32):
             demand_parity(self._whole(), dtype)  # once more, as it will compute: another width has another kernel
         self._longest = longest_exact(self.model.config)
+        ranks.copy_first([master.data for master in self._masters.values()])
         self._renew_compute_weights()
         for name, weight in self._weights.items():
             if self._masters[name] is not weight:
@@ -228,6 +235,7 @@ class LocalEngine:
     @contextmanager
     def moved(self, rate: float) -> Iterator[None]:
         """Within it the masters stand `rate` times the gathered gradient further on, and gathering begins anew."""
+        self._add_up()
         slopes = self.gradients()
         before = {name: self._masters[name].detach().clone() for name in slopes}
         with torch.no_grad():
@@ -263,7 +271,8 @@ class LocalEngine:
         return float(norm)
 
     def demand_finite_gradient(self) -> Tensor:
-        """The norm of the gathered gradient. Raises GuardError, and forgets the gradient, where it is not finite."""
+        """The norm of all ranks' gradient. Raises GuardError, and forgets the gradient, where it is not finite."""
+        self._add_up()
         norm = torch.nn.utils.get_total_norm([m.grad for m in self._masters.values() if m.grad is not None])
         if not torch.isfinite(norm):
             self.discard()
@@ -273,13 +282,19 @@ class LocalEngine:
     def discard(self) -> None:
         """Forgets all gradients gathered since the last step."""
         self._optimizer.zero_grad(set_to_none=True)
+        self._added_up = False
 
     def gradients(self) -> dict[str, Tensor]:
         """Gradients gathered since the last step, by weight name."""
         return {name: m.grad for name, m in self._masters.items() if m.grad is not None}
 
     def save_model(self, folder: Path) -> None:
-        """A `save_pretrained` or PEFT folder with tokenizer: of the masters, or of their running mean if kept."""
+        """A `save_pretrained` or PEFT folder with tokenizer: of the masters, or of their running mean if kept.
+
+        Of several ranks the first one writes, here and in `save_state`.
+        """
+        if self._ranks.rank:
+            return
         demand_finite(self._masters | self._average, "the weights to be saved")
         state = {name: weight.detach() for name, weight in self.model.state_dict().items()}
         source = self._average or self._masters
@@ -299,6 +314,8 @@ class LocalEngine:
 
     def save_state(self, folder: Path) -> None:
         """Masters, what is kept beside them, optimizer state and RNG in `folder`, as safetensors."""
+        if self._ranks.rank:
+            return
         tensors = {f"master.{name}": master.detach() for name, master in self._masters.items()}
         for name, master in self._masters.items():
             for key, value in self._optimizer.state[master].items():
@@ -327,6 +344,19 @@ class LocalEngine:
                 kind, name = key.removeprefix("optimizer.").split(".", 1)
                 self._optimizer.state[self._masters[name]][kind] = value.to(self.device)
         self._renew_compute_weights()
+
+    def _add_up(self) -> None:
+        """Puts the sum over the ranks into the masters' gradients, once a step, where any of them has one."""
+        if self._ranks.count == 1 or self._added_up:
+            return
+        self._added_up = True
+        masters = list(self._masters.values())
+        having = torch.tensor([float(master.grad is not None) for master in masters])
+        self._ranks.add_up([having])
+        for master, ranks in zip(masters, having.tolist(), strict=True):
+            if ranks and master.grad is None:
+                master.grad = torch.zeros_like(master)
+        self._ranks.add_up([master.grad for master in masters if master.grad is not None])
 
     def _whole(self) -> Any:
         """The model, inside of its adapter where it has one."""
