@@ -40,5 +40,5 @@ def counted(found: Mapping[str, Mapping[str, int]], mutations: Mapping[str, str]
         signal = "SIGTERMs" if name.endswith("-stopped") else "SIGKILLs"
         sums[f"{signal} in all"] += one["kills"]
         if signal == "SIGKILLs":
-            sums.update({f"SIGKILLs in {place}": one[place] for place in one.keys() - {"runs", "kills"}})
+            sums.update({f"SIGKILLs in {place}": one[place] for place in sorted(one.keys() - {"runs", "kills"})})
     return {**sums, "mutations of the product that were noticed": len(mutations)}

@@ -17,7 +17,7 @@ import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from truing import cli, formats
-from truing.store import Run
+from truing.store import Run, StoreWarning
 
 TRUING = [sys.executable, "-m", "truing.cli"]
 ANSI = "\x1b["
@@ -244,6 +244,24 @@ def test_plan_tells_that_no_row_would_be_left(here: Path, truing: Any) -> None:
 def test_held_out_accuracy_is_told_beside_the_verdict(here: Path, truing: Any) -> None:
     done = truing("run", "recipe.toml", "--out", "o")
     assert re.search(r"^preference: held-out accuracy \d+ % \[\d+, \d+\] on \d+ comparisons$", done.out, re.MULTILINE)
+
+
+def test_damage_is_gone_around_with_a_warning_or_stops_if_that_is_wanted(here: Path, truing: Any) -> None:
+    assert truing("run", "recipe.toml", "--out", "o").code == 0
+    (weights,) = (here / "o").glob("checkpoint-*/model.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    before = {path: path.stat().st_mtime_ns for path in here.rglob("*") if path.suffix in (".safetensors", ".json")}
+    strict = truing("run", "recipe.toml", "--out", "o", "--strict")
+    assert strict.code == 74
+    assert re.search(r"model\.safetensors: its content is not what was written: --strict stops here", strict.err)
+    assert "without it, it is set aside as" in strict.err
+    for path in ((path) for path in before if path.name != "run.json"):
+        assert path.stat().st_mtime_ns == before[path], f"{path} was changed"
+    with pytest.warns(StoreWarning, match="it is set aside as"):
+        assert truing("run", "recipe.toml", "--out", "o").code == 0
+    assert weights.read_bytes() == whole
+    assert "its content is not what was written" in (here / "o" / "report.html").read_text()
 
 
 def test_a_share_that_holds_nothing_out_is_told(here: Path, truing: Any) -> None:

@@ -574,8 +574,7 @@ def test_the_seconds_of_a_stage_are_those_of_all_its_sessions(
                 go(recipe, tmp_path / "run")
         finally:
             undo()
-        lines = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
-        events = [json.loads(line) for line in lines]
+        events = list(Run.read(tmp_path / "run").events())
         events[-1]["time"] += 100  # as if the session had gone on so long
         (tmp_path / "run" / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     (end,) = go(recipe, tmp_path / "run").events(kind="end")
@@ -618,6 +617,8 @@ def test_a_damaged_checkpoint_of_an_earlier_stage_is_made_again_to_the_same_bits
     assert (tiny_model.weights_hash(first), tiny_model.weights_hash(last)) == hashes
     assert [e["step"] for e in tiny_model.step_events(run, "sft")] == list(range(1, 6))
     assert [c.step for c in run.checkpoints()] == [5, 15]
+    (told,) = run.events("sft", "warning")
+    assert "set aside" in told["message"]
 
 
 def test_rows_that_a_later_objective_cannot_use_are_told_before_anything_trains(

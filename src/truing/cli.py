@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +35,7 @@ out = Console(highlight=False)
 
 
 @app.command
-def run(recipe: Path, *overrides: str, out: Path | None = None, json: Json = False) -> None:
+def run(recipe: Path, *overrides: str, out: Path | None = None, strict: bool = False, json: Json = False) -> None:
     """Run a recipe; run it again to go on where it stopped.
 
     Parameters
@@ -45,11 +46,14 @@ def run(recipe: Path, *overrides: str, out: Path | None = None, json: Json = Fal
         Settings as key=value, such as preference.learning_rate=1e-6 or data.path=prefs.jsonl.
     out
         Run folder; by default runs/NAME-HASH, where the hash changes with the settings.
+    strict
+        Stop where something stored is damaged, instead of warning, going back to what is sound and making it again.
     """
-    from truing import pipeline
+    from truing import pipeline, store
 
     read = pipeline.read_recipe(recipe, overrides)
-    folder = pipeline.run_recipe(read, recipe_text=recipe.read_text(encoding="utf-8"), out=out)
+    with store.strict() if strict else nullcontext():
+        folder = pipeline.run_recipe(read, recipe_text=recipe.read_text(encoding="utf-8"), out=out)
     _print_run(folder, json)
 
 

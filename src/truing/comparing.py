@@ -28,7 +28,7 @@ from truing.stages.arranging import judged_rows
 from truing.stages.preference import Preference
 from truing.stages.sft import Sft, arranged
 from truing.stages.training import render_rows
-from truing.store.files import write_atomic
+from truing.store.files import make_folders, write_atomic
 
 BUDGET = "budget.json"
 MOST_EPOCHS = 3
@@ -147,7 +147,7 @@ def _steps(budget: str, data: str, model: str, batch: int, out: Path) -> int:
     seconds = amount * {"s": 1, "m": 60, "h": 3600}[unit]
     one = _step_seconds(data, model, batch)
     steps = max(1, int(seconds / one))
-    out.mkdir(parents=True, exist_ok=True)
+    make_folders(out)
     write_atomic(kept, json.dumps({**asked, "seconds_per_step": one, "steps": steps}).encode())
     return steps
 

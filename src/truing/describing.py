@@ -21,6 +21,7 @@ from truing.report.metrics import Metric, metric
 from truing.signatures import asks_for, setting_words, settings_of
 from truing.stages.arranging import Judged
 from truing.stages.asking import Case, ask
+from truing.store.files import write_atomic
 from truing.tensors import Logprobs, Scores
 
 UNIT: dict[Kind, str] = {
@@ -130,9 +131,9 @@ def markdown(name: str) -> str:
 def write_pages(folder: Path) -> None:
     """A page for each objective, and a table of all."""
     for name in OBJECTIVES:
-        (folder / f"{name}.md").write_text(markdown(name), encoding="utf-8")
+        write_atomic(folder / f"{name}.md", markdown(name))
     words = "# Objectives\n\nMade by `make docs` from the signatures and docstrings of the objectives.\n\n"
-    (folder / "README.md").write_text(words + table() + "\n", encoding="utf-8")
+    write_atomic(folder / "README.md", words + table() + "\n")
 
 
 def table() -> str:

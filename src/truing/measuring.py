@@ -33,6 +33,7 @@ from truing.stages.preference import Preference
 from truing.stages.sample import Contrast, Sample, preferred, to_prefer
 from truing.stages.score import ScoreAnswers
 from truing.stages.training import LOOKED_AT, Training, largest_forest, step_count, step_rows
+from truing.store import disk
 
 EPOCHS = 2
 """Passes of a probe over its rows, each of a long and a short step. The first step of all warms up."""
@@ -151,7 +152,7 @@ class _Measured:
             spec = self.recipe.model_dump(mode="json", include={"seed", "device", "precision", "chat_template"})
             spec |= {"use": self.planned.use, "source": self.source, "models": inputs}
             spec |= {"settings": settings.model_dump(mode="json")}
-            (folder / "spec.json").write_text(json.dumps(spec))
+            disk.write(folder / "spec.json", json.dumps(spec).encode())
             said = probing.run(folder, f"{self.planned.name}: {budget:,} tokens at once")
         shape = Shape.of(models.read_config(self.source))
         works = _works(rows, settings, self.recipe.seed, shape, range(1, step_count(len(rows), settings) + 1))

@@ -8,13 +8,14 @@ import platform
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 import torch
@@ -33,7 +34,7 @@ from truing.stages import stage
 from truing.stages.context import Context, Groups, Judges, Model, Stop
 from truing.stages.rollouts import forget
 from truing.stages.training import peak_memory
-from truing.store import Artifact, Run
+from truing.store import Artifact, Run, StoreWarning
 
 __all__ = ["Planned", "Recipe", "check", "last_verdict", "make_recipe", "plan", "read_recipe", "run_recipe"]
 
@@ -123,9 +124,34 @@ def _walk(
             chat_template=Path(recipe.chat_template) if recipe.chat_template else None,
             stop=stop,
         )
-        artifact = _run_stage(context, stage_plan, made)
+        with _damage_told(context):
+            artifact = _run_stage(context, stage_plan, made)
         first_step += int(artifact.meta.get("steps", 0))
         made |= _made(run, artifact)
+
+
+@contextmanager
+def _damage_told(context: Context) -> Iterator[None]:
+    """What the store finds damaged stands in the report too, not on the terminal alone."""
+    shown = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        shown(message, category, filename, lineno, file, line)
+        if isinstance(message, StoreWarning):
+            context.event("warning", message=str(message))
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
 
 
 def _demand_outside(planned: Sequence[Planned], folder: Path) -> None:

@@ -30,7 +30,7 @@ from truing.signatures import validated
 from truing.stages import settings_type, stage
 from truing.stages.context import Context, Groups, Model
 from truing.stages.training import peak_memory
-from truing.store import Run
+from truing.store import Run, disk
 
 
 def run(folder: Path, what: str) -> Any:
@@ -129,7 +129,7 @@ def _probe(folder: Path) -> None:
         decided = [event["on"] for event in run.events("probe", "checkpointing")]
     found = {"seconds": watch.seconds, "reference": watch.reference, "loading": watch.loading, "training": _peak()}
     found["checkpointing"] = decided[-1] if decided else bool(settings.checkpointing)
-    (folder / "measured.json").write_text(json.dumps(found))
+    disk.write(folder / "measured.json", json.dumps(found).encode())
 
 
 if __name__ == "__main__":

@@ -128,6 +128,7 @@ def test_a_few_bad_rows_do_not_change_the_format(tmp_path: Path) -> None:
             ],
             "a.jsonl:2: rejected: this column is missing; add it or drop the line; 1 of 2 rows have the format 'pref",
         ),
+        ([{"prompt": "a", "text": "b"}], "a.jsonl:1: no format fits a row with the columns prompt, text;"),
         ([{"prompt": "a"}, {"text": "b"}], "no format fits a row with the columns prompt;"),
         (
             [{"prompt": "a", "system": "b", "chosen": "c", "rejected": "d"}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
@@ -15,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from truing.errors import DataError, MissingError
-from truing.formats import BadRow, containers, content_hash, open_data, read_groups
+from truing.formats import BadRow, containers, content_hash, iter_groups, open_data, read_groups
 from truing.records import Group, assistant, user
 
 
@@ -188,3 +189,15 @@ def test_the_hub_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingError, match=r"hub:a/b: needs the package 'datasets'; pip install 'truing\[hub\]'"):
         open_data("hub:a/b")
+
+
+def test_a_table_that_breaks_off_gives_its_whole_rows_and_says_where(tmp_path: Path) -> None:
+    text = "prompt,completion\n" + "".join(f"q{n},a{n} {n * n * 7919 % 1_000_003}\n" for n in range(500))
+    packed = gzip.compress(text.encode(), mtime=0)
+    (tmp_path / "a.csv.gz").write_bytes(packed[: len(packed) // 2])
+    bad: list[str] = []
+    source = open_data(str(tmp_path / "a.csv.gz"))
+    found = list(iter_groups(source, max_bad=1, on_bad=lambda row: bad.append(str(row))))
+    assert 1 < len(found) < 500
+    (told,) = bad
+    assert f"a.csv.gz:{len(found) + 2}: the compressed file ends too early" in told

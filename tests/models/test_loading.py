@@ -11,13 +11,15 @@ import huggingface_hub.constants
 import pytest
 import tiny
 import torch
+from store.test_files import flip
 from transformers import AutoModelForCausalLM
 
 from truing import models
 from truing.compute.engine.local import LocalEngine
-from truing.errors import ConfigError, MissingError
+from truing.errors import ConfigError, MissingError, StorageError
 from truing.models.importing import convert
 from truing.packing import forest
+from truing.store.files import staged_folder
 
 CPU = torch.device("cpu")
 
@@ -145,6 +147,41 @@ def test_an_adapter_whose_base_is_an_adapter_is_refused(folder: Path, tmp_path: 
     (second / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(first)}))
     with pytest.raises(MissingError, match=r"its base .*first is an adapter too"):
         models.load(str(second), dtype=torch.float32, device=CPU)
+
+
+def committed(folder: Path, target: Path) -> Path:
+    """A model folder as a run makes it."""
+    with staged_folder(target, kind="checkpoint", meta={}) as staged:
+        shutil.copytree(folder, staged, dirs_exist_ok=True)
+    return target
+
+
+def test_a_model_that_is_not_what_a_run_made_is_refused(folder: Path, tmp_path: Path) -> None:
+    made = committed(folder, tmp_path / "made")
+    models.load(str(made), dtype=torch.float32, device=CPU)
+    flip(made / "model.safetensors", 8 * (made / "model.safetensors").stat().st_size - 9)
+    with pytest.raises(StorageError, match=r"model\.safetensors: its content is not what was written: run its recipe"):
+        models.load(str(made), dtype=torch.float32, device=CPU)
+    (made / "manifest.json").write_text('{"name": "of another program"}')
+    models.load(str(made), dtype=torch.float32, device=CPU)
+
+
+def test_an_adapter_is_refused_on_another_base_than_its_own(folder: Path, tmp_path: Path) -> None:
+    made = adapter(folder, tmp_path / "adapter")
+    models.save_adapter_base(made)
+    models.load(str(made), dtype=torch.float32, device=CPU)
+    flip(folder / "model.safetensors", 8 * (folder / "model.safetensors").stat().st_size - 9)
+    models.content_hash.cache_clear()
+    with pytest.raises(StorageError, match=r"adapter: its base .* is not the model that it was trained on"):
+        models.load(str(made), dtype=torch.float32, device=CPU)
+
+
+def test_so_is_one_whose_base_in_the_run_is_damaged(folder: Path, tmp_path: Path) -> None:
+    base = committed(folder, tmp_path / "base")
+    made = adapter(base, tmp_path / "adapter")
+    flip(base / "model.safetensors", 8 * (base / "model.safetensors").stat().st_size - 9)
+    with pytest.raises(StorageError, match=r"base/model\.safetensors: its content is not what was written"):
+        models.load(str(made), dtype=torch.float32, device=CPU)
 
 
 def test_a_run_that_is_not_there_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -383,6 +384,28 @@ def test_a_model_card_may_be_edited_and_nothing_else(tmp_path: Path) -> None:
     assert verify_folder(tmp_path / "made") == []
     (tmp_path / "made" / "inner" / "README.md").write_text("edited")
     assert len(verify_folder(tmp_path / "made")) == 1
+
+
+def test_a_file_that_cannot_be_read_is_damage_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = commit(tmp_path / "made")
+
+    def unreadable(path: Path) -> str:
+        raise StorageError(f"{path}: Input/output error")
+
+    monkeypatch.setattr("truing.store.files.sha256_file", unreadable)
+    assert verify_folder(folder)[1:] == [f"{folder / 'weights'}: Input/output error"]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_the_system_refuses_in_the_folder_is_told_and_what_it_refuses_elsewhere_is_left(
+    tmp_path: Path, inside: bool
+) -> None:
+    place = f".tmp-{os.getpid()}-made/weights" if inside else "elsewhere"
+    expected = pytest.raises(StorageError if inside else OSError, match="Input/output error")
+    with expected as caught, staged_folder(tmp_path / "made", kind="test", meta={}):
+        raise OSError(errno.EIO, "Input/output error", str(tmp_path / place))
+    assert isinstance(caught.value, StorageError) == inside
+    assert names(tmp_path) == []
 
 
 def test_swapped_manifests_are_found(tmp_path: Path) -> None:

@@ -120,7 +120,10 @@ def test_an_adapter_on_a_model_of_the_run_is_not_kept_for_it_would_come_to_stand
     with opened(tmp_path / "run") as run:
         finished(run, 1, "old", adapter_of=tmp_path / "run" / "checkpoint-0")
         finished(run, 2, "old", adapter_of=tmp_path / "elsewhere")
-        assert [path.name for path in run.supersede(set())] == ["checkpoint-2.superseded-1"]
+        finished(run, 3, "old", adapter_of=tmp_path / "elsewhere")
+        flip(run.path / "checkpoint-3" / "adapter_config.json", 7)  # no UTF-8 any more
+        aside = [path.name for path in run.supersede(set())]
+        assert aside == ["checkpoint-2.superseded-1", "checkpoint-3.superseded-1"]
         assert not [name for name in names(run.path) if name.startswith("checkpoint-1")]
 
 
@@ -289,6 +292,13 @@ def test_a_torn_event_is_left_out_and_not_glued_to_the_next(tmp_path: Path) -> N
     with opened(tmp_path / "run") as run:
         run.event("sft", "step", step=2)
         assert [event["step"] for event in run.events()] == [1, 2]
+
+
+def test_samples_that_are_shown_again_stand_once_and_those_of_others_stay(run: Run) -> None:
+    run.sample({"stage": "other"})
+    for _ in range(2):
+        run.show("evaluate", [{"number": 1}, {"number": 2}])
+    assert list(run.samples()) == [{"stage": "other"}, *({"stage": "evaluate", "number": n} for n in (1, 2))]
 
 
 def test_rewind_drops_what_is_beyond_the_step_and_only_of_that_stage(run: Run) -> None:
@@ -517,6 +527,17 @@ def test_prune_keeps_the_last_ones_and_the_pinned_and_those_of_others(run: Run) 
     assert steps(run) == [1, 3, 5, 6]
 
 
+def test_tidying_removes_what_no_artifact_of_a_finished_stage_stands_for(run: Run) -> None:
+    save(run, 1)
+    save(run, 2)
+    save(run, 3, stage_key="key-1")
+    save(run, 4, stage_key="keys")
+    with run.new_artifact("key", stage="sft", meta={"model": "checkpoint-2"}):
+        pass
+    run.tidy("key")
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 4]
+
+
 def test_prune_never_takes_the_newest_that_verifies(tmp_path: Path) -> None:
     with opened(tmp_path / "run") as run:
         for step in (1, 2, 3, 4):
@@ -529,3 +550,24 @@ def test_prune_never_takes_the_newest_that_verifies(tmp_path: Path) -> None:
         save(run, 5)
         run.prune("key", 0)
         assert steps(run) == [5]
+
+
+def test_the_samples_of_a_stage_are_shown_anew_and_those_of_others_stay(run: Run) -> None:
+    run.sample({"stage": "other", "n": 0})
+    for numbers in ((1, 2), (3,)):
+        run.show("sft", [{"n": n} for n in numbers])
+    assert list(run.samples()) == [{"stage": "other", "n": 0}, {"stage": "sft", "n": 3}]
+
+
+def test_what_a_stage_needs_no_more_is_removed_and_nothing_else(run: Run) -> None:
+    for step, key in ((1, "key-member"), (2, "key"), (3, "key"), (4, "other")):
+        save(run, step, stage_key=key)
+    with run.new_artifact("key", stage="sft", meta={"model": "checkpoint-3"}):
+        pass
+    make(run, "key-part")
+    run.discard_artifact("key-part")
+    assert [artifact.key for artifact in run.artifacts()] == ["key"]
+    run.tidy("key")
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [3, 4]
+    run.discard_checkpoints("other")
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [3]

@@ -22,10 +22,13 @@ from truing.models.finite import demand_finite
 from truing.models.parity import demand_parity, refusal
 from truing.models.quantised import Bits, quantise
 from truing.models.quiet import quiet_libraries
+from truing.models.saving import saving
 from truing.rendering import Renderer
-from truing.store.files import MANIFEST, read_manifest, sha256_file
+from truing.store import disk
+from truing.store.files import MANIFEST, is_committed, read_manifest, sha256_file, verify_folder
 
 ADAPTER_FILE = "adapter_config.json"
+BASE_FILE = "adapter_base.json"
 _CONVERT = "if its weights are *.bin, convert them once: truing import {} --to NEW, and use the folder NEW"
 DECIDING = (
     "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*.jinja"
@@ -208,6 +211,7 @@ def load(
 
     A model for which that would give other log-probabilities than its own forward pass is refused.
     """
+    _demand_sound(weights_of(source))
     config = read_config(source)
     _refuse_other_layers(config)
     _refuse_scaled_logits(config)
@@ -235,7 +239,7 @@ def load(
 
 def save_in_full(loaded: Loaded, folder: Path) -> None:
     """All weights in their dtype, configuration, tokenizer and chat template, as transformers loads them."""
-    with quiet_libraries():
+    with saving(loaded.model.state_dict().values(), folder):
         loaded.model.save_pretrained(folder)
         loaded.renderer.tokenizer.save_pretrained(folder)
 
@@ -266,6 +270,8 @@ def put_adapter(model: Any, source: str, *, trainable: bool) -> Any:
     """The model with the adapter of a folder on it, which may be trained on, or not."""
     from peft import PeftConfig, PeftModel
 
+    _demand_sound(source)
+    _demand_own_base(source)
     about = PeftConfig.from_pretrained(source)
     about.task_type = None  # an adapter of a language model may be the start of a reward model
     with quiet_libraries():
@@ -302,6 +308,26 @@ def _read_weights(source: str, config: Any, dtype: torch.dtype, outputs: int) ->
         for weight in model.parameters():  # not model.to(dtype): rotary frequencies do not survive bf16
             weight.data = rounded(weight.data, dtype)
     return model
+
+
+def _demand_sound(source: str) -> None:
+    """Refuses what a run made and is no longer what it made."""
+    problems = verify_folder(Path(source)) if is_committed(Path(source)) else []
+    if problems:
+        raise StorageError(f"{'; '.join(problems)}: run its recipe again, which makes it anew")
+
+
+def _demand_own_base(source: str) -> None:
+    """Refuses an adapter whose base is another one now."""
+    known, base = Path(source) / BASE_FILE, weights_of(source)
+    if known.is_file() and json.loads(known.read_bytes())["content_hash"] != content_hash(base):
+        raise StorageError(f"{source}: its base {base} is not the model that it was trained on: put that back")
+
+
+def save_adapter_base(folder: Path) -> None:
+    """Writes beside an adapter what its base was, for a name or a folder may come to stand for another model."""
+    known = {"content_hash": content_hash(weights_of(str(folder)))}
+    disk.write(folder / BASE_FILE, json.dumps(known).encode())
 
 
 def weights_of(source: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from truing.errors import MissingError
 from truing.models.quiet import quiet_libraries
+from truing.models.saving import saving
 from truing.store.cache import cache_folder, cached
 from truing.store.files import sha256_file
 
@@ -53,6 +54,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.hf_quantizer = None
     model.is_quantized = False
     model.config._name_or_path = HUB_ID
-    with quiet_libraries():
-        model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(torch.bfloat16)
+    with saving(model.state_dict().values(), folder):
+        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

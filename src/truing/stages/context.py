@@ -23,7 +23,7 @@ from truing.models.quantised import Bits
 from truing.progress import Reporter
 from truing.records import Group
 from truing.scoring.score import Tools, Writer
-from truing.store import Run, hash_of
+from truing.store import Run, disk, hash_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,4 +215,4 @@ class Context:
 
 def write_json(path: Path, value: Any) -> None:
     """Plain values as indented JSON."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False))
+    disk.write(path, json.dumps(value, indent=1, ensure_ascii=False).encode())

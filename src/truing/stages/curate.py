@@ -22,6 +22,7 @@ from truing.records import Group, to_json
 from truing.scoring.score import FileName
 from truing.signatures import Count, Fraction, Settings
 from truing.stages.context import Context, Groups, write_json
+from truing.store import disk
 
 FILE = "groups.jsonl"
 REFUSED = "refused.jsonl"
@@ -123,7 +124,7 @@ def curate(context: Context, settings: Curate, data: Groups, held_out: Groups | 
     with context.output({"groups": FILE, "curation": FINDINGS, "steps": 0}) as folder:
         formats.write_data(kept, folder / FILE, format="group")
         lines = [orjson.dumps(_refused(groups, refusal)) + b"\n" for refusal in sorted(refusals)]
-        (folder / REFUSED).write_bytes(b"".join(lines))
+        disk.write(folder / REFUSED, b"".join(lines))
         write_json(folder / FINDINGS, findings(groups, kept, refusals, counts, warnings))
 
 

@@ -26,6 +26,7 @@ from truing.stages.online_settings import Online
 from truing.stages.play import Play
 from truing.stages.rollouts import forget, prompts_of
 from truing.stages.training import load_trainable, save_checkpoint, updates
+from truing.store import disk
 
 
 def online(
@@ -138,7 +139,7 @@ class Learnt:
         """Both."""
         self.policy.save_state(folder)
         if self.critic is not None:
-            (folder / "critic").mkdir()
+            disk.make_folder(folder / "critic")
             self.critic.save_state(folder / "critic")
 
     def load_state(self, folder: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from truing import __version__
 from truing.compute import Engine
+from truing.models.saving import save_tensors
 from truing.packing import pack
 from truing.reductions import scored_tokens
 from truing.rendering import Row
@@ -61,7 +62,7 @@ class Cached:
         key = hash_of(model_key, tokens, engine.arithmetic, torch.__version__, __version__)
 
         def make(folder: Path) -> None:
-            save_file({"token": _score(context, engine, rows, start, budget)}, folder / "reference.safetensors")
+            save_tensors({"token": _score(context, engine, rows, start, budget)}, folder / "reference.safetensors")
 
         folder = cached(cache_folder("reference") / key, kind="reference", meta={"model": model_key}, make=make)
         return cls(load_file(folder / "reference.safetensors")["token"], start)

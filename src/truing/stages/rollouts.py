@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from truing import formats
 from truing.blending import prompt_hash
 from truing.errors import DataError
+from truing.models.saving import save_tensors
 from truing.packing import pack
 from truing.records import Completion, Group
 from truing.reductions import scored_tokens
@@ -152,7 +153,7 @@ def kept(context: Context, number: int, renderer: Renderer, make: Callable[[], R
                 alone = [replace(row, completions=(one,)) for row, one in zip(made.groups, made.rival, strict=True)]
                 formats.write_data(alone, folder / RIVAL, format="group")
             apart = {} if made.deviation is None else {APART: made.deviation}
-            save_file({**made.read, **apart}, folder / READ)
+            save_tensors({**made.read, **apart}, folder / READ)
         return made
     groups = formats.read_groups(done.path / FILE, format="group")
     path = done.path / RIVAL

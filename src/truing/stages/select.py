@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from truing.selection.diversity import Choice, Vectors, best_first, centred, mos
 from truing.signatures import Count, Settings
 from truing.stages.context import Context, Groups, Judges, Model, write_json
 from truing.stages.score import in_order, scores_of
+from truing.store import disk
 
 PART = 256
 """Rows whose embeddings are kept on disk together: what an interruption loses at most."""
@@ -188,7 +190,9 @@ def _part(context: Context, embed: Callable[[], Embed], groups: Sequence[Group],
     if done is None:
         vectors = embed()(groups)
         with context.output({"rows": len(groups)}, part=key) as folder:
-            np.save(folder / VECTORS, vectors)
+            content = io.BytesIO()
+            np.save(content, vectors)
+            disk.write(folder / VECTORS, content.getvalue())
         done = context.run.artifact(f"{context.key}-{key}")
         assert done is not None, "it was just made"
     found: Vectors = np.load(done.path / VECTORS)

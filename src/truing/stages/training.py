@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, Self
 import psutil
 import torch
 from pydantic import Field, model_validator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from truing import __version__
@@ -21,16 +21,18 @@ from truing.compute import Engine
 from truing.compute.engine.local import LocalEngine
 from truing.costs import USABLE, Lengths, Load, Shape, Weights, free_memory, memory_of, resident
 from truing.errors import ConfigError, DataError, GuardError, StorageError, by_reason
-from truing.models import Loaded, Scored, add_lora
+from truing.models import Loaded, Scored, add_lora, is_adapter, save_adapter_base
 from truing.models.precision import compute_dtype
 from truing.models.quantised import Bits, weight_count
 from truing.models.reward import add_prototypes
+from truing.models.saving import save_tensors
 from truing.packing import pack
 from truing.records import TEXT_ROLE, Group, written_by
 from truing.rendering import Renderer, Row, shorten
 from truing.signatures import Count, Fraction, NonNegative, Positive, Settings
 from truing.stages.context import Context, Groups, Model
 from truing.stages.merge import in_full
+from truing.store import disk
 from truing.tensors import Forest, Loss
 
 TooLong = Literal["drop", "cut_prompt", "error"]
@@ -473,10 +475,12 @@ def save_checkpoint(
     }
     with context.run.new_checkpoint(step, stage_key=context.key, meta=meta) as folder:
         engine.save_model(folder)
+        if is_adapter(str(folder)):
+            save_adapter_base(folder)
         if memory is not None:
-            (folder / "trainer").mkdir()
+            disk.make_folder(folder / "trainer")
             engine.save_state(folder / "trainer")
-            save_file({name: value.contiguous() for name, value in memory.items()}, folder / "trainer" / MEMORY)
+            save_tensors(memory, folder / "trainer" / MEMORY)
     if not finished:
         context.run.prune(context.key, settings.keep_checkpoints)
     return f"checkpoint-{step}"

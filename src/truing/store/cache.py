@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import platformdirs
 
 from truing.store.files import (
+    StoreWarning,
     clean_stale,
     discard,
     make_folders,
@@ -32,8 +34,10 @@ def cache_folder(*parts: str) -> Path:
 def cached(target: Path, *, kind: str, meta: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
     """`target` as it is if it verifies; else `make` fills it anew. Of two processes that race, the later one yields."""
     if target.exists():
-        if not verify_folder(target):
+        problems = verify_folder(target)
+        if not problems:
             return target
+        warnings.warn(StoreWarning("; ".join(problems), "it is made again"), stacklevel=2)
         discard(target)
     # Containers and machines may share a cache, where a process number that is dead here lives elsewhere.
     clean_stale(target.parent, older_than=_DAY)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from truing.errors import StorageError
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -76,10 +77,30 @@ def storage_errors(path: Path, needed: int = 0) -> Iterator[None]:
         raise refused(path, error, needed) from error
 
 
+@contextmanager
+def library_errors(path: Path, needed: int = 0) -> Iterator[None]:
+    """As `storage_errors`, for libraries that write by themselves and only cite the system in their exceptions."""
+    try:
+        with storage_errors(path, needed):
+            yield
+    except StorageError:
+        raise
+    except Exception as error:
+        if (cited := cited_error(error)) is None:
+            raise
+        raise refused(path, cited, needed) from error
+
+
+def cited_error(error: Exception) -> OSError | None:
+    """The system's error that a library of Rust cites in an exception of its own, if it does."""
+    said = re.search(r"os error (\d+)", str(error))
+    return OSError(int(said[1]), os.strerror(int(said[1]))) if said else None
+
+
 def refused(path: Path, error: OSError, needed: int = 0) -> StorageError:
     """The StorageError that says what the system refused, where, and what to do."""
     told = f"{path}: {error.strerror or error}"
-    if error.errno in FULL:
+    if error.errno in _FULL:
         amount = f" ({needed:,} bytes needed)" if needed else ""
         return StorageError(f"{told}{amount}: free some space, and the same command goes on from here")
     if error.errno in _FORBIDDEN:

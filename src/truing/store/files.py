@@ -14,6 +14,7 @@ import io
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,22 @@ _staging: set[Path] = set()
 
 class StoreWarning(UserWarning):
     """Something stored is damaged; it is left out, and the work is done again."""
+
+    def __init__(self, damage: object, way_out: str) -> None:
+        super().__init__(f"{damage}; {way_out}")
+        self.damage = str(damage)
+        self.way_out = way_out
+
+
+@contextmanager
+def strict() -> Iterator[None]:
+    """Damage stops, and nothing is done about it; without this it is warned of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StoreWarning)
+        try:
+            yield
+        except StoreWarning as seen:
+            raise StorageError(f"{seen.damage}: --strict stops here; without it, {seen.way_out}") from None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -185,7 +202,7 @@ def staged_folder(
     _staging.add(staged)
     try:
         disk.make_folder(staged)
-        with _full_disk_told(staged):
+        with _writing_told(staged):
             yield staged
         write_manifest(staged, kind=kind, meta=meta)
         commit(staged, target)
@@ -259,6 +276,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def is_committed(folder: Path) -> bool:
+    """Whether a folder's manifest.json, if it has one, looks like ours; other programs have files of that name."""
+    path = folder / MANIFEST
+    return path.is_file() and read_bytes(path).startswith(b'{\n "format": ')
+
+
 def verify_sizes(folder: Path) -> list[str]:
     """What is wrong with a committed folder as far as names and sizes tell. Files it does not list are no matter."""
     try:
@@ -327,14 +350,14 @@ def _settle(target: Path) -> None:
 
 
 @contextmanager
-def _full_disk_told(folder: Path) -> Iterator[None]:
-    """Libraries that write weights have exceptions of their own for a full disk; only their words are the system's."""
+def _writing_told(folder: Path) -> Iterator[None]:
+    """What the system refuses within this folder, to whomever; a block may also fail to read what lies elsewhere."""
     try:
         yield
     except StorageError:
         raise
     except Exception as error:
-        for code in disk.FULL:
-            if os.strerror(code) in str(error):
-                raise disk.refused(folder, OSError(code, os.strerror(code))) from error
-        raise
+        refusal = error if isinstance(error, OSError) else disk.cited_error(error)
+        if refusal is None or not Path(refusal.filename or folder).is_relative_to(folder):
+            raise
+        raise disk.refused(Path(refusal.filename or folder), refusal) from error

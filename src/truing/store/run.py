@@ -184,7 +184,7 @@ class Run:
         for path in (*(artifact.path for artifact in artifacts), *(checkpoint.path for checkpoint in checkpoints)):
             if path not in finished:
                 discard(path)
-        aside = [_put_aside(path, "superseded") for path in finished]
+        aside = [_put_aside(path, _name_aside(path, "superseded")) for path in finished]
         # Events go last: they tell whose the samples are.
         for journal in (self._samples, self._events):
             journal.drop(lambda row: row.get("stage") in stages)
@@ -257,7 +257,7 @@ class Run:
                     continue
                 _demand_sound(verify_folder(path))
             except StorageError as error:
-                warnings.warn(f"{error}; the checkpoint before it is taken", StoreWarning, stacklevel=2)
+                warnings.warn(StoreWarning(error, "the checkpoint before it is taken"), stacklevel=2)
                 continue
             self._trust(path)
             return checkpoint
@@ -327,10 +327,11 @@ class Run:
 
     def _set_aside(self, path: Path, error: StorageError) -> None:
         if self._lock is None:
-            warnings.warn(f"{error}; it is left out", StoreWarning, stacklevel=3)
+            warnings.warn(StoreWarning(error, "it is left out"), stacklevel=3)
             return
-        aside = _put_aside(path, "damaged")
-        warnings.warn(f"{error}; it is set aside as {aside.name} and made again", StoreWarning, stacklevel=3)
+        aside = _name_aside(path, "damaged")
+        warnings.warn(StoreWarning(error, f"it is set aside as {aside.name} and made again"), stacklevel=3)
+        _put_aside(path, aside)
 
     def _checkpoint_folders(self) -> list[Path]:
         paths = [path for path in self.path.glob("checkpoint-*") if re.fullmatch("checkpoint-[0-9]+", path.name)]
@@ -355,7 +356,7 @@ def _locked(path: Path) -> FileLock:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            who = holder.read_text() if holder.exists() else "unknown"
+            who = holder.read_text(errors="replace") if holder.exists() else "unknown"
             raise ConfigError(f"{path}: in use by process {who}: wait for it, or choose another --out") from None
         try:
             write_atomic(holder, f"{os.getpid()} on {platform.node()}")
@@ -388,11 +389,15 @@ def _state(folder: Path) -> tuple[Any, ...]:
     return (folder, manifest["sha256"], *((folder / name).stat().st_mtime_ns for name in manifest["files"]))
 
 
-def _put_aside(path: Path, why: str) -> Path:
-    """Gives a file or folder a free name that nothing looks for."""
+def _name_aside(path: Path, why: str) -> Path:
+    """A free name for a file or folder, which nothing looks for."""
     number = 1
     while (aside := path.with_name(f"{path.stem}.{why}-{number}{path.suffix}")).exists():
         number += 1
+    return aside
+
+
+def _put_aside(path: Path, aside: Path) -> Path:
     disk.rename(path, aside)
     disk.sync(path.parent)
     return aside
@@ -403,7 +408,10 @@ def _stands_on(folder: Path, run: Path) -> bool:
     config = folder / "adapter_config.json"
     if not config.is_file():
         return False
-    base = json.loads(read_bytes(config)).get("base_model_name_or_path", "")
+    try:
+        base = json.loads(read_bytes(config)).get("base_model_name_or_path", "")
+    except (ValueError, AttributeError):  # damaged, and nothing that could come to stand on another model
+        return False
     return Path(base).resolve().is_relative_to(run.resolve())
 
 
@@ -432,7 +440,7 @@ def _readable(paths: Iterable[Path], read: Callable[[Path], Stored]) -> list[Sto
         try:
             found.append(read(path))
         except StorageError as error:
-            warnings.warn(f"{error}; it is left out", StoreWarning, stacklevel=3)
+            warnings.warn(StoreWarning(error, "it is left out"), stacklevel=3)
     return found
 
 

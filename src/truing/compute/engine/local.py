@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -26,6 +26,7 @@ from truing.models.parity import demand_parity, longest_exact, too_long
 from truing.models.quantised import bits_of
 from truing.models.quiet import quiet_libraries
 from truing.models.reward import first_output, head_of, is_reward, language_head, prototypes_of, readout, wide
+from truing.models.saving import save_tensors, saving
 from truing.rendering import Renderer
 from truing.tensors import Forest, Logprobs, PerToken, Scores
 
@@ -289,7 +290,7 @@ class LocalEngine:
                 state[name] = masters[weight]
         if is_reward(self._whole().config):
             state = first_output(state)
-        with quiet_libraries():
+        with saving(state.values(), folder):
             self.model.save_pretrained(folder, state_dict=state)
             if not self._adapted:  # save_pretrained wrote the compute dtype, and the masters are wider
                 self.model.config.dtype = next(iter(self._masters.values())).dtype
@@ -306,7 +307,7 @@ class LocalEngine:
         tensors |= {f"average.{name}": mean for name, mean in self._average.items()}
         demand_finite(tensors, "the state of training to be saved")
         tensors["rng.torch"] = torch.get_rng_state()
-        save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "state.safetensors")
+        save_tensors(tensors, folder / "state.safetensors")
 
     def load_state(self, folder: Path) -> None:
         """What `save_state` wrote, to the same bits."""
