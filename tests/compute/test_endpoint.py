@@ -188,6 +188,8 @@ def test_the_key_is_read_from_the_environment_and_not_kept(monkeypatch: pytest.M
 
 
 class _Reply:
+    length = 0
+
     def __enter__(self) -> _Reply:
         return self
 

@@ -128,9 +128,11 @@ class Endpoint(Settings):
     def _once(self, request: urllib.request.Request) -> dict[str, Any]:
         try:
             with _http.open(request, timeout=self.timeout) as reply:
-                said = reply.read(LONGEST + 1)
+                said, missing = reply.read(LONGEST + 1), reply.length
             if len(said) > LONGEST:
                 raise ValueError(f"the reply is longer than {LONGEST >> 20} MiB")
+            if missing:  # a read of so many bytes does not say that fewer came
+                raise http.client.IncompleteRead(said, missing)
             return dict(json.loads(self._hidden(said.decode()))["choices"][0])
         except urllib.error.HTTPError as error:
             with error:
