@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from truing.errors import ConfigError, DataError
 from truing.models import unpickling
-from truing.store.files import staged_folder
+from truing.store import disk
+from truing.store.files import make_folders, staged_folder
 
 PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin", "adapter_model.bin")
 """Weights by the names that transformers and PEFT gave them; pickles of optimizers and the like stay behind."""
@@ -39,8 +39,8 @@ def convert(source: Path, target: Path) -> list[str]:
         _unpickle([(file, folder / names[file.name]) for file in pickles])
         for file in sorted({file for pattern in COPIED for file in source.glob(pattern)}):
             place = folder / file.relative_to(source)
-            place.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, place)
+            make_folders(place.parent)
+            disk.write(place, file.read_bytes())
         _write_index(folder, names)
     return list(names.values())
 
@@ -80,5 +80,5 @@ def _write_index(folder: Path, names: dict[str, str]) -> None:
     if old.exists():
         index = json.loads(old.read_text())
         index["weight_map"] = {name: names[file] for name, file in index["weight_map"].items()}
-        (folder / NEW_INDEX).write_text(json.dumps(index, indent=2))
-        old.unlink()
+        disk.write(folder / NEW_INDEX, json.dumps(index, indent=2).encode())
+        disk.remove(old)
