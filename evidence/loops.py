@@ -61,15 +61,15 @@ class Size(reviews.Size):
     self_play: of SPIN, games: of APO. best_of: answers of which the best is SPIN's data.
     """
 
-    openings: int = 300
+    openings: int = 200
     seeds: int = 5
-    learning: tuple[float, ...] = (1.5e-4, 5e-4, 1.5e-3)
-    noises: tuple[float, ...] = (0.5, 1.0, 2.0)
+    learning: tuple[float, ...] = (1.5e-4, 5e-4)
+    noises: tuple[float, ...] = (0.5, 2.0)
     bias: float = 0.2
     few: int = 2
     growing: int = 3
-    self_play: int = 8
-    games: int = 4
+    self_play: int = 6
+    games: int = 3
     best_of: int = 8
 
 
@@ -135,7 +135,9 @@ def start(trial: Trial) -> None:
         settings = {"data.path": trial.held_out, "score.scorer": trial.truth}
 
         def read(finished: Run) -> dict[str, Any]:
-            each = [[running.score_of(one) for one in row.completions] for row in running.made_groups(finished, "score")]
+            each = [
+                [running.score_of(one) for one in row.completions] for row in running.made_groups(finished, "score")
+            ]
             within = float(np.sqrt(np.mean(np.var(each, axis=1, ddof=1))))
             return {**trial.shown(finished, "score"), "deviation": short([within])[0], "reviews": len(trial.reviews)}
 
@@ -275,7 +277,9 @@ def played(trial: Trial, weight: float, seed: int) -> list[dict[str, Any]]:
 def rlcd(trial: Trial) -> None:
     """Comparisons by two instructions whose answers are further and further apart."""
     known = [one for one in trial.reviews if not reviews.is_held_out(one)]
-    worth = [score.value for (score,) in make(trial.truth)([Group((), (Completion((text(one.rest),)),)) for one in known])]
+    worth = [
+        score.value for (score,) in make(trial.truth)([Group((), (Completion((text(one.rest),)),)) for one in known])
+    ]
     bounds = np.quantile(worth, np.linspace(0, 1, len(TAGS) + 1)[1:-1])
     words = [TAGS[int(np.searchsorted(bounds, value, side="right"))] for value in worth]
     rows = [
@@ -283,7 +287,6 @@ def rlcd(trial: Trial) -> None:
         for one, word in zip(known, words, strict=True)
     ]
     settings = {"model": trial.reference, "data.path": running.write(rows, trial.folder / "tagged.jsonl")}
-    settings["sft.epochs"] = trial.size.epochs
     model = running.model_of(running.run("loops-tags", trial.folder / "tagged", settings), "model")
     prompts = [
         replace(row, prompt=(text(asked(row.prompt[0].content)),))
