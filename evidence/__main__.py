@@ -1,7 +1,8 @@
 """`python -m evidence reward` tries what is claimed of reward models where the truth is known.
 
-`python -m evidence people` measures them and selected data on what people said, and `python -m evidence online` what
-learning online does; `python -m evidence page` writes the pages of these two again.
+`python -m evidence people` measures them and selected data on what people said, `python -m evidence online` what
+learning online does, and `python -m evidence loops` what is said of learning in rounds; `python -m evidence page`
+writes the pages of these three again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated
 import torch
 from cyclopts import App, Parameter
 
-from evidence import online, online_page, page, people, people_page, reviews, reward
+from evidence import loops, loops_page, online, online_page, page, people, people_page, reviews, reward
 from evidence.found import Found, OutOfTimeError
 from evidence.reward import Size, Trial
 from truing.models.precision import best_device
@@ -102,10 +103,39 @@ def measure_online(
     online_page.write(out)
 
 
+@app.command(name="loops")
+def try_loops(
+    data: Path,
+    out: Path = OUT,
+    folder: Path = ROOT / "runs" / "evidence-loops",
+    parts: tuple[str, ...] = tuple(loops.PARTS),
+    quick: bool = False,
+    seeds: int | None = None,
+    seconds: float = float("inf"),
+) -> None:
+    """What is said of rounds, judges and rankings, where the truth is known. What loops.json holds is not done again.
+
+    data: the folder of the sets. folder: of runs, most of which are removed once they are read. parts: what to try.
+    quick: so little that the numbers mean nothing. seeds: trainings of each setting. seconds: after which nothing
+    further is begun.
+    """
+    size = loops.QUICK if quick else loops.Size()
+    found = Found(out / loops_page.KEPT, _machine(), seconds)
+    trial = loops.Trial(data, folder, found, size if seeds is None else replace(size, seeds=seeds))
+    found.settle(loops.settled(trial.size))
+    try:
+        loops.start(trial)
+        for part in parts:
+            loops.PARTS[part](trial)
+    except OutOfTimeError as next_one:
+        print(f"time is up before {next_one}: run the same command again to go on", file=sys.stderr)
+    loops_page.write(out)
+
+
 @app.command(name="page")
 def write_page(out: Path = OUT) -> None:
-    """Writes people.md and online.md with their pictures from people.json and online.json alone, where they are."""
-    for its in (people_page, online_page):
+    """Writes people.md, online.md and loops.md with their pictures from the numbers alone, where they are."""
+    for its in (people_page, online_page, loops_page):
         if (out / its.KEPT).exists():
             its.write(out)
 

@@ -33,14 +33,15 @@ class Found:
             return self.pieces[name]
         if time.monotonic() > self._end:
             raise OutOfTimeError(name)
-        began = time.monotonic()
+        began, worked = time.monotonic(), time.process_time()
         self.pieces[name] = find()
-        spent = time.monotonic() - began
+        spent, work = time.monotonic() - began, time.process_time() - worked
         kind = name.split("/")[0]
         kinds = self.pieces.setdefault("machines", {}).setdefault(self.machine, [])
         kinds += [kind] if kind not in kinds else []
-        seconds = self.pieces.setdefault("seconds", {})
-        seconds[kind] = round(seconds.get(kind, 0.0) + spent, 1)
+        for clock, passed in (("seconds", spent), ("core_seconds", work)):  # of cores: what others take is not in it
+            seconds = self.pieces.setdefault(clock, {})
+            seconds[kind] = round(seconds.get(kind, 0.0) + passed, 1)
         self.save()
         print(f"{name}: {spent:.0f} s", file=sys.stderr, flush=True)
         return self.pieces[name]

@@ -26,13 +26,12 @@ from evidence.ablation import (
 )
 from evidence.found import Found
 from evidence.frontier import BEST_OF, DPO, METHODS
+from evidence.telling import machines, mean, save, signed
 from truing import statistics
 from truing.statistics import Interval
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
-
-matplotlib.rcParams["svg.hashsalt"] = "online"  # the same picture for the same numbers
 
 KEPT = "online.json"
 BUDGETS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -99,7 +98,7 @@ Minutes are of the whole stage. One seed each.
 def write(folder: Path) -> None:
     """The page with a section for whatever was found."""
     found = Found(folder / KEPT)
-    parts = [HEAD, *_machines(found)]
+    parts = [HEAD, *machines(found)]
     if any(name in found.pieces for name in ("ablation/reference", "frontier/reference")):
         parts.append(TOY.format(**found.pieces["size"]).lstrip())
     if any(found.under("ablation", f"{rate:g}") for rate in _rates(found)):
@@ -115,15 +114,6 @@ def write(folder: Path) -> None:
         parts.append(_real_section(found))
         _real_picture(found, folder / "online-real.svg")
     (folder / "online.md").write_text("\n".join(parts), encoding="utf-8")
-
-
-def _machines(found: Found) -> list[str]:
-    seconds = found.pieces.get("seconds", {})
-    said = [
-        f"{', '.join(f'{part} in {seconds[part] / 60:.0f} minutes' for part in parts)} on {name}"
-        for name, parts in found.pieces.get("machines", {}).items()
-    ]
-    return [f"Measured: {'; '.join(said)}.\n"] if said else []
 
 
 def _rates(found: Found) -> list[float]:
@@ -158,16 +148,9 @@ def _outcome(found: Found, rate: float, arm: Arm) -> str:
     stable = sum(not faults(run, began) for run in some)
     ended = [run for run in some if "broke" not in run]
     kls = [value for run in some if (value := late(run, "kl")) is not None]
-    reward = _mean([run["reward"] for run in ended]) if ended else "none ended"
+    reward = mean([run["reward"] for run in ended]) if ended else "none ended"
     why = ", ".join(common_faults(some, began))
-    return f"{stable} of {len(some)} | {reward} | {_mean(kls)} | {why}"
-
-
-def _mean(values: Sequence[float]) -> str:
-    """A mean with its interval over seeds; one seed has none."""
-    if not values:
-        return ""
-    return str(statistics.mean(values)) if len(values) > 1 else f"{values[0]:.2f}"
+    return f"{stable} of {len(some)} | {reward} | {mean(kls)} | {why}"
 
 
 def lead(found: Found, rate: float, arm: Arm, base: Arm) -> Interval | None:
@@ -181,7 +164,7 @@ def lead(found: Found, rate: float, arm: Arm, base: Arm) -> Interval | None:
 
 
 def _lead(found: Found, rate: float, arm: Arm, base: Arm) -> str:
-    return _signed(lead(found, rate, arm, base))
+    return signed(lead(found, rate, arm, base))
 
 
 def _said_of_all(found: Found, rate: float) -> str:
@@ -203,7 +186,7 @@ def _said_of_all(found: Found, rate: float) -> str:
     if gained is None:
         return said
     way = "more" if gained.low > 0 else "less" if gained.high < 0 else "not clearly another"
-    return f"{said} Without any the true reward of the end is {way} ({_signed(gained)}), at the KL that the table has."
+    return f"{said} Without any the true reward of the end is {way} ({signed(gained)}), at the KL that the table has."
 
 
 def _stability(found: Found, rate: float, arm: Arm) -> tuple[int, int]:
@@ -286,7 +269,7 @@ def _said_of_frontier(some: tradeoff.Curves, again: Any) -> list[str]:
         known = {budget: one for budget, one in leads.items() if one is not None}
         if name == DPO.name or not known:
             continue
-        said.append(f"- {name}: " + "; ".join(f"{_signed(one)} at {budget:g}" for budget, one in known.items()))
+        said.append(f"- {name}: " + "; ".join(f"{signed(one)} at {budget:g}" for budget, one in known.items()))
         (chosen if name in BEST_OF else trained).extend(known.values())
     ahead, behind = _sides(trained)
     verdict = (
@@ -313,13 +296,6 @@ def _sides(leads: Sequence[Interval]) -> tuple[int, int]:
     return sum(one.low > 0 for one in leads), sum(one.high < 0 for one in leads)
 
 
-def _signed(one: Interval | None) -> str:
-    if one is None:
-        return ""
-    digits = 1 if one.high - one.low >= 2 else 2
-    return f"{one.value:+.{digits}f} [{one.low:+.{digits}f}, {one.high:+.{digits}f}]"
-
-
 def _real_section(found: Found) -> str:
     every = list(found.under("real"))
     columns = ("task", "algorithm", "rollouts", "reward before", "after", "gain", "KL", "tokens", "ended", "minutes")
@@ -330,7 +306,7 @@ def _real_section(found: Found) -> str:
         kl = f"{last['kl']:.1f}{' (stopped)' if run['stopped'] else ''}"
         tokens = f"{first['length']:.0f} to {last['length']:.0f} of {run['settings']['max_new_tokens']}"
         ended = f"{100 * first['finished']:.0f} to {100 * last['finished']:.0f} %"
-        gain = _signed(running.interval(run["gain"]))
+        gain = signed(running.interval(run["gain"]))
         about = [*names, str(last["rollout"]), before, after, gain, kl, tokens, ended, f"{run['minutes']:.0f}"]
         lines.append(f"| {' | '.join(about)} |")
     rose = [f"{name} on {task}" for (task, name), run in every if run["gain"]["low"] > 0]
@@ -360,15 +336,15 @@ def _ablation_picture(found: Found, path: Path) -> None:
     for place, arm in enumerate(arms):
         rewards = [run["reward"] for run in runs(found, rate, arm) if "broke" not in run]
         axes.plot(rewards, [place] * len(rewards), "o", color="#888888", markersize=3)
-        mean = statistics.mean(rewards)
-        sides = [[mean.value - mean.low], [mean.high - mean.value]] if len(rewards) > 1 else None
-        axes.errorbar([mean.value], [place + 0.15], xerr=sides, fmt="o", capsize=2, color="C0")
+        middle = statistics.mean(rewards)
+        sides = [[middle.value - middle.low], [middle.high - middle.value]] if len(rewards) > 1 else None
+        axes.errorbar([middle.value], [place + 0.15], xerr=sides, fmt="o", capsize=2, color="C0")
     axes.axvline(start(found), color="#888888", linestyle="--", linewidth=0.8)
     names = [arm.name if arm in (ALL, PLAIN) else f"without {arm.name}" for arm in arms]
     axes.set_yticks(range(len(arms)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("true reward at the end (dashed: at the start)")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _course_picture(found: Found, path: Path) -> None:
@@ -388,7 +364,7 @@ def _course_picture(found: Found, path: Path) -> None:
         axes.set_ylabel(words)
     every[0].set_yscale("symlog", linthresh=1.0)
     every[0].legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _frontier_picture(some: tradeoff.Curves, again: Any, path: Path) -> None:
@@ -417,7 +393,7 @@ def _frontier_picture(some: tradeoff.Curves, again: Any, path: Path) -> None:
     axes.set_xlabel("KL from the reference, nats an answer (straight up to 1, then logarithmic)")
     axes.set_ylabel("true reward, log odds of praise")
     axes.legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _real_picture(found: Found, path: Path) -> None:
@@ -432,10 +408,4 @@ def _real_picture(found: Found, path: Path) -> None:
         axes.set_xlabel("rollout")
         axes.set_ylabel("reward, mean of its answers")
         axes.legend(fontsize=8)
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    save(figure, path)

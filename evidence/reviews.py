@@ -177,12 +177,12 @@ class Trial:
         """Settings of the stages that measure a trained model on held-out openings."""
         return {"sample.data": self.held_out, "score.scorer": self.truth}
 
-    def measured(self, finished: Run) -> dict[str, Any]:
+    def measured(self, finished: Run, stage: str = "score") -> dict[str, Any]:
         """True reward and KL from the reference, in nats an answer, of each held-out opening's answers; their shape.
 
         The KL is the mean of log policy / reference over whole answers that the policy drew.
         """
-        groups = running.made_groups(finished, "score")
+        groups = running.made_groups(finished, stage)
         read = answer_logprobs(self.engine, groups, budget=FOREST)
         kls, lengths, ended = [], [], []
         for group, reference in zip(groups, read, strict=True):
