@@ -5,6 +5,7 @@
 # make evidence     tries the treatments of noisy labels where the truth is known, half an hour
 # make people       reward models, audits and selected data on what people said: DATA=FOLDER, best on a GPU
 # make online       PPO-max's measures, reward against KL, and a real model learning online: DATA=FOLDER, hours
+# make loops        what is said of rounds, judges and rankings, where the truth is known: DATA=FOLDER, a quarter of an hour
 # make bench        measures time and memory against TRL and transformers, hours; bench-gpu: on CUDA
 # make soak         kills, faults and hostile input by the thousand, into docs/reliability.md; PART=kills: only that
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test check parity evidence people online bench bench-gpu soak format docs clean
+.PHONY: quickstart test check parity evidence people online loops bench bench-gpu soak format docs clean
 .DELETE_ON_ERROR:
 
 quickstart: $(STAMP)
@@ -39,6 +40,9 @@ people: $(STAMP)
 
 online: $(STAMP)
 	$(BIN)/python -m evidence online --data $(DATA)
+
+loops: $(STAMP)
+	$(BIN)/python -m evidence loops --data $(DATA)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench all

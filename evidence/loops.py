@@ -74,8 +74,9 @@ class Size(reviews.Size):
 
 
 KEPT = (
-    "vocabulary width layers epochs openings held_out learning noises bias few growing self_play games best_of"
-).split()
+    *("vocabulary", "width", "layers", "epochs", "openings", "held_out", "learning", "noises", "bias"),
+    *("few", "growing", "self_play", "games", "best_of"),
+)
 """What of the size decides these numbers."""
 QUICK = Size(
     vocabulary=300, width=32, epochs=1, openings=16, held_out=6, seeds=2, learning=(1e-3, 1e-2), noises=(1.0,),
@@ -155,7 +156,7 @@ def positives(trial: Trial) -> None:
 def learnt(trial: Trial, way: str, rate: float, judge: dict[str, Any], seed: int) -> dict[str, float]:
     """Where the rounds come to."""
     recipe, stage = LEARNT[way]
-    settings = {"seed": seed, "loop.rounds": trial.size.few, f"loop.{stage}.learning_rate": rate}
+    settings: dict[str, Any] = {"seed": seed, "loop.rounds": trial.size.few, f"loop.{stage}.learning_rate": rate}
     settings |= {"loop.score.scorer": judge, **trial.measuring()}
     return dict(trial.after(recipe, settings, trial.shown))
 
@@ -277,10 +278,9 @@ def played(trial: Trial, weight: float, seed: int) -> list[dict[str, Any]]:
 def rlcd(trial: Trial) -> None:
     """Comparisons by two instructions whose answers are further and further apart."""
     known = [one for one in trial.reviews if not reviews.is_held_out(one)]
-    worth = [
-        score.value for (score,) in make(trial.truth)([Group((), (Completion((text(one.rest),)),)) for one in known])
-    ]
-    bounds = np.quantile(worth, np.linspace(0, 1, len(TAGS) + 1)[1:-1])
+    rests = [Group((), (Completion((text(one.rest),)),)) for one in known]
+    worth = [score.value for (score,) in make(trial.truth)(rests) if score.value is not None]
+    bounds: np.ndarray[Any, Any] = np.quantile(worth, np.linspace(0, 1, len(TAGS) + 1)[1:-1])
     words = [TAGS[int(np.searchsorted(bounds, value, side="right"))] for value in worth]
     rows = [
         Group((text(asked(one.opening, word)),), (Completion((text(one.rest),)),))

@@ -56,8 +56,8 @@ LENGTH_TOLD = """## A judge who likes length
 {growing} rounds of DPO on the best and the worst answer. The judge is the true reward, or, biased, that and {bias:g}
 for each word; an answer has at most {limit} tokens. What may hold length are parts of the product: `curate` with
 `balance`, which leaves out pairs until the longer answer wins as often as the shorter one, and the objective `r_dpo`,
-at two prices of a token. (A length penalty in the scorer that knows the bias would make the judge fair again, and is not
-tried.) Tokens by round are those of the answers that the round learns from.
+at two prices of a token. (A length penalty in the scorer that knows the bias would make the judge fair again, and is
+not tried.) Tokens by round are those of the answers that the round learns from.
 """
 
 SPIN_TOLD = """## SPIN and its data
@@ -78,17 +78,17 @@ policy. Without the KL term it learns the second alone. Right is the share of he
 RLCD_TOLD = """## RLCD's labels and how far its instructions are apart
 
 The model has learnt {words} words for a review, from "{lowest}" to "{highest}", a fifth of the reviews each by true
-reward. `contrast` (arXiv:2307.12950) asks for one word and for another one so many places below; the first answer counts
-as better. Apart is the mean difference of the two true rewards, over the deviation of that difference; if it were
-normal, labels would be right in Phi of that.
+reward. `contrast` (arXiv:2307.12950) asks for one word and for another one so many places below; the first answer
+counts as better. Apart is the mean difference of the two true rewards, over the deviation of that difference; if it
+were normal, labels would be right in Phi of that.
 """
 
 RANKINGS_TOLD = """## DPO, RRHF, PRO and RAFT from the same rankings
 
 Four answers of the first model to each opening, ranked by the true reward: DPO learns all six comparisons, RRHF
-(arXiv:2304.05302) and PRO (arXiv:2306.17492) the ranking, RAFT (arXiv:2304.06767), of which this is one round, fine-tunes
-on the best. Three epochs each, and the same two learning rates; nothing else was tuned, so another order is possible
-with other settings.
+(arXiv:2304.05302) and PRO (arXiv:2306.17492) the ranking, RAFT (arXiv:2304.06767), of which this is one round,
+fine-tunes on the best. Three epochs each, and the same two learning rates; nothing else was tuned, so another order is
+possible with other settings.
 """
 
 Values = Sequence[float]
@@ -259,8 +259,12 @@ def _spin(found: Found, folder: Path) -> Iterator[str]:
     rewards = [{seed: one[place]["reward"] for seed, one in some.items()} for place in rounds]
     gains = [lead(after, before) for before, after in pairwise(rewards)]
     rows = [
-        [str(place + 1), *(mean([one[place][name] for one in some.values()]) for name in ("reward", "kl", "length"))]
-        + [signed(gains[place - 1]) if place else "", _percent([one[place]["told"] for one in some.values()])]
+        [
+            str(place + 1),
+            *(mean([one[place][name] for one in some.values()]) for name in ("reward", "kl", "length")),
+            signed(gains[place - 1]) if place else "",
+            _percent([one[place]["told"] for one in some.values()]),
+        ]
         for place in rounds
     ]
     yield from _table(("round", *SHAPE[1:], "gain of the round", "told apart"), rows)
@@ -349,6 +353,11 @@ def collapse(kept: Mapping[int, float], out: Mapping[int, float]) -> str:
         return ""
     above, less = lead(out, dict.fromkeys(out, 0.5)), lead(out, kept)
     told = f"{_percent(list(out.values()))} of comparisons in the last round, {_points(less)} points against with it"
+    if way(above) <= 0 and way(less) >= 0:
+        return (
+            "Without its KL term APO's reward model cannot be told from chance, and yet is not clearly worse than with "
+            f"it, so a collapse is likely and not shown: right on {told}."
+        )
     if way(above) <= 0:
         what = "below chance" if way(above) < 0 else "no better than chance"
         return f"Without its KL term APO's reward model collapses, {what}: right on {told}."
@@ -362,8 +371,13 @@ def _rlcd(found: Found, folder: Path) -> Iterator[str]:
     some = {int(rest[0]): runs(found, "rlcd", rest[0]) for rest, _ in found.under("rlcd")}
     phi = NormalDist().cdf
     rows = [
-        [str(places), str(len(one)), mean(of(one, "apart")), _percent(of(one, "right"))]
-        + [f"{100 * phi(fmean(of(one, 'apart'))):.0f} %"]
+        [
+            str(places),
+            str(len(one)),
+            mean(of(one, "apart")),
+            _percent(of(one, "right")),
+            f"{100 * phi(fmean(of(one, 'apart'))):.0f} %",
+        ]
         for places, one in some.items()
     ]
     yield from _table(("places", "seeds", "apart", "labels that are right", "if it were normal"), rows)
