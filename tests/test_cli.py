@@ -159,7 +159,7 @@ def test_a_nan_ends_with_70_and_leaves_no_checkpoint(here: Path, truing: Any, tm
     save_file(weights, poisoned / "model.safetensors", {"format": "pt"})
     done = truing("train", "sft", "--model", poisoned, "--data", "demos.jsonl", "--out", "out")
     assert done.code == 70, done.err
-    assert "Rows of the step: " in done.err
+    assert "model.layers.0.mlp.down_proj.weight: 1,536 of 1,536 values are NaN or infinite" in done.err
     assert not list((here / "out").glob("checkpoint-*"))
 
 

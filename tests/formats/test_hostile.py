@@ -75,6 +75,6 @@ def test_memory_is_of_a_row_and_not_of_the_file(tmp_path: Path) -> None:
     """The process as a whole: what `make soak` does with 5 GB."""
     _, small, few = streamed(tmp_path, 10**7)
     _, large, many = streamed(tmp_path, 10**8)
-    assert large > 8 * small
+    assert large >= 8 * small
     assert many < few + 8
     assert many < 300

@@ -13,6 +13,7 @@ import tiny_model
 import torch
 
 from truing.compute.engine.local import LocalEngine
+from truing.compute.ranks import ALONE, Ranks
 from truing.objectives import Bound, bind
 from truing.packing import pack
 from truing.records import Completion, Group, assistant, user
@@ -36,7 +37,7 @@ class TestMismatchedKl:
             engine, other.engine = other.engine, engine
         mismatched = [replace(row, answers=ROWS[place - 1].answers) for place, row in enumerate(ROWS)]
         material = Material(ROWS, [], Nothing(), mismatched, other, budget)
-        got = mismatched_kl(engine, bind({"name": "kto"}), material, [4, 0, 2])
+        got = mismatched_kl(engine, bind({"name": "kto"}), material, [4, 0, 2], ALONE)
         ratios: list[float] = []
         for place in (4, 0, 2):
             for answer in ROWS[place - 1].answers:
@@ -59,7 +60,8 @@ class TestMismatchedKl:
 
     def test_only_where_asked_for(self) -> None:
         engine = LocalEngine(tiny.loaded_model(torch.float64))
-        assert mismatched_kl(engine, bind({"name": "dpo"}), Material([], [], Nothing(), [], Nothing(), 1), []) is None
+        nothing = Material([], [], Nothing(), [], Nothing(), 1)
+        assert mismatched_kl(engine, bind({"name": "dpo"}), nothing, [], ALONE) is None
 
 
 def test_answers_are_mismatched_with_those_of_the_row_before(
@@ -69,13 +71,13 @@ def test_answers_are_mismatched_with_those_of_the_row_before(
     seen: list[Material] = []
     measured: list[float] = []
 
-    def watched(engine: LocalEngine, objective: Bound, material: Material, rows: Any) -> Any:
+    def watched(engine: LocalEngine, objective: Bound, material: Material, rows: Any, ranks: Ranks) -> Any:
         seen.append(material)
         for made in pack(material.mismatched, 4096):
             with torch.no_grad():
                 gap = engine.logprobs(made).token - material.mismatched_reference.logprobs(made).token
             measured.append(float(gap.abs().max()))
-        return mismatched_kl(engine, objective, material, rows)
+        return mismatched_kl(engine, objective, material, rows, ranks)
 
     monkeypatch.setattr("truing.stages.preference.mismatched_kl", watched)
     data = [
