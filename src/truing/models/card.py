@@ -13,7 +13,8 @@ from truing.store.files import write_atomic
 
 def write_card(run: Run, checkpoint: Checkpoint) -> None:
     """README.md in the checkpoint's folder, with the front matter that model hubs read."""
-    made = [a for a in run.artifacts() if checkpoint.path.name in (a.meta.get("model"), a.meta.get("reward"))]
+    own = [a for a in run.artifacts() if "chosen" not in a.meta]  # one that is only chosen was made elsewhere
+    made = [a for a in own if checkpoint.path.name in (a.meta.get("model"), a.meta.get("reward"))]
     start = next(iter(run.events(stage=checkpoint.meta["stage"], kind="start")), {})
     info = run.info
     base = _base(run, made)

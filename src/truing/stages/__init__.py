@@ -20,6 +20,7 @@ from truing.signatures import Settings, public_functions
 from truing.stages import (
     accept,
     audit,
+    choose,
     curate,
     evaluate,
     evaluate_reward,
@@ -68,6 +69,7 @@ MAKES: dict[ModuleType, Product] = {
     measure: "measured",
     guard: "verdict",
     merge: "model",
+    choose: "model",
 }
 """The modules with stages, and what those of each one make: later stages take the last of each kind."""
 

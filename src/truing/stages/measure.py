@@ -7,8 +7,9 @@ are one and the same model, it is measured alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -119,7 +120,7 @@ def measure(context: Context, settings: Measure, model: Model, base: Model, data
     binary = settings.better != "neither" and set(scored.model + scored.base) <= {0, 1}
     kind, what = (suites.shares, "accuracy") if binary else (suites.means, "mean score")
     row = kind(context.stage, what, settings.better, scored.model, scored.base or None, scored.prompts)
-    _put_out(context, settings, asked, [row], model, base, scored)
+    put_out(context, settings, asked, [row], model, base, scored)
 
 
 def win_rate(context: Context, settings: WinRate, model: Model, base: Model, data: Groups, judges: Judges) -> None:
@@ -130,6 +131,14 @@ def win_rate(context: Context, settings: WinRate, model: Model, base: Model, dat
     """
     if model.key == base.key:
         raise ConfigError(f"{context.stage}: model and base are the same: name another base, as by --against MODEL")
+    found = side_by_side(context, settings, model, base, data, judges)
+    put_out(context, settings, found.asked, [found.row(context.stage)], model, base, found.scored)
+
+
+def side_by_side(
+    context: Context, settings: WinRate, model: Model, base: Model, data: Groups, judges: Judges
+) -> Beside:
+    """Answers of two models to the prompts of the data, side by side before a scorer."""
     asked = _ask(context, settings, model, base, data)
     assert asked.base is not None, "two models were asked"
     pairs = [
@@ -152,9 +161,7 @@ def win_rate(context: Context, settings: WinRate, model: Model, base: Model, dat
         scored.base.append(other.value)
         lengths.append((length_of(pair.completions[0].text, "words"), length_of(pair.completions[1].text, "words")))
     _demand_some(context, outcomes, scored.left_out)
-    about = _about_wins(outcomes, scored.prompts, lengths, said, prompts)
-    row = suites.wins(context.stage, outcomes, scored.prompts, about)
-    _put_out(context, settings, asked, [row], model, base, scored)
+    return Beside(asked, outcomes, lengths, said, prompts, scored)
 
 
 def refusals(context: Context, settings: Refusals, model: Model, base: Model, data: Groups, judges: Judges) -> None:
@@ -181,7 +188,7 @@ def refusals(context: Context, settings: Refusals, model: Model, base: Model, da
         assert ours is not None, "the model was asked"
         prompts = [scored.prompts[place] for place in places]
         rows.append(suites.shares(context.stage, what, better, ours, theirs, prompts))
-    _put_out(context, settings, asked, rows, model, base, scored)
+    put_out(context, settings, asked, rows, model, base, scored)
 
 
 def diversity(context: Context, settings: Diversity, model: Model, base: Model, data: Groups) -> None:
@@ -209,7 +216,7 @@ def diversity(context: Context, settings: Diversity, model: Model, base: Model, 
             [[float(np.mean([length_of(text, "words") for text in texts])) for texts in side] for side in sides],
         ),
     ]
-    _put_out(context, settings, asked, rows, model, base, Scored([], [], [], Counter(), []))
+    put_out(context, settings, asked, rows, model, base, Scored([], [], [], Counter(), []))
 
 
 def perplexity(context: Context, settings: Perplexity, model: Model, base: Model, data: Groups) -> None:
@@ -239,7 +246,7 @@ def perplexity(context: Context, settings: Perplexity, model: Model, base: Model
         tokens = [float(count) for _, count in read]
         own = statistics.mean([nats / count for nats, count in read], weights=tokens)
         row = replace(row, about={**row.about, f"{whose}nats per token": own, f"{whose}perplexity": _exp(own)})
-    _put_out(context, settings, None, [row], model, base, Scored([], [], kept, left_out, []))
+    put_out(context, settings, None, [row], model, base, Scored([], [], kept, left_out, []))
 
 
 class Asked(NamedTuple):
@@ -261,6 +268,26 @@ class Scored(NamedTuple):
     prompts: list[int]
     left_out: Counter[str]
     counts: list[dict[str, int]]
+
+
+class Beside(NamedTuple):
+    """Answers of two models beside one another.
+
+    outcomes: 1 where the model wins, 0 where the base does, 0.5 for a tie. lengths: words of both answers. said: what
+    the scorer says of each pair, those it fails on among them, of which `asked_of` tells the prompt.
+    """
+
+    asked: Asked
+    outcomes: list[float]
+    lengths: list[tuple[int, int]]
+    said: Sequence[tuple[Score, ...]]
+    asked_of: list[int]
+    scored: Scored
+
+    def row(self, name: str) -> Measured:
+        """The rate of wins with its interval, and what stands beside it."""
+        about = _about_wins(self.outcomes, self.scored.prompts, self.lengths, self.said, self.asked_of)
+        return suites.wins(name, self.outcomes, self.scored.prompts, about)
 
 
 def _ask(context: Context, settings: Measuring, model: Model, base: Model, data: Groups) -> Asked:
@@ -352,7 +379,7 @@ def _about_wins(
     return about
 
 
-def _put_out(
+def put_out(
     context: Context,
     settings: Measuring | Perplexity,
     asked: Asked | None,
@@ -360,7 +387,9 @@ def _put_out(
     model: Model,
     base: Model,
     scored: Scored,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
+    """What was measured, as the stage's artifact. more: what else is said of it."""
     alone = model.key == base.key
     if left_out := +scored.left_out:
         context.warn(f"{context.stage}: left out: {by_reason(left_out)}")
@@ -372,8 +401,8 @@ def _put_out(
         "counts": added(*scored.counts),
         "examples": _examples(settings, asked, scored) if asked and isinstance(settings, Measuring) else [],
     }
-    meta = {"measured": FILE, "of": model.key, "against": base.key, "verdict": suites.verdict(rows)}
-    with context.output(meta) as folder:
+    about = {"measured": FILE, "of": model.key, "against": base.key, "verdict": suites.verdict(rows)}
+    with context.output({**about, **more}) as folder:
         write_json(folder / FILE, result)
 
 

@@ -194,7 +194,8 @@ class Run:
     def artifact(self, key: str) -> Artifact | None:
         """The artifact of this key. A damaged one is set aside with a warning, so that it is made again.
 
-        One that names a checkpoint as its model or reward model is as sound as that checkpoint.
+        One that names a checkpoint as its model or reward model is as sound as that checkpoint. A model elsewhere, by
+        an absolute path, is not the run's to answer for.
         """
         path = self.path / "artifacts" / _folder_name(key)
         if not path.exists():
@@ -203,7 +204,8 @@ class Run:
             self.verify(path)
             artifact = _artifact(path)
             for kind in {"model", "reward"} & set(artifact.meta):
-                self.verify(self.path / artifact.meta[kind])
+                if not Path(artifact.meta[kind]).is_absolute():
+                    self.verify(self.path / artifact.meta[kind])
             return artifact
         except StorageError as error:
             self._set_aside(path, error)
