@@ -22,13 +22,6 @@ TUNED: dict[str, Any] = {"gradient_checkpointing": False}
 TRUING = System("truing", OURS)
 
 
-@dataclass(frozen=True, slots=True)
-class Long(Settings):
-    """As for other tasks, but one round: an iteration of TRL takes minutes."""
-
-    rounds: int = 1
-
-
 def vowels(_: Any, answer: str) -> float:
     """The reward on both sides: the share of vowels among the characters."""
     return sum(letter in "aeiou" for letter in answer) / max(len(answer), 1)
