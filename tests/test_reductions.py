@@ -94,6 +94,22 @@ class TestOnlineSteps:
         weights, divisor = self.weights(reduction)
         assert float(weights.token.sum()) == pytest.approx(divisor)
 
+    def test_prompts_count_alike_whatever_answers_of_theirs_are_dropped(self):
+        """Of the first prompt the long answer is dropped, of a third all: against a plain loop over the others."""
+        completion = torch.tensor([0, 1, 1, 1, 2, 2, 4, 4])
+        group, weight = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([2.0, 0.0, 1.0, 1.0, 0.0])
+        loss = torch.tensor([3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0, 23.0], dtype=torch.float64)
+        weights, divisor = step_weights(completion, group, weight, "group_mean", limit=10)
+        total, of = 0.0, 0.0
+        for prompt in range(3):
+            own = [answer for answer in range(5) if group[answer] == prompt and weight[answer] > 0]
+            losses = [float(loss[token]) for token in range(8) if int(completion[token]) in own]
+            if own:
+                total += float(weight[own[0]]) * sum(losses) / len(losses)
+                of += float(weight[own[0]])
+        assert float((weights.token * loss).sum()) == pytest.approx(total)
+        assert divisor == pytest.approx(of)
+
     @pytest.mark.parametrize("reduction", get_args(OnlineReduction))
     def test_a_sum_over_parts_is_that_of_the_step(self, reduction):
         weights, divisor = self.weights(reduction)

@@ -77,7 +77,7 @@ def step_weights(
 ) -> tuple[PerToken, float]:
     """Weight of each token of an online step's answers, and the divisor of the whole step.
 
-    With n tokens in an answer, T in its group, w the weight of its row, and sums over the answers of the step:
+    With n tokens in an answer, T in those of its group that count, w its weight, and sums over the answers of the step:
 
     token_mean      w            / sum w n      every token alike: DAPO's code, arXiv:2503.14476
     group_mean      w / T        / sum of w over groups   every prompt alike, and in it every token: DAPO as printed
@@ -85,13 +85,14 @@ def step_weights(
     sequence_sum    w            / sum w        every answer by the sum over its tokens: REINFORCE, RLOO
     constant        w            / limit sum w  the same by the length of the limit: Dr. GRPO, arXiv:2503.20783
 
-    weight: that of each answer's row. limit: most tokens an answer may have. `PerToken.select` cuts out what belongs to
+    weight: that of each answer's row; 0 for an answer that is not learnt from. limit: most tokens an answer may have. `PerToken.select` cuts out what belongs to
     a forest; an answer without tokens counts in the divisor of the reductions by answers.
     """
     length = torch.bincount(completion, minlength=len(group)).double()
-    members = torch.bincount(group)
-    tokens = torch.bincount(group, weights=length)
     row_weight = weight.double()
+    live = (row_weight > 0).double()
+    members = torch.bincount(group, weights=live).clamp(min=1)
+    tokens = torch.bincount(group, weights=length * live)
     share = {
         "group_mean": row_weight / tokens[group].clamp(min=1),
         "sequence_mean": row_weight / length.clamp(min=1),
