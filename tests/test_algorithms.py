@@ -270,6 +270,7 @@ class TestBinding:
             ({"name": "grpo", "reward_kl_target": 3.0}, "reward_kl_target: changes nothing while reward_kl is 0"),
             ({"name": "ppo", "reward_kl_horizon": 3.0}, "changes nothing while reward_kl_target is None"),
             ({"name": "ppo", "value_clip_weight": 0, "value_range": 1.0}, "nothing while value_clip_weight is 0"),
+            ({"name": "a2c", "value_clip_weight": 0}, "value_clip_weight: is 0, .* 'a2c' needs never learns"),
             ({"name": "ppo", "advantage_scaling": "none", "epsilon": 0.1}, "nothing while advantage_scaling is none"),
             ({"name": "ppo", "reduction": "mean"}, "algorithm.reduction: input should be 'token_mean'"),
             ({"name": "online_dpo", "reward_scaling": "deviation"}, "reward_scaling: there is no such setting"),

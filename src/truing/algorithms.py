@@ -569,6 +569,10 @@ def bind(table: Mapping[str, Any], where: str = "algorithm") -> BoundAlgorithm:
     settings = validated(schema(name), given, where)
     chosen = settings.model_dump()
     _refuse_idle(algorithm, given, chosen, where)
+    if algorithm.needs_critic and not chosen["value_clip_weight"]:
+        raise ConfigError(
+            f"{where}.value_clip_weight: is 0, so that the critic that '{name}' needs never learns: set it above 0"
+        )
     policy, *others = algorithm.all_terms
     weighted = (Term(term.function, chosen[f"{term.name}_weight"]) for term in others)
     return BoundAlgorithm(

@@ -85,8 +85,9 @@ def step_weights(
     sequence_sum    w            / sum w        every answer by the sum over its tokens: REINFORCE, RLOO
     constant        w            / limit sum w  the same by the length of the limit: Dr. GRPO, arXiv:2503.20783
 
-    weight: that of each answer's row; 0 for an answer that is not learnt from. limit: most tokens an answer may have. `PerToken.select` cuts out what belongs to
-    a forest; an answer without tokens counts in the divisor of the reductions by answers.
+    weight: that of each answer's row; 0 for an answer that is not learnt from. limit: most tokens an answer may have.
+    `PerToken.select` cuts out what belongs to a forest; an answer without tokens counts in the divisor of the
+    reductions by answers.
     """
     length = torch.bincount(completion, minlength=len(group)).double()
     row_weight = weight.double()
