@@ -44,6 +44,10 @@ class Shaping(Settings):
     reward_kl_horizon: Positive = Field(10_000.0, description="answers over which the price follows; smaller is faster")
 
 
+ERROR = 0.2
+"""What the relative error of the KL is held within, when its price is steered."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunningScale:
     """Count, mean and sum of squared deviations of all scores so far; merged exactly, whatever the steps' sizes."""
@@ -79,11 +83,12 @@ class KlPrice:
     def after(self, kl: float, answers: int, *, target: float | None, horizon: float) -> KlPrice:
         """The price after a step of so many answers with this mean KL, in nats an answer.
 
-        coefficient (1 + e answers / horizon), e = kl / target - 1 held within 0.2, the form of the paper's code
+        coefficient (1 + e answers / horizon), e = kl / target - 1 held within ERROR, the form of the paper's code.
+        A horizon above ERROR * answers keeps it positive.
         """
         if target is None:
             return self
-        error = min(0.2, max(-0.2, kl / target - 1))
+        error = min(ERROR, max(-ERROR, kl / target - 1))
         return replace(self, coefficient=self.coefficient * (1 + error * answers / horizon))
 
 

@@ -396,11 +396,13 @@ class TestWatchdogs:
         (warned,) = told(bound, "warning")
         for words in (f"{name} (", "the limit", HEALTHY[name].outside, "training ends here"):
             assert words in warned["message"]
-        learnt = 2 * (said["rollout"] - 1)
+        by_update = name not in told(unbound, "rollout")[0]
+        began = said["rollout"] + by_update  # updates are looked at as the next rollout begins
+        learnt = 2 * (began - 1)
         assert [one["loss"] for one in metrics(bound)] == [one["loss"] for one in metrics(unbound)][:learnt]
         assert result_of(bound).name == f"checkpoint-{learnt}"
         assert said["rollout"] >= 2
-        if name in told(unbound, "rollout")[0]:
+        if not by_update:
             course = [one[name] for one in told(unbound, "rollout")]
         else:  # of updates: what is known as a rollout begins is the mean of the rollout before
             each = [one[name] for one in metrics(unbound)]
@@ -408,7 +410,7 @@ class TestWatchdogs:
         low, high = said["low"], said["high"]
         out = [(low is not None and one < low) or (high is not None and one > high) for one in course]
         first = next(n for n in range(1, len(out)) if out[n] and out[n - 1])
-        assert said["rollout"] == first + 1
+        assert began == first + 1
         assert said["value"] == pytest.approx(course[first], rel=1e-9)
 
     def test_the_mean_of_the_policy_is_the_result_also_then(self, folder: Path, runs: Callable[[], Run]) -> None:

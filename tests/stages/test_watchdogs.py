@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from truing.algorithms import ALGORITHMS
 from truing.errors import ConfigError
 from truing.report.health import HEALTHY, Range
 from truing.signatures import validated
@@ -19,6 +20,9 @@ from truing.stages.online_settings import Online
 from truing.stages.watchdogs import Watchdogs, beside_the_start, disagreement, range_of, spelled_out
 
 ENSEMBLE = {"name": "ensemble", "of": ["length", {"name": "length"}]}
+
+
+STEERED = {"name": "ppo", "group_size": 4, "reward_kl_target": 6.0}
 
 
 def settings(stop: Any, algorithm: Any = "ppo_max", **more: Any) -> Online:
@@ -104,11 +108,25 @@ def test_a_number_that_a_run_does_not_measure_is_refused(
         ({"algorithm": "grpo", "critic_warmup": 2}, "algorithm 'grpo' has no critic"),
         ({"algorithm": "grpo", "critic_rate": 2.0}, "critic_rate: algorithm 'grpo' has no critic"),
         ({"ema_decay": 1.0}, "ema_decay: "),
+        ({"prompts": 8, "algorithm": STEERED | {"reward_kl_horizon": 6.4}}, "32 answers.* set it above 6.4"),
     ],
 )
 def test_a_setting_that_would_change_nothing_is_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         settings({}, **given)
+
+
+def test_a_price_that_stays_positive_is_none_of_them() -> None:
+    assert settings({}, prompts=8, algorithm=STEERED | {"reward_kl_horizon": 6.5}).prompts == 8
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_several_steps_of_a_policy_gradient_without_a_ratio_are_warned_of(name: str) -> None:
+    without = {"reinforce", "rloo", "remax", "a2c", "nash_md"}
+    algorithm = {"name": name, "epochs": 1}
+    for several in ({"algorithm": {"name": name, "epochs": 2}}, {"algorithm": algorithm, "batch_size": 4}):
+        assert ("learns in 2 steps" in settings({}, **several).strays) == (name in without)
+    assert not settings({}, algorithm=algorithm).strays
 
 
 def barks(course: list[float], limit: float, patience: int) -> int | None:
@@ -131,6 +149,15 @@ def test_nothing_counts_while_the_critic_warms_up() -> None:
     dogs = Watchdogs({"kl": 5.0}, 2, {})
     alarms = [dogs.alarm(number, {"kl": 9.0}, awake=number >= 3) for number in range(6)]
     assert [one is not None for one in alarms] == [False] * 4 + [True] * 2
+
+
+def test_the_updates_of_the_warm_up_do_not_count_either() -> None:
+    """Three rollouts of one update; the policy awakes in the third, which is the first that counts."""
+    dogs = Watchdogs({"ratio/clipped": 0.5}, 1, {})
+    for number, (clipped, awake) in enumerate([(0.9, False), (0.9, False), (0.1, True)]):
+        assert dogs.alarm(number, {}, awake=awake) is None
+        dogs.learnt({"ratio/clipped": clipped}, awake=awake)
+    assert dogs.alarm(3, {}, awake=True) is None
 
 
 def test_an_alarm_says_what_was_measured_what_it_means_and_what_to_do() -> None:
@@ -164,14 +191,14 @@ def test_numbers_of_updates_are_means_over_a_rollout_and_what_is_seen_goes_throu
         alarm = dogs.alarm(place // 2, {}, awake=True)
         if alarm:
             break
-        dogs.learnt({"ratio/clipped": clipped, "loss": 3.0})
+        dogs.learnt({"ratio/clipped": clipped, "loss": 3.0}, awake=True)
         if place + 1 == stopped:
             save_file(memory, tmp_path / "memory")
             memory = {}
             dogs = Watchdogs({"ratio/clipped": 0.5}, 2, memory)
             memory |= load_file(tmp_path / "memory")
     assert alarm is not None
-    assert (alarm.rollout, alarm.value) == (4, pytest.approx(0.65))
+    assert (alarm.rollout, alarm.value) == (3, pytest.approx(0.65)), "told of the rollout in which it was so"
 
 
 def test_the_table_of_limits_has_no_order() -> None:

@@ -50,6 +50,8 @@ def online(
     prompts in the end; the policy itself draws the answers that are learnt from.
     """
     algorithm = settings.bound()
+    if settings.strays:
+        context.warn(settings.strays)
     prompts = prompts_of(data.read())
     watched = prompts_of(held_out.read())[: settings.held_out_prompts] if held_out is not None else []
     loaded = load_trainable(context, model, settings)

@@ -11,6 +11,7 @@ from truing.algorithms import BoundAlgorithm
 from truing.compute import Sampling
 from truing.errors import ConfigError
 from truing.scoring.scorers import Spec
+from truing.shaping import ERROR
 from truing.signatures import Count, Fraction, Positive
 from truing.stages import watchdogs
 from truing.stages.curriculum import Curriculum
@@ -113,6 +114,12 @@ class Online(Updates):
             raise ConfigError("stop_after: changes nothing while stop names no number: set that too")
         if self.correction != "none" and algorithm.algorithm.advantage is None:
             raise ConfigError(f"correction: algorithm '{algorithm.name}' has no advantages to weigh: take it out")
+        shaping, answers = algorithm.shaping, self.prompts * algorithm.group_size
+        if shaping.reward_kl_target is not None and shaping.reward_kl_horizon <= ERROR * answers:
+            raise ConfigError(
+                f"algorithm.reward_kl_horizon: is {shaping.reward_kl_horizon:g}, and a rollout has {answers} answers: "
+                f"the price of KL could fall below 0 in one: set it above {ERROR * answers:g}, or cut prompts"
+            )
         watchdogs.demand_measured(self.stop, algorithm, algorithm.epochs * self.parts, self.scorer)
         return self
 
@@ -139,6 +146,18 @@ class Online(Updates):
     def steps(self) -> int:
         """Optimizer steps in all."""
         return self.rollouts * self.bound().epochs * self.parts
+
+    @property
+    def strays(self) -> str:
+        """What to say where a gradient without ratios is taken of answers that an older policy wrote; else nothing."""
+        algorithm, updates = self.bound(), self.bound().epochs * self.parts
+        if algorithm.algorithm.advantage is None or algorithm.needs("behaviour") or updates == 1:
+            return ""
+        return (
+            f"algorithm '{algorithm.name}' has no ratio, and learns in {updates} steps from each rollout: after the "
+            "first of them the policy is no longer the one that wrote the answers, and nothing corrects for it. Set "
+            "epochs = 1 and batch_size to prompts, or take an algorithm with a ratio, such as ppo"
+        )
 
     @property
     def reads_while_learning(self) -> bool:

@@ -115,7 +115,7 @@ class Play:
             read = _of_all_ranks(read, step.ranks)
         if self._mixture is not None and self._awake:
             self._mixture.add(step, self._policy)
-        self._watchdogs.learnt(step.means())
+        self._watchdogs.learnt(step.means(), awake=self._awake)
         if self._reads_later:
             judged = self._known(number, judged, read)
         for name, value in judged.about.items():

@@ -44,7 +44,10 @@ def demand_measured(names: Iterable[str], algorithm: BoundAlgorithm, updates: in
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A number that has been out of its limit for so many rollouts in a row, this one included."""
+    """A number that has been out of its limit for so many rollouts in a row, this one included.
+
+    rollout: in which it was measured, counted from 1; numbers of updates are looked at as the next one begins.
+    """
 
     name: str
     value: float
@@ -83,8 +86,10 @@ class Watchdogs:
         self._memory["watch/times"] = torch.zeros(len(limits), dtype=torch.long)
         self._forget_updates()
 
-    def learnt(self, metrics: Mapping[str, float]) -> None:
-        """Takes in the means of one update."""
+    def learnt(self, metrics: Mapping[str, float], *, awake: bool) -> None:
+        """Takes in the means of one update; nothing while the critic warms up, as in `alarm`."""
+        if not awake:
+            return
         seen = [float(metrics[name]) if name in metrics else None for name in BY_UPDATE]
         amounts = torch.tensor([0.0 if one is None else one for one in seen], dtype=torch.float64)
         counts = torch.tensor([0.0 if one is None else 1.0 for one in seen], dtype=torch.float64)
@@ -108,7 +113,8 @@ class Watchdogs:
                 continue
             times[place] = 0 if limit.holds(measured[name]) else times[place] + 1
             if times[place] >= self._patience:
-                alarms.append(Alarm(name, measured[name], limit, number + 1, times[place]))
+                measured_in = number if name in BY_UPDATE else number + 1
+                alarms.append(Alarm(name, measured[name], limit, measured_in, times[place]))
         self._memory["watch/rollout"] = torch.tensor(number)
         self._memory["watch/times"] = torch.tensor(times, dtype=torch.long)
         self._forget_updates()
