@@ -16,13 +16,13 @@ def after(rewards: dict[int, list[float]], prompts: int = 4, rounds: int = 1, me
     place = torch.tensor([prompt for prompt, values in rewards.items() for _ in values])
     reward = torch.tensor([value for values in rewards.values() for value in values])
     for _ in range(rounds):
-        known = seen(known, place, reward, memory)
+        known = seen(known, place, place, reward, memory)
     return known
 
 
 def test_what_is_known_by_hand() -> None:
     known = after({0: [1.0, 0.0], 2: [3.0]}, rounds=2)
-    assert known.tolist() == [[3.0, 1.5, 1.5], [0.0, 0.0, 0.0], [1.5, 4.5, 13.5], [0.0, 0.0, 0.0]]
+    assert known.tolist() == [[3.0, 1.5, 1.5, 0.0], [0.0] * 4, [1.5, 4.5, 13.5, 0.0], [0.0] * 4]
 
 
 def test_chances_by_hand() -> None:
@@ -55,9 +55,19 @@ def test_where_no_reward_differs_all_come_alike(rewards: dict[int, list[float]])
 def test_what_a_prompt_was_long_ago_is_forgotten() -> None:
     known = after({0: [0.0, 1.0] * 4, 1: [1.0, 0.0] * 4})
     for _ in range(8):
-        known = seen(known, torch.zeros(8, dtype=torch.long), torch.ones(8), 0.5)
+        known = seen(known, torch.tensor([0]), torch.zeros(8, dtype=torch.long), torch.ones(8), 0.5)
     first, second, *_ = chances(known, 0.1).tolist()
     assert first < 0.4 < second
+
+
+@pytest.mark.parametrize("rewards", [{0: [1.0, 0.0], 1: [1.0, 1.0]}, {0: [1.0, 1.0], 1: [1.0]}])
+def test_what_cannot_be_scored_comes_seldom_until_it_can(rewards: dict[int, list[float]]) -> None:
+    known, nobody = after(rewards), torch.zeros(0, dtype=torch.long)
+    failed = seen(known, torch.tensor([1, 2]), nobody, torch.zeros(0), 0.5)
+    before, late = chances(known, 0.1).tolist(), chances(failed, 0.1).tolist()
+    assert late == [before[0], 0.1, 0.1, 1.0]
+    scored = seen(failed, torch.tensor([1, 2]), torch.tensor([1, 2]), torch.tensor([1.0, 1.0]), 0.5)
+    assert min(chances(scored, 0.1).tolist()) > 0.1
 
 
 def test_none_comes_twice_before_all_have_come() -> None:

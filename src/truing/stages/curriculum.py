@@ -14,7 +14,7 @@ class Curriculum(Settings):
 
     Of right and wrong that is p (1 - p), p the pass rate: nothing for prompts that are always or never solved. What was
     seen long ago counts little, since the policy changes. To what is known of a prompt comes one answer of the usual
-    variance, so that one rollout alone does not settle it.
+    variance, so that one rollout alone does not settle it. Prompts whose answers cannot be scored teach nothing.
     """
 
     floor: Positive = Field(
@@ -24,22 +24,38 @@ class Curriculum(Settings):
 
 
 def nothing_seen(prompts: int) -> Tensor:
-    """What is known before any has come: of each prompt the number of rewards, their sum and that of squares."""
-    return torch.zeros(prompts, 3, dtype=torch.float64)
+    """What is known before any has come: of each prompt the number of rewards, their sum and that of squares.
+
+    Last, 1 for a prompt that gave no reward when it was last asked, as its answers could not be scored.
+    """
+    return torch.zeros(prompts, 4, dtype=torch.float64)
 
 
-def seen(known: Tensor, place: Tensor, reward: Tensor, memory: float) -> Tensor:
-    """What is known after a rollout. place: which prompt each of its answers belongs to. reward: of each, [C]."""
+def seen(known: Tensor, asked: Tensor, place: Tensor, reward: Tensor, memory: float) -> Tensor:
+    """What is known after a rollout.
+
+    asked: which prompts it asked. place: which of them each of its answers belongs to. reward: of each, [C].
+    """
     rewards = reward.double()
-    each = torch.stack([torch.ones_like(rewards), rewards, rewards.square()], dim=1)
+    each = torch.stack([torch.ones_like(rewards), rewards, rewards.square(), torch.zeros_like(rewards)], dim=1)
     kept = known.clone()
+    kept[asked, 3] = 1.0
+    kept[place, 3] = 0.0
     kept[sorted(set(place.tolist()))] *= memory
     return kept.index_add(0, place, each)
 
 
 def chances(known: Tensor, floor: float) -> Tensor:
-    """How often each prompt shall come, as a share of the one whose rewards vary most; 1 where nothing is known yet."""
-    count, first, square = known.unbind(1)
+    """How often each prompt shall come, as a share of the one whose rewards vary most; 1 where nothing is known yet.
+
+    What could not be scored when it was last asked comes as seldom as can be.
+    """
+    return torch.where(known[:, 3] > 0, floor, _by_variance(known, floor))
+
+
+def _by_variance(known: Tensor, floor: float) -> Tensor:
+    """The same for prompts whose answers have rewards."""
+    count, first, square, _ = known.unbind(1)
     apart = (square - first.square() / count.clamp(min=1e-9)).clamp(min=0)  # squared deviations, added up
     usual = float(apart.sum() / count.sum().clamp(min=1e-9))
     if usual <= 1e-12 * float(square.sum() / count.sum().clamp(min=1e-9)):  # but for rounding no reward varies

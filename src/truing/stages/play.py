@@ -188,7 +188,7 @@ class Play:
                 if not self._reads_later:  # or it will be told once it is read
                     self._tell(number, judged)
                 self._warmup.tell(self._context, number, self._first_step(number))
-                self._see(rollout)
+                self._see(number, rollout)
             if self._context.ranks.rank == 0:
                 forget(self._context, oldest_step(self._context) // (self._algorithm.epochs * self._parts))
         return self._current[1]
@@ -278,13 +278,17 @@ class Play:
             return in_turn(len(self._prompts), count, number, seed)
         return draw(chances(self._memory[KNOWN], curriculum.floor), count, hash_seed(seed, number, 0))
 
-    def _see(self, rollout: Rollout) -> None:
-        """Remembers how a rollout's prompts were rewarded, where it matters to which come next."""
+    def _see(self, number: int, rollout: Rollout) -> None:
+        """Remembers how a rollout's prompts were rewarded, if at all, where it matters to which come next."""
         if self._settings.curriculum is not None:
-            places = torch.tensor([self._place[prompt_hash(group)] for group in rollout.groups])
-            self._memory[KNOWN] = seen(
-                self._memory[KNOWN], places[rollout.group], rollout.score, self._settings.curriculum.memory
-            )
+            asked = self._places([self._prompts[place] for place in self._next(number)])
+            place = self._places(rollout.groups)[rollout.group]
+            memory = self._settings.curriculum.memory
+            self._memory[KNOWN] = seen(self._memory[KNOWN], asked, place, rollout.score, memory)
+
+    def _places(self, groups: Sequence[Group]) -> Tensor:
+        """Where the prompts of these groups stand."""
+        return torch.tensor([self._place[prompt_hash(group)] for group in groups])
 
     def _said(self, forest: Forest) -> dict[str, PerToken]:
         """What policy, reference and critic say as they are now; the policy only where it is asked before it learns."""
