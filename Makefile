@@ -58,9 +58,10 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Pages of the objectives, from their signatures and docstrings.
+# Pages of the objectives and of all settings, from signatures and docstrings.
 docs: $(STAMP)
 	$(BIN)/python -m truing.describing docs/objectives
+	$(BIN)/python -m truing.handbook docs/reference
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,7 +25,20 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rendering", "packing", "models", "compute", "costs"}),
     frozenset({"scoring"}),
     frozenset({"stages"}),
-    frozenset({"recipe", "data", "planning", "estimates", "fitting", "probing", "measuring", "pipeline", "describing"}),
+    frozenset(
+        {
+            "recipe",
+            "data",
+            "planning",
+            "estimates",
+            "fitting",
+            "probing",
+            "measuring",
+            "pipeline",
+            "describing",
+            "handbook",
+        }
+    ),
     frozenset({"comparing", "evaluating"}),
     frozenset({"cli", "web", "__main__"}),
 )

@@ -1,6 +1,6 @@
 """What there is to know of an objective, gathered from its signature, its docstring and the report's table of metrics.
 
-The page of an objective, the terminal's view of it and the table in the README all come from here.
+The page of an objective, the terminal's view of it and the tables of docs/objectives/README.md all come from here.
 """
 
 from __future__ import annotations
@@ -132,8 +132,11 @@ def write_pages(folder: Path) -> None:
     """A page for each objective, and a table of all."""
     for name in OBJECTIVES:
         write_atomic(folder / f"{name}.md", markdown(name))
-    words = "# Objectives\n\nMade by `make docs` from the signatures and docstrings of the objectives.\n\n"
-    write_atomic(folder / "README.md", words + table() + "\n")
+    words = (
+        "# Objectives\n\nMade by `make docs` from the signatures and docstrings of the objectives; "
+        "[../objectives.md](../objectives.md) tells how to choose and use one.\n"
+    )
+    write_atomic(folder / "README.md", f"{words}\n## By the data that you have\n\n{grouped()}\n\n## All\n\n{table()}\n")
 
 
 def table() -> str:
@@ -148,12 +151,13 @@ def table() -> str:
 
 
 def grouped() -> str:
-    """The names of all objectives by the data they learn from, as rows of a Markdown table for the README."""
+    """The names of all objectives by the data they learn from, as a Markdown table."""
     kinds: dict[str, list[str]] = {}
     for name in OBJECTIVES:
         about = describe(name)
-        kinds.setdefault(about.data, []).append(f"[{name}](docs/objectives/{name}.md)")
-    return "\n".join(f"| {data} | {', '.join(names)} |" for data, names in kinds.items())
+        kinds.setdefault(about.data, []).append(f"[{name}]({name}.md)")
+    lines = ["| you have | objectives |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| {data} | {', '.join(names)} |" for data, names in kinds.items())])
 
 
 def logged_by(bound: Bound) -> list[str]:

@@ -101,7 +101,7 @@ class StageSpec(Settings):
 class LoopSpec(Settings):
     """A stage whose body is stages, which are walked in rounds."""
 
-    name: str
+    name: str = Field(description="its own; rounds are called by it, such as self.2")
     rounds: Count = Field(description="how often the body is walked")
     carry: tuple[Literal["model", "reward", "data"], ...] = Field(
         ("model",),
@@ -143,14 +143,14 @@ class LoopSpec(Settings):
 class Recipe(Settings):
     """Everything that decides what a run does."""
 
-    name: str = "run"
+    name: str = Field("run", description="begins the name of the run's folder; of a recipe file, the file's name")
     model: str = Field(description="smollm2, a model folder, a run folder, or a hub id")
     chat_template: str | None = Field(None, description="a Jinja file used instead of the model's own template")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="decides all that is drawn")
     device: str = Field("auto", description="auto, cpu, cuda, ...")
     precision: Precision = Field("auto", description="dtype of compute; trained weights are always kept in fp32")
-    data: DataSettings | None = None
-    principle: Principle | None = None
+    data: DataSettings | None = Field(None, description="where rows come from; none: no stage takes any")
+    principle: Principle | None = Field(None, description="what the model is to do, in words")
     stage: tuple[StageSpec | LoopSpec, ...]
 
     @model_validator(mode="after")

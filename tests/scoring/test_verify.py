@@ -103,8 +103,8 @@ def test_rows_without_good_tests_have_failed(isolation: str) -> None:
         assert "a test" in failed.reason
 
 
-def test_the_rows_that_the_readme_shows(isolation: str, tmp_path: Path) -> None:
-    lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+def test_the_rows_that_the_guide_shows(isolation: str, tmp_path: Path) -> None:
+    lines = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text().splitlines()
     shown = [line for line in lines if line.startswith("{") and ('"answer": ' in line or '"tests": ' in line)]
     (tmp_path / "rows.jsonl").write_text("\n".join(shown))
     ducks, adding = formats.read_groups(tmp_path / "rows.jsonl")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
+from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -28,13 +29,10 @@ ReferenceKind = Literal["start", "base", "adapters_off", "none"]
 
 
 class Moving(Settings):
-    """A reference that follows the policy (TR-DPO, arXiv:2404.09656): every `every` steps it moves by `mix`.
+    """A reference that follows the policy (TR-DPO, arXiv:2404.09656): every `every` steps it moves by `mix`."""
 
-    mix: share of the policy in the new reference. every: optimizer steps between two moves.
-    """
-
-    mix: Fraction = 0.6
-    every: Count = 512
+    mix: Fraction = Field(0.6, description="share of the policy in the new reference")
+    every: Count = Field(512, description="optimizer steps between two moves")
 
 
 class Reference(Protocol):

@@ -28,14 +28,14 @@ from truing.tensors import Forest, RankedScores, Scores
 
 
 class Meta(Settings):
-    """Learning to tell apart what the policy now writes (MetaRM, arXiv:2401.06080).
+    """Learning to tell apart what the policy now writes (MetaRM, arXiv:2401.06080)."""
 
-    rate: how far the weights are moved along the gradient of the difference between unlabelled answers, before the
-    gradient of the comparisons is taken there. rows: prompts whose answers are looked at in each step.
-    """
-
-    rate: Positive = 1e-4
-    rows: Count = 4
+    rate: Positive = Field(
+        1e-4,
+        description="how far the weights are moved along the gradient of the difference between unlabelled answers, "
+        "before the gradient of the comparisons is taken there",
+    )
+    rows: Count = Field(4, description="prompts whose answers are looked at in each step")
 
 
 class RewardModel(Preference):

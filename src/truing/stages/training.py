@@ -45,14 +45,11 @@ LOOKED_AT = 200
 
 
 class Lora(Settings):
-    """A low-rank adapter on a frozen base.
+    """A low-rank adapter on a frozen base."""
 
-    rank: width of the adapter. alpha: its scale is alpha / rank. targets: which layers get one.
-    """
-
-    rank: Count = 16
-    alpha: Positive = 32.0
-    targets: str | tuple[str, ...] = "all-linear"
+    rank: Count = Field(16, description="width of the adapter")
+    alpha: Positive = Field(32.0, description="its scale is alpha / rank")
+    targets: str | tuple[str, ...] = Field("all-linear", description="which layers get one")
 
 
 class Updates(Settings):
