@@ -74,9 +74,21 @@ MAKES: dict[ModuleType, Product] = {
 """The modules with stages, and what those of each one make: later stages take the last of each kind."""
 
 
+INPUTS = frozenset(
+    {"model", "base", "reward", "data", "also", "held_out", "unlabelled", "pretrain", "principle", "judges", "encoder"}
+    | {"measured"}
+)
+"""What stages may ask for. A public function that asks for anything else is no stage, but what stages share."""
+
+
 def _stages(module: ModuleType) -> dict[str, Stage]:
     found = public_functions(module, "None")
-    return {name: function for name, function in found.items() if "context" in inspect.signature(function).parameters}
+    return {name: function for name, function in found.items() if _is_stage(function)}
+
+
+def _is_stage(function: Stage) -> bool:
+    names = list(inspect.signature(function).parameters)
+    return names[:2] == ["context", "settings"] and set(names[2:]) <= INPUTS
 
 
 STAGES: dict[str, Stage] = {name: function for module in MAKES for name, function in _stages(module).items()}
