@@ -60,7 +60,7 @@ def test_a_library_that_cites_the_system_is_understood_and_no_other(tmp_path: Pa
 
 
 def refuse(path: Path, error: Exception) -> None:
-    with disk.library_errors(path, 7):
+    with disk.foreign_errors(path, 7):
         raise error
 
 

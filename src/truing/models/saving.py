@@ -15,14 +15,14 @@ from truing.store import disk
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """One safetensors file, in a folder that is being staged."""
-    with disk.library_errors(path, _bytes(tensors.values())):
+    with disk.foreign_errors(path, _bytes(tensors.values())):
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
 @contextmanager
 def saving(weights: Iterable[Tensor], folder: Path) -> Iterator[None]:
     """For `save_pretrained`: it is quiet, and what the system refuses is told as `disk` tells it."""
-    with quiet_libraries(), disk.library_errors(folder, _bytes(weights)):
+    with quiet_libraries(), disk.foreign_errors(folder, _bytes(weights)):
         yield
 
 

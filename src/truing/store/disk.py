@@ -78,7 +78,7 @@ def storage_errors(path: Path, needed: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def library_errors(path: Path, needed: int = 0) -> Iterator[None]:
+def foreign_errors(path: Path, needed: int = 0) -> Iterator[None]:
     """As `storage_errors`, for libraries that write by themselves and only cite the system in their exceptions."""
     try:
         with storage_errors(path, needed):
