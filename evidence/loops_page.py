@@ -108,7 +108,12 @@ def write(folder: Path) -> None:
 def _cost(found: Found) -> str:
     cores = sum(found.pieces.get("core_seconds", {}).values()) / 60
     where = ", ".join(found.pieces.get("machines", {}))
-    return f"It took {cores:.0f} minutes of one core ({where})." if cores else ""
+    return (
+        f"It took {cores:.0f} minutes of one core after the first model was made ({where})."
+        " Rates are chosen on the openings they are told of."
+        if cores
+        else ""
+    )
 
 
 def runs(found: Found, *names: str) -> dict[int, Any]:
@@ -232,9 +237,11 @@ def _length(found: Found, folder: Path) -> Iterator[str]:
         excess = _ahead(found, ("length", name), ("length", FAIR), "length")
         taken = _ahead(found, ("length", name), ("length", BIASED), "length")
         worth = _ahead(found, ("length", name), ("length", BIASED))
+        left = _ahead(found, ("length", name), ("length", FAIR))
         yield (
             f"- {name}: {holds(excess, taken)}, {signed(excess)} tokens against the fair judge's and {signed(taken)} "
-            f"against the biased one's; true reward {signed(worth)} against the latter."
+            f"against the biased one's; true reward {signed(worth)} against the latter and {signed(left)} against the "
+            "fair judge's."
         )
     _course_picture(
         folder / "loops-length.svg",
@@ -296,7 +303,8 @@ def met(rewards: Sequence[Mapping[int, float]], data: float) -> str:
         left = f"It has not met its data after {len(rewards)} rounds: {signed(short_of[-1])} of true reward are left."
         rising = {
             1: "It still improves in the second half of them",
-            0: "It does not clearly improve in the second half of them any more, so here it stops before it meets them",
+            0: "It does not clearly improve in the second half of them any more, so neither meeting its data nor "
+            "stopping is shown",
             -1: "It falls back in the second half of them",
         }[way(late)]
         return f"{left} {rising}: {signed(late)}."
@@ -356,7 +364,7 @@ def collapse(kept: Mapping[int, float], out: Mapping[int, float]) -> str:
     if way(above) <= 0 and way(less) >= 0:
         return (
             "Without its KL term APO's reward model cannot be told from chance, and yet is not clearly worse than with "
-            f"it, so a collapse is likely and not shown: right on {told}."
+            f"it, so a collapse is not shown: right on {told}."
         )
     if way(above) <= 0:
         what = "below chance" if way(above) < 0 else "no better than chance"
@@ -383,11 +391,11 @@ def _rlcd(found: Found, folder: Path) -> Iterator[str]:
     yield from _table(("places", "seeds", "apart", "labels that are right", "if it were normal"), rows)
     rights = [{seed: run["right"] for seed, run in one.items()} for one in some.values()]
     yield _counted(
-        [lead(after, before) for before, after in pairwise(rights)],
-        every="Labels are right more often with every step apart.",
-        some="Labels are clearly right more often with {n} of {of} steps apart.",
+        [lead(rights[-1], rights[0])] if rights else [],
+        every="Labels are clearly right more often with words furthest apart than with the same word.",
+        some="",
         none="That labels are right more often with words further apart is not shown here.",
-        against="With {n} of {of} steps they are clearly right less often.",
+        against="With words furthest apart they are clearly right less often.",
     )
     every = [(run["apart"], run["right"]) for one in some.values() for run in one.values()]
     off = max(abs(phi(apart) - right) for apart, right in every)
