@@ -33,6 +33,20 @@ MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 CAPABILITIES_3 = 0x20080522
 
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+LOAD, IF_EQUAL, IF_AT_LEAST, IF_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+"""Instructions of a filter of system calls: classic BPF, of 32-bit words."""
+NUMBER_AT, ARCHITECTURE_AT, FIRST_ARGUMENT_AT = 0, 4, 16
+"""Bytes into what a filter is given of a call (struct seccomp_data of the kernel)."""
+ALLOW, EPERM, ENOSYS = 0x7FFF0000, 0x50001, 0x50026
+"""Answers of a filter: go on, or fail with this error."""
+CLONE_NEWUSER, X32, CLONE3 = 0x10000000, 0x40000000, 435
+CALLS = {
+    "x86_64": (0xC000003E, 56, {"memfd_create": 319, "shmget": 29, "unshare": 272, "setns": 308, "mount": 165}),
+    "aarch64": (0xC00000B7, 220, {"memfd_create": 279, "shmget": 194, "unshare": 97, "setns": 268, "mount": 40}),
+}
+"""Of each architecture: its mark, its number of `clone`, and those of the calls that are denied."""
+
 
 def canonical(value: Any, depth: int = 0) -> str:
     """One line that is the same for values that Python calls equal: 2 and 2.0, sets in any order, lists not tuples."""
@@ -133,9 +147,42 @@ def _enclose(job: dict[str, Any], folder: str, files: tuple[int, int, int], most
         _libc().capset((ctypes.c_uint32 * 2)(CAPABILITIES_3, 0), (ctypes.c_uint32 * 6)())
     _libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _libc().prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _deny_calls()
     os.chdir(folder)
     os.environ.update(HOME=folder, TMPDIR=folder)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+
+
+def _deny_calls() -> None:
+    """Closes the ways round the limits: memory that RLIMIT_AS does not count, and file systems of the code's own.
+
+    Needs PR_SET_NO_NEW_PRIVS. Other architectures than those of `CALLS` get no filter.
+    """
+    if os.uname().machine not in CALLS or ctypes.sizeof(ctypes.c_void_p) != 8:
+        return
+    program = _filter(*CALLS[os.uname().machine])
+    text = ctypes.create_string_buffer(program, len(program))
+    described = (ctypes.c_uint64 * 2)(len(program) // 8, ctypes.addressof(text))  # struct sock_fprog
+    _checked(_libc().prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(described), 0, 0), "filter of calls")
+
+
+def _filter(architecture: int, clone: int, denied: dict[str, int]) -> bytes:
+    """A filter's instructions, of 8 bytes each: code, how many to skip if it holds and if not, a value.
+
+    Calls of another architecture are denied, for their numbers mean something else. Of `clone3` a filter cannot read
+    the flags: it is said not to exist, so that the C library takes `clone`.
+    """
+    steps = [(LOAD, 0, 0, ARCHITECTURE_AT), (IF_EQUAL, 1, 0, architecture), (RETURN, 0, 0, EPERM)]
+    steps += [(LOAD, 0, 0, NUMBER_AT), (IF_AT_LEAST, 0, 1, X32), (RETURN, 0, 0, EPERM)]
+    for number in denied.values():
+        steps += [(IF_EQUAL, 0, 1, number), (RETURN, 0, 0, EPERM)]
+    steps += [(IF_EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, ENOSYS)]
+    steps += [(IF_EQUAL, 0, 3, clone), (LOAD, 0, 0, FIRST_ARGUMENT_AT)]
+    steps += [(IF_ANY_BIT, 0, 1, CLONE_NEWUSER), (RETURN, 0, 0, EPERM), (RETURN, 0, 0, ALLOW)]
+    return b"".join(
+        code.to_bytes(2, "little") + bytes((holds, fails)) + value.to_bytes(4, "little")
+        for code, holds, fails, value in steps
+    )
 
 
 def _perform(code: str, test: dict[str, str], nonce: str) -> int:

@@ -8,8 +8,10 @@ it came to its end is shown by a number drawn for the run, which code that searc
 With namespaces (Linux, `unshare` of util-linux) the code sees no network and no other process; the home folder, the
 current one and those for temporary files and sockets are empty, and it can write nothing but 64 MiB of its own. It is
 not a virtual machine: the kernel is shared, what the user may read elsewhere can be read, and the limit of memory is
-one for each process. With limits alone the code has the network and all rights of the user, who may read files and
-environments and end processes: that is for a machine which is itself a sandbox.
+one for each process. On x86-64 and ARM64 a filter of system calls keeps code from memory that this limit does not
+count, and from namespaces and file systems of its own; elsewhere there is no filter.
+With limits alone the code has the network and all rights of the user, who may read files and environments and end
+processes: that is for a machine which is itself a sandbox.
 Where Truing runs as root, code runs as a user that nobody is.
 """
 
