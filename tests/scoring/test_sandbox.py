@@ -215,6 +215,20 @@ def test_a_namespace_lets_nothing_out(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not Path("/tmp/truing-out").exists()
 
 
+@pytest.mark.parametrize("home", ["/library/run", "/options/x", "/process/x", "/etcetera"])
+def test_a_folder_is_covered_whose_name_only_begins_like_a_needed_one(
+    home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", home)
+    assert home in sandbox._hidden()
+
+
+@pytest.mark.parametrize("home", ["/opt", "/opt/x", "/usr/src/x"])
+def test_what_python_needs_is_not_covered(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", home)
+    assert home not in sandbox._hidden()
+
+
 def test_the_sandbox_never_holds_what_is_expected() -> None:
     test = read_test("x = 1\nassert f(x) == {'a': [1, 2.5]}\nassert set([3]) == g()\nassert f(x) > 2, 'large'")
     assert test.source == "x = 1\n__report__(f(x))\n__report__(g())\nassert f(x) > 2, 'large'"

@@ -6,10 +6,11 @@ is equal to everything passes such a test. What else a test asserts is asserted 
 it came to its end is shown by a number drawn for the run, which code that searches the process can find.
 
 With namespaces (Linux, `unshare` of util-linux) the code sees no network and no other process; the home folder, the
-current one and those for temporary files and sockets are empty, and it can write nothing but 64 MiB of its own. It is
-not a virtual machine: the kernel is shared, what the user may read elsewhere can be read, and the limit of memory is
-one for each process. On x86-64 and ARM64 a filter of system calls keeps code from memory that this limit does not
-count, and from namespaces and file systems of its own; elsewhere there is no filter.
+current one and those for temporary files and sockets are empty, unless they lie where Python may (`NEEDED`), and it can
+write nothing but 64 MiB of its own. It is not a virtual machine: the kernel is shared, what the user may read elsewhere
+can be read, and the limit of memory is one for each process. On x86-64 and ARM64 a filter of system calls denies
+memfd_create and shmget, whose memory this limit does not count, and namespaces and mounts of the code's own; elsewhere
+there is no filter. What pipes and message queues hold is not counted either.
 With limits alone the code has the network and all rights of the user, who may read files and environments and end
 processes: that is for a machine which is itself a sandbox.
 Where Truing runs as root, code runs as a user that nobody is.
@@ -44,12 +45,13 @@ NAMESPACES = ("--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--n
 USERS = range(61184, 65520)
 """Numbers that no user of a system has: code runs as one of them where Truing runs as root."""
 SHARED = ("/tmp", "/var/tmp", "/run", "/dev/shm")
-NEEDED = ("/usr", "/lib", "/bin", "/etc", "/proc", "/opt")
+NEEDED = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/opt")
 """What Python is made of; never covered, even where Truing runs from there."""
 SPARE = 10.0
 """Seconds beyond its tests that a sandbox may take before it is ended from outside."""
 
-_user = itertools.count()
+_user = itertools.count(secrets.randbelow(len(USERS)))
+"""Begins anywhere, so that two runs at one time hardly share users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _hidden() -> list[str]:
     """Folders that a namespace covers: where secrets, sockets, and the rows with their expected values may lie."""
     places = {os.path.realpath(place) for place in (Path.home(), Path.cwd(), tempfile.gettempdir(), *SHARED)}
-    return sorted(place for place in places if place != "/" and not place.startswith(NEEDED))
+    return sorted(place for place in places if place != "/" and not _needed(place))
+
+
+def _needed(place: str) -> bool:
+    return any(place == needed or place.startswith(f"{needed}/") for needed in NEEDED)
 
 
 def _compared(statement: ast.stmt) -> tuple[ast.stmt, str] | None:
