@@ -28,8 +28,14 @@ def isolation(request: pytest.FixtureRequest) -> Isolation:
 
 
 @pytest.fixture
-def judged(isolation: Isolation) -> Iterator[Any]:
-    """Verdicts of tests on code; whatever it did, no process of it is left, and it took no longer than it may."""
+def judged(isolation: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Verdicts of tests on code; whatever it did, no process of it is left, and it took no longer than it may.
+
+    What runs it is told by a mark of this test from that of tests in other processes.
+    """
+    marked = tmp_path / "inside.py"
+    marked.write_text(f"# {tmp_path}\n{Path(inside.__file__).read_text()}")
+    monkeypatch.setattr(inside, "__file__", str(marked))
 
     def judge(code: str, *tests: Any, limits: Limits = SMALL) -> list[Verdict]:
         started = time.monotonic()
@@ -37,15 +43,14 @@ def judged(isolation: Isolation) -> Iterator[Any]:
         assert time.monotonic() - started < len(tests) * (limits.seconds + 5) + sandbox.SPARE
         return found
 
-    before = {process.pid for process in psutil.process_iter()}
     yield judge
-    left = [p for p in psutil.process_iter() if p.pid not in before and _runs_code(p)]
+    left = [process for process in psutil.process_iter() if _runs(process, f"# {tmp_path}\n")]
     assert not left, left
 
 
-def _runs_code(process: psutil.Process) -> bool:
+def _runs(process: psutil.Process, mark: str) -> bool:
     try:
-        return any("canonical" in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE
+        return any(mark in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
 
