@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from cyclopts import App, Parameter
@@ -23,6 +24,7 @@ from truing.models.precision import best_device
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "evidence"
+T = TypeVar("T")
 app = App(name="evidence", help=__doc__, version_flags=[])
 
 
@@ -67,11 +69,7 @@ def measure_people(
     found = Found(out / people_page.KEPT, _machine(), seconds)
     trial = people.Trial(data, folder, found, size if seeds is None else replace(size, seeds=seeds), model)
     people.begin(trial)
-    try:
-        for part in parts:
-            people.PARTS[part](trial)
-    except OutOfTimeError as next_one:
-        print(f"time is up before {next_one}: run the same command again to go on", file=sys.stderr)
+    _measure(trial, [people.PARTS[part] for part in parts])
     people_page.write(out)
 
 
@@ -95,11 +93,7 @@ def measure_online(
     found = Found(out / online_page.KEPT, _machine(), seconds)
     trial = reviews.Trial(data, folder, found, size if seeds is None else replace(size, seeds=seeds))
     found.settle(asdict(trial.size))
-    try:
-        for part in parts:
-            online.PARTS[part](trial)
-    except OutOfTimeError as next_one:
-        print(f"time is up before {next_one}: run the same command again to go on", file=sys.stderr)
+    _measure(trial, [online.PARTS[part] for part in parts])
     online_page.write(out)
 
 
@@ -123,12 +117,7 @@ def try_loops(
     found = Found(out / loops_page.KEPT, _machine(), seconds)
     trial = loops.Trial(data, folder, found, size if seeds is None else replace(size, seeds=seeds))
     found.settle(loops.settled(trial.size))
-    try:
-        loops.start(trial)
-        for part in parts:
-            loops.PARTS[part](trial)
-    except OutOfTimeError as next_one:
-        print(f"time is up before {next_one}: run the same command again to go on", file=sys.stderr)
+    _measure(trial, [loops.start, *(loops.PARTS[part] for part in parts)])
     loops_page.write(out)
 
 
@@ -138,6 +127,15 @@ def write_page(out: Path = OUT) -> None:
     for its in (people_page, online_page, loops_page):
         if (out / its.KEPT).exists():
             its.write(out)
+
+
+def _measure(trial: T, parts: Iterable[Callable[[T], None]]) -> None:
+    """One part after the other, until time is up."""
+    try:
+        for part in parts:
+            part(trial)
+    except OutOfTimeError as next_one:
+        print(f"time is up before {next_one}: run the same command again to go on", file=sys.stderr)
 
 
 def _machine() -> str:
