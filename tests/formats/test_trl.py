@@ -118,7 +118,7 @@ def test_text_parts_where_a_word_ends(chosen: str, rejected: str, prompt: str) -
         ({"margin": 2}, (None, None), 2),
         ({"score_chosen": 8, "score_rejected": 3, "margin": 1}, (8, 3), 1),
         ({"score_chosen": 8, "score_rejected": 3, "margin": 5}, (8, 3), 5),
-        ({"score_chosen": 8, "score_rejected": 3, "margin": None}, (8, 3), None),
+        ({"score_chosen": 8, "score_rejected": 3, "margin": None}, (8, 3), 5),
     ],
 )
 def test_scores_and_margin(columns: dict[str, Any], scores: Any, strength: float | None) -> None:

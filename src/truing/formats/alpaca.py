@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from truing.formats.checks import Json, RowError, expect_bool, expect_list, expect_text
 from truing.formats.format import Format, Notes, Row, canonical
 from truing.formats.turns import (
+    COMPARED,
     Turns,
     check_prompt,
     check_ranking,
@@ -136,5 +137,5 @@ ALPACA = Format(
     reader=read_alpaca,
     writer=write_alpaca,
     aliases=_ALIASES,
-    optional=("input", "system", "history", "score_chosen", "score_rejected"),
+    optional=("input", "system", "history", *COMPARED),
 )

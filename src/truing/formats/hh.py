@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from truing.formats.checks import Json, RowError, expect_text
 from truing.formats.format import Format, Notes, Row
 from truing.formats.turns import (
+    COMPARED,
     Turns,
     check_answer,
     check_prompt,
@@ -119,5 +120,5 @@ HH_RLHF = Format(
     matches=is_transcript_row,
     reader=read_hh,
     writer=write_hh,
-    optional=("score_chosen", "score_rejected"),
+    optional=COMPARED,
 )

@@ -9,6 +9,7 @@ from truing.formats.checks import Json, RowError, expect_bool, expect_list, expe
 from truing.formats.format import Format, Notes, Row
 from truing.formats.strict_json import parse_text
 from truing.formats.turns import (
+    COMPARED,
     Turns,
     check_answer,
     check_prompt,
@@ -172,5 +173,5 @@ SHAREGPT = Format(
     matches=_matches,
     reader=read_sharegpt,
     writer=write_sharegpt,
-    optional=("system", "score_chosen", "score_rejected"),
+    optional=("system", *COMPARED),
 )

@@ -10,6 +10,7 @@ from truing.formats.checks import Json, RowError, expect_bool, expect_list, expe
 from truing.formats.format import Format, Notes, Row, canonical
 from truing.formats.hh import is_transcript_row
 from truing.formats.turns import (
+    COMPARED,
     Turns,
     check_answer,
     check_prompt,
@@ -42,7 +43,6 @@ _ANSWERS = {
     *("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages"),
 }
 _QUESTIONS = ("instruction", "question", "input")
-_SCORES = ("score_chosen", "score_rejected")
 _STEP_END = "\n"
 """What stands between two steps of an answer."""
 
@@ -318,7 +318,7 @@ FORMATS = (
         reader=read_preference,
         writer=write_preference,
         aliases=_PREFERENCE,
-        optional=_SCORES,
+        optional=COMPARED,
     ),
     Format(
         name="preference_implicit",
@@ -327,7 +327,7 @@ FORMATS = (
         reader=read_preference_implicit,
         writer=write_preference_implicit,
         aliases=_IMPLICIT,
-        optional=_SCORES,
+        optional=COMPARED,
     ),
     Format(
         name="unpaired",

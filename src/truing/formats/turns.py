@@ -12,6 +12,9 @@ Turns = tuple[Message, ...]
 
 ROLES = ("system", "user", "assistant", "tool")
 
+COMPARED = ("score_chosen", "score_rejected", "margin")
+"""Columns that say more of two answers; where one is null or empty, it says nothing."""
+
 # Which turns may follow which; the empty name stands for the beginning.
 _MAY_FOLLOW = {
     "": ("system", "user"),
