@@ -17,7 +17,7 @@ from store.faults import FaultyDisk, refuse_afterwards, refuse_full
 from store.test_disk import without_privileges
 from store.test_files import fail_half_way, flip, names
 from truing.errors import ConfigError, StorageError
-from truing.store import Run, StoreWarning, files
+from truing.store import FollowedRun, Run, StoreWarning, files
 from truing.store import run as run_module
 
 RESOLVED = "[stage]\nbeta = 0.1\n"
@@ -173,6 +173,42 @@ def test_read_changes_nothing(run: Run) -> None:
     with pytest.warns(StoreWarning, match="it is left out"):
         assert reader.artifact("made") is None
     assert names(run.path / "artifacts") == ["made"]
+
+
+def test_a_run_that_another_process_writes_is_left_to_it(run: Run) -> None:
+    """Whoever follows it sees what it makes, and may say and make the same, of which nothing is kept."""
+    make(run, "made")
+    save(run, 1)
+    run.event("sft", "step", step=1)
+    run.sample({"stage": "sft", "step": 1})
+    before = contents(run.path)
+    follower = FollowedRun.read(run.path)
+    follower.event("sft", "step", step=2)
+    follower.sample({"stage": "sft", "step": 2})
+    follower.show("sft", [{"step": 2}])
+    follower.rewind("sft", 0)
+    follower.prune("key", 0)
+    follower.discard_checkpoints("key")
+    follower.tidy("key")
+    follower.discard_artifact("made")
+    with (
+        follower.new_artifact("other", stage="sft", meta={}) as one,
+        follower.new_checkpoint(2, stage_key="key", meta={}) as other,
+    ):
+        for folder in (one, other):
+            (folder / "weights").write_bytes(b"own")
+    assert not one.exists()
+    assert not other.exists()
+    assert contents(run.path) == before
+    save(run, 2)
+    assert steps(follower) == [1, 2]
+    assert [event["step"] for event in follower.events()] == [1]
+    assert follower.artifact("made") == run.artifact("made")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Of all files in it."""
+    return {str(file): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def test_a_later_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,10 +422,14 @@ def test_an_artifact_is_as_sound_as_the_checkpoint_it_names(tmp_path: Path) -> N
         path = save(run, 3)
         with run.new_artifact("made", stage="sft", meta={"model": "checkpoint-3"}):
             pass
+        with run.new_artifact("alone", stage="score", meta={"reward": "/a/model/of/somebody/else"}):
+            pass
         assert run.artifact("made")
     flip(path / "weights", 0)
-    with opened(tmp_path / "run") as run, pytest.warns(StoreWarning, match="checkpoint-3/weights.*set aside as made"):
-        assert run.artifact("made") is None
+    with opened(tmp_path / "run") as run:
+        with pytest.warns(StoreWarning, match="checkpoint-3/weights.*set aside as made"):
+            assert run.artifact("made") is None
+        assert run.artifact("alone"), "it does not answer for a model elsewhere"
 
 
 def test_half_an_artifact_is_left_out_of_the_list_and_said(run: Run) -> None:
