@@ -47,14 +47,22 @@ def steps(out: Path) -> int:
     return file.read_text().count('"kind": "step"') if file.exists() else 0
 
 
+def wait_for(agent: subprocess.Popen[str], out: Path, count: int) -> None:
+    """Until so many steps were told."""
+    while steps(out) < count:
+        assert agent.poll() is None, agent.communicate()
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
 def test_torchrun_trains_and_a_killed_rank_takes_all_down(recipe: Path, tmp_path: Path) -> None:
-    """The second rank is killed in the middle; the same command then goes on, and says once what there is to say."""
+    """The second rank is killed in the middle; the same command then goes on, and says once what there is to say.
+
+    It is stopped as well, by a signal to `torchrun` alone, and then goes on after the very step at which it stopped.
+    """
     out = tmp_path / "run"
     first = started(recipe, out)
-    while steps(out) < 5:
-        assert first.poll() is None, first.communicate()
-        time.sleep(0.02)
+    wait_for(first, out, 5)
     ranks = {int(rank.environ()["RANK"]): rank for rank in psutil.Process(first.pid).children()}
     ranks[1].send_signal(signal.SIGKILL)
     began = time.monotonic()
@@ -66,8 +74,19 @@ def test_torchrun_trains_and_a_killed_rank_takes_all_down(recipe: Path, tmp_path
     assert "is gone" in first.communicate()[1]
 
     second = started(recipe, out)
-    said, errors = second.communicate(timeout=100)
-    assert second.returncode == 0, errors
+    wait_for(second, out, steps(out) + 2)  # those of the first one go as it begins
+    second.terminate()
+    said, errors = second.communicate(timeout=25)
+    assert second.returncode != 0
+    assert "forcefully" not in errors, "they were killed"
+    told = [event["step"] for event in Run.read(out).events(kind="step")]
+    assert told == list(range(1, len(told) + 1))
+    (checkpoint,) = Run.read(out).checkpoints()
+    assert (checkpoint.step, checkpoint.meta["finished"]) == (told[-1], False)
+
+    third = started(recipe, out)
+    said, errors = third.communicate(timeout=100)
+    assert third.returncode == 0, errors
     assert said.count("run: ") == 1, "one of them speaks"
     run = Run.read(out)
     told = [event["step"] for event in run.events(kind="step")]
@@ -80,9 +99,7 @@ def test_torchrun_trains_and_a_killed_rank_takes_all_down(recipe: Path, tmp_path
 @pytest.mark.slow
 def test_no_rank_outlives_torchrun(recipe: Path, tmp_path: Path) -> None:
     agent = started(recipe, tmp_path / "run")
-    while steps(tmp_path / "run") < 5:
-        assert agent.poll() is None, agent.communicate()
-        time.sleep(0.02)
+    wait_for(agent, tmp_path / "run", 5)
     ranks = psutil.Process(agent.pid).children()
     agent.kill()
     gone, alive = psutil.wait_procs(ranks, timeout=10)

@@ -208,8 +208,8 @@ def _run_stage(context: Context, planned: Planned, made: Mapping[str, Model | Gr
             forget(context)
             context.event("end", seconds=_seconds_spent(context), peak_memory_bytes=None)
         return _artifact(context)
-    context.agree_to_stop()
-    context.check_stop()
+    if context.agree_to_stop():
+        context.leave()
     keys = {name: input_key(value) for name, value in planned.inputs.items()}
     before = _seconds_spent(context)
     under = _under(context)

@@ -24,7 +24,7 @@ PLENTY = 60.0
 
 @dataclass(frozen=True)
 class Blow:
-    """What one rank does to itself as it is about to take its nth step: it is killed, or stopped for good."""
+    """What one rank does to itself as it is about to take its nth step: killed, stopped for good, or asked to stop."""
 
     rank: int
     step: int

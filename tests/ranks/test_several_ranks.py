@@ -15,7 +15,7 @@ from ranks.gradients import NAMES
 from truing.compute.ranks import ALONE, TIMEOUT, _timeout, buckets, own_device
 from truing.errors import ConfigError
 
-LOST = 69
+LOST, STOPPED = 69, 75
 
 
 def forked(folder: Path, *asked: str) -> dict[str, Any]:
@@ -27,49 +27,45 @@ def forked(folder: Path, *asked: str) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
-def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("ranks")
-    return forked(folder, "gradients", "recipes:sft,dpo,reward_model,grpo", "blows:sft", "fewer:sft")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_of_two_ranks_are_those_of_one(name: str, tried: dict[str, Any]) -> None:
+def test_gradients_of_two_ranks_are_those_of_one(tmp_path: Path) -> None:
     """In fp32, relative to the norm. Trees are uneven, and in a step of one row the second rank has none."""
-    assert tried["gradients"][name], "there is a step"
-    assert max(tried["gradients"][name]) <= 1e-6
+    found = forked(tmp_path, "gradients")["gradients"]
+    assert list(found) == list(NAMES)
+    assert [name for name, apart in found.items() if not apart] == [], "there is a step"
+    assert {name: max(apart) for name, apart in found.items() if max(apart) > 1e-6} == {}
 
 
 @pytest.mark.slow
-def test_whole_recipes_end_alike(tried: dict[str, Any]) -> None:
+def test_whole_recipes_end_alike_and_going_on_with_fewer_ranks_is_named_as_inexact(tmp_path: Path) -> None:
     """Six steps of Adam later, and what was told was told once."""
-    assert len(tried["recipes"]) == 4
-    for name, one in tried["recipes"].items():
+    found = forked(tmp_path, "recipes:sft,dpo,reward_model,grpo", "fewer:sft")
+    assert len(found["recipes"]) == 4
+    for name, one in found["recipes"].items():
         assert one["steps"] >= 6, name
         assert one["apart"] < 1e-3, name
         assert one["same_events"], name
+    fewer = found["fewer"]["sft"]
+    assert fewer["apart"] < 1e-3
+    (warning,) = [words for words in fewer["warnings"] if "goes on under" in words]
+    assert "ranks 1, not 2" in warning
+    assert "not the same to the bit" in warning
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies_or_hangs_takes_all_down_and_nothing_with_it(tried: dict[str, Any]) -> None:
-    """Within two seconds, or two after the time-out; every folder verifies, and two ranks go on to the same bits."""
-    found = tried["blows"]["sft"]
+def test_a_rank_that_dies_or_hangs_takes_all_down_and_nothing_with_it(tmp_path: Path) -> None:
+    """Within two seconds, or two after the time-out; every folder verifies, and two ranks go on to the same bits.
+
+    One that is asked to stop lets both stop after that step, and both save it.
+    """
+    found = forked(tmp_path, "blows:sft")["blows"]["sft"]
     assert len(found["killed"]) == len(found["hung"]) == 2
     assert max(found["killed"]) < 2.0
     assert max(found["hung"]) < 2.0
     assert found["codes"] == [LOST] * 4
+    assert (found["stopped"], found["kept"]) == ([STOPPED, STOPPED], [3])
     assert found["leftovers"] == []
-    assert found["same_bits"] == [True] * 4
-
-
-@pytest.mark.slow
-def test_going_on_with_fewer_ranks_is_named_as_inexact(tried: dict[str, Any]) -> None:
-    found = tried["fewer"]["sft"]
-    assert found["apart"] < 1e-3
-    (warning,) = [words for words in found["warnings"] if "goes on under" in words]
-    assert "ranks 1, not 2" in warning
-    assert "not the same to the bit" in warning
+    assert found["same_bits"] == [True] * 5
 
 
 def test_buckets_keep_the_order_and_part_what_is_unlike() -> None:

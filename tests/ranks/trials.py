@@ -41,10 +41,11 @@ def recipe_by_ranks(name: str, folder: Path) -> dict[str, Any]:
 
 
 def blows(name: str, folder: Path) -> dict[str, Any]:
-    """What becomes of the others when a rank is killed, or hangs, and of the run when it goes on.
+    """What becomes of the others when a rank is killed, hangs or is asked to stop, and of the run when it goes on.
 
-    seconds: until the last one was down, that hung ones take beyond the time-out. same_bits: of the weights of a run
-    that two ranks go on with, beside one that nobody killed.
+    seconds: until the last one was down, that hung ones take beyond the time-out. stopped, kept: how both ended when
+    one was asked to stop in the third step, and which steps' checkpoints they left. same_bits: of the weights of a run
+    that two ranks go on with, beside one that nobody touched.
     """
     demand_done(run_of(name, folder, "unbroken"))
     expected = hashes(folder / "unbroken" / name)
@@ -62,6 +63,12 @@ def blows(name: str, folder: Path) -> dict[str, Any]:
         found["leftovers"] += leftovers(folder / place / name)
         demand_done(run_of(name, folder, place))
         found["same_bits"].append(hashes(folder / place / name) == expected)
+    stopped = run_of(name, folder, "stopped")
+    found["stopped"] = together(stopped, blow=Blow(1, 3, signal.SIGTERM)).codes
+    found["kept"] = [checkpoint.step for checkpoint in Run.read(folder / "stopped" / name).checkpoints()]
+    found["leftovers"] += leftovers(folder / "stopped" / name)
+    demand_done(stopped)
+    found["same_bits"].append(hashes(folder / "stopped" / name) == expected)
     return found
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from transformers import AutoModelForCausalLM
 
 from truing import models
 from truing.compute.engine.local import LocalEngine
-from truing.errors import DataError
+from truing.compute.ranks import Alone
+from truing.errors import DataError, Interrupted
 from truing.models.quiet import quiet_libraries
 from truing.packing import forest
+from truing.pipeline import _stoppable
 from truing.records import Completion, Group, assistant, comparison, user
 from truing.signatures import validated
 from truing.stages.context import Model
@@ -432,3 +435,51 @@ def test_activations_are_recomputed_where_they_do_not_fit(
         assert (decided["on"], decided["free_bytes"]) == (free == 2**10, free)
         found.append([{k: v for k, v in e["metrics"].items() if k != "tokens_per_second"} for e in events])
     assert found[0] == found[1], "recomputing changes no bit, so a run may go on where other memory is free"
+
+
+@dataclass(frozen=True)
+class Asked(Alone):
+    """One of two ranks that agree whether to stop, of which the other one was asked before it is their turn to agree.
+
+    other, own: for which time of agreeing the other one was asked before it, and after which time this one hears
+    SIGTERM, counted from 1; 0 for never.
+    """
+
+    other: int = 0
+    own: int = 0
+    said: list[bool] = field(default_factory=list)
+
+    def gather(self, value: Any) -> list[Any]:
+        if not isinstance(value, bool):
+            return [value]
+        self.said.append(value)
+        if len(self.said) == self.own:
+            signal.raise_signal(signal.SIGTERM)
+        return [value, len(self.said) == self.other]
+
+
+@pytest.mark.parametrize(("other", "step"), [(0, 3), (2, 2)])
+def test_ranks_stop_after_the_step_for_which_they_agreed(
+    other: int, step: int, folder: Path, runs: Callable[[], Run]
+) -> None:
+    """One that is asked while they agree does not save and leave without the others."""
+    run = runs()
+    with _stoppable(tiny_model.quiet()) as stop:
+        context = replace(tiny_model.context(run), stop=stop, ranks=Asked(other=other, own=2))
+        settings = validated(Sft, {"batch_size": 2}, "stage")
+        with pytest.raises(Interrupted, match="run the same command again"):
+            sft(context, settings, tiny_model.model_of(folder), tiny_model.given(tiny_model.demonstrations(12)))
+    assert [event["step"] for event in tiny_model.step_events(run)] == list(range(1, step + 1))
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [step]
+
+
+def test_who_is_asked_to_stop_after_the_others_is_asked_once(runs: Callable[[], Run]) -> None:
+    """`torchrun` sends its signal to one rank after the other: the first ones may have agreed before the last hears it.
+
+    A second signal would stop that one at once, in the middle of its checkpoint.
+    """
+    with _stoppable(tiny_model.quiet()) as stop:
+        context = replace(tiny_model.context(runs()), stop=stop, ranks=Asked(other=1))
+        assert context.agree_to_stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested

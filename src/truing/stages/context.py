@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -131,13 +131,15 @@ class Context:
     def check_stop(self) -> None:
         """Leaves the stage if somebody asked to stop."""
         if self.stop.requested:
-            raise Interrupted(f"stopped in stage '{self.stage}': run the same command again to go on")
+            self.leave()
 
-    def agree_to_stop(self) -> None:
-        """Lets all ranks stop if one of them was asked to."""
-        said = self.ranks.gather(self.stop.requested)
-        if any(said) and not said[self.ranks.rank]:
-            self.stop.requested = True
+    def leave(self) -> NoReturn:
+        """Leaves the stage, as somebody asked to stop."""
+        raise Interrupted(f"stopped in stage '{self.stage}': run the same command again to go on")
+
+    def agree_to_stop(self) -> bool:
+        """Whether all ranks stop here, as one of them was asked to. What is asked of one later counts for later."""
+        return any(self.ranks.gather(self.stop.requested))
 
     def is_made(self) -> bool:
         """Whether the stage is done already, as the first rank sees it."""

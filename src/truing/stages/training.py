@@ -421,10 +421,11 @@ def updates(
             if number == total:
                 _tell_skipped(context, memory, total)
                 return  # the finished model is saved next, so there is nothing to stop for
-            context.agree_to_stop()
-            if context.stop.requested or number % settings.save_every == 0:
+            stopping = context.agree_to_stop()
+            if stopping or number % settings.save_every == 0:
                 save_checkpoint(context, engine, number, settings, memory)
-            context.check_stop()
+            if stopping:
+                context.leave()
 
 
 def _taken(step: Step, rate: float, settings: Updates) -> float:
