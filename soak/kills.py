@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from soak.storage import MEMORY
+
 ROOT = Path(__file__).parent.parent
 KILLS = 1000
 """Of each algorithm."""
@@ -17,7 +19,7 @@ KILLS = 1000
 
 def run(kills: int = KILLS) -> dict[str, int | float]:
     """Kills all of them, and tries whether the harness notices every mutation of the product."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         command = [sys.executable, "-W", "error", str(ROOT / "tests" / "kills"), folder, str(kills)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:

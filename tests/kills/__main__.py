@@ -9,6 +9,7 @@ JSON for each.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ import torch
 from kills import harness, runs
 from kills.mutations import MUTATIONS, noise
 
+from truing import pipeline
 from truing.pipeline import run_recipe
 from truing.store import disk
 
@@ -65,4 +67,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     # A killed process loses nothing that it has written, so that no time is to be spent syncing.
     disk.sync = lambda path: None
+    # Nor on what every session would find out anew, and none differently.
+    pipeline.version = functools.cache(pipeline.version)
     main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or ALL)
