@@ -58,15 +58,15 @@ def plan(recipe: Recipe) -> list[Planned]:
     """
     sources = Sources()
     known: dict[str, Any] = {"principle": recipe.principle} if recipe.principle else {}
-    source = models.locate(recipe.model)
-    known["model"] = known["base"] = Model(models.content_hash(source), source)
-    known["recipe.model"] = known["model"]  # so that a later stage can name it when others have made models too
     if recipe.data:
         known |= sources.inputs(recipe.data, recipe.seed)
         known["recipe.data"] = known["data"]  # so that a later stage can name it when others have made data too
         if "held_out" in known:
             known["held_out.data"] = known["held_out"]  # so that answers can be drawn to it
     own = parts(recipe.data.splits, known["data"]) if recipe.data else {}
+    source = models.locate(recipe.model)  # after the data, as it may take a while
+    known["model"] = known["base"] = Model(models.content_hash(source), source)
+    known["recipe.model"] = known["model"]  # so that a later stage can name it when others have made models too
     planning = _Planning(recipe, sources, _content_of(recipe.chat_template))
     whole = known.get("data")
     for spec in recipe.stage:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from truing import formats, models
 from truing.errors import ConfigError, DataError, Interrupted
 from truing.objectives import bind
-from truing.records import Completion, Group, assistant, user
+from truing.records import Completion, Group, assistant, text, user
 from truing.scoring.principle import Principle
 from truing.signatures import Settings, validated
 from truing.stages import evaluate as evaluation
@@ -329,6 +329,14 @@ def test_held_out_rankings_are_compared_by_their_ends_and_other_rows_left_out(
     evaluate(context, checked(Evaluate, {}), tiny_model.model_of(other), tiny_model.model_of(folder), held)
     found = json.loads((result(context.run).path / "evaluation.json").read_text())
     assert (found["prompts"], found["preferences"]["accuracy"]["n"]) == (3, 1)
+
+
+def test_plain_text_prompts_for_a_chat_model_are_told(folder: Path, runs: Callable[[], Run]) -> None:
+    model = tiny_model.model_of(folder)
+    for prompts, told in (([Group((text("Q "),))], True), (tiny_model.prompts(1), False)):
+        context = tiny_model.context(runs(), "evaluate")
+        evaluate(context, checked(Evaluate, {"max_new_tokens": 2}), model, model, tiny_model.given(prompts))
+        assert any("plain text" in e["message"] for e in context.run.events(kind="warning")) == told
 
 
 def test_an_instruction_is_put_before_the_models_answers_alone(
