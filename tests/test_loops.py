@@ -228,6 +228,19 @@ def test_what_no_round_has_is_told(model: Path, pairs: Path) -> None:
         plan(make_recipe(table(model, pairs, loop({"use": "score"}, DPO))))
 
 
+def test_prompts_of_all_earlier_rounds_are_known_to_the_stage_that_makes_them(model: Path, pairs: Path) -> None:
+    instruct = {"use": "self_instruct", "model": "recipe", "data": "recipe"}
+    planned = by_name(
+        plan(make_recipe(table(model, pairs, loop(instruct, {**instruct, "name": "other"}, SAMPLE, DPO))))
+    )
+    for name in ("self_instruct", "other"):
+        made = [planned[f"self.{number}/{name}"] for number in (1, 2, 3)]
+        assert "earlier" not in made[0].inputs
+        for number in (1, 2):
+            assert [rows.key for rows in made[number].inputs["earlier"].rounds] == [one.key for one in made[:number]]
+    assert "earlier" not in planned["self.3/sample"].inputs
+
+
 def test_held_out_rows_can_be_answered(model: Path, pairs: Path) -> None:
     stages = ({**SAMPLE, "data": "held_out"}, {"use": "sft"})
     data = {"path": str(pairs), "held_out": 0.3}

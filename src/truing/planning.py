@@ -23,7 +23,7 @@ from truing.scoring.scorers import Spec, named_in
 from truing.signatures import Settings, validated
 from truing.stages import Stage, inputs_of, product_of, settings_type, stage
 from truing.stages.arranging import judged_rows, to_watch
-from truing.stages.context import Groups, Judges, Measurements, Model
+from truing.stages.context import Earlier, Groups, Judges, Measurements, Model
 from truing.stages.curate import Curate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable, demand_source
 from truing.stages.online_settings import Online
@@ -148,6 +148,7 @@ class _Planning:
         found: dict[str, Any] = {}
         made: dict[str, Any] = {}
         carried: dict[str, Any] = {}
+        earlier: dict[str, tuple[Groups, ...]] = {}
         last = start
         for number in range(1, spec.rounds + 1):
             self.rounds += 1
@@ -163,7 +164,10 @@ class _Planning:
                 if part is not None and spec.rows == "split":
                     part = of_round(part, round)
                 named = one.model_copy(update={"name": round.stage(one.name)})
-                new = self.add(named, scope, rows if rows and rows.ready else None, part, round)
+                before = {"earlier": Earlier(earlier[one.name])} if one.name in earlier else {}
+                new = self.add(named, {**scope, **before}, rows if rows and rows.ready else None, part, round)
+                if "data" in new:
+                    earlier[one.name] = (*earlier.get(one.name, ()), new["data"])
                 scope |= _with_name(one.name, new)
                 found |= _named(named.name, new)
                 made |= new

@@ -233,6 +233,22 @@ def test_contrast_end_to_end_on_the_tiny_model(folder: Path, runs: Callable[[], 
         assert chosen.text.strip() != rejected.text.strip()
 
 
+def test_contrast_draws_other_answers_at_each_attempt(
+    folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one pair of instructions the requests are the same again, and what was of no use must not come again."""
+    monkeypatch.setattr(sampling, "_refusal", lambda *_: "of no use")
+    alone = Principle(text="brief", positive=("Be brief.",), negative=("Be long.",))
+    settings, run = checked(Contrast, {"retries": 3, "temperature": 1.5}), runs()
+    data = tiny_model.given(tiny_model.prompts(2))
+    with pytest.raises(DataError, match="no usable pair in 3 attempts"):
+        contrast(tiny_model.context(run, "contrast"), settings, tiny_model.model_of(folder), data, alone)
+    kept = [run.artifact(f"key-attempt-{number}-0") for number in (1, 2, 3)]
+    drawn = [words(formats.read_groups(part.path / "groups.jsonl", format="group")) for part in kept if part]
+    assert [len(answers) for answers in drawn] == [4, 4, 4]
+    assert all(len({answers[place][0] for answers in drawn}) == 3 for place in range(4))
+
+
 def judged(run: Run, model: Path, base: Path, principle: Principle | None = None, **settings: Any) -> dict[str, Any]:
     held_out = tiny_model.given(tiny_model.pairs(6))
     context = tiny_model.context(run, "evaluate")
