@@ -235,8 +235,8 @@ def _length(found: Found, folder: Path) -> Iterator[str]:
     if near := {name: some for name, some in courses.items() if some and is_near_limit(of(some, "length"))}:
         ended = (f"{name} ({_percent(of(some, 'finished'))} of them end by themselves)" for name, some in near.items())
         yield (
-            f"Near their limit of {LIMIT} tokens are the answers of {', '.join(ended)}: how far length would run is not "
-            "shown, and differences to theirs are understated."
+            f"Near their limit of {LIMIT} tokens are the answers of {', '.join(ended)}: how far length would run is "
+            "not shown, and differences to theirs are understated."
         )
     yield ""
     for name in [name for name in HELD if name not in (FAIR, BIASED) and courses[name]]:

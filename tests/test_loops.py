@@ -614,8 +614,9 @@ def test_recipes_are_short_and_say_what_matters() -> None:
 def test_iterative_dpo(model: Path, tmp_path: Path) -> None:
     """Each round compares, by the reward model, answers to new prompts that the last round's model wrote."""
     data = tiny_model.write_pairs(tmp_path / "pairs.jsonl", 60)
-    short = [f"loop.{stage}.max_new_tokens=6" for stage in ("sample", "win_rate")]
+    short = [f"loop.{stage}.max_new_tokens=6" for stage in ("sample", "win_rate", "diversity")]
     short += ["loop.preference.learning_rate=1e-3", "loop.win_rate.temperature=1.0", "loop.win_rate.limit=6"]
+    short += ["loop.diversity.limit=4"]
     run = tiny_run("iterative-dpo", model, data, tmp_path / "run", *short)
     made = {one.stage: one.key for one in run.artifacts() if not one.meta.get("part")}
     writers = [models.content_hash(str(model)), made["loop.1/preference"], made["loop.2/preference"]]
@@ -631,8 +632,8 @@ def test_iterative_dpo(model: Path, tmp_path: Path) -> None:
         assert start["inputs"]["model"] == writer, "the round's reference is the model that wrote"
         assert start["settings"]["reference"] == "start"
     assert [event["step"] for event in run.events("loop.3/preference", "held_out")]
-    (loop,) = rounds.loops(view(run.path))
-    (matrix,) = loop.matrices
+    (shown,) = rounds.loops(view(run.path))
+    (matrix,) = shown.matrices
     assert matrix.columns == [str(run.info["model"]), "round 1", "round 2"]
     for number, row in enumerate(matrix.rows, 1):
         assert [rate is not None for rate in row] == [True] * number + [False] * (3 - number)
@@ -642,6 +643,7 @@ def test_iterative_dpo(model: Path, tmp_path: Path) -> None:
             (stored,) = json.loads((artifact.path / "measured.json").read_text())["rows"]
             assert rate is not None
             assert (rate.value, rate.n) == (stored["model"]["value"], stored["model"]["n"])
+    assert {"Distinct-2", "Self-BLEU", "Words"} <= {one.heading for one in shown.measures if None not in one.values}
     page = (run.path / "report.html").read_text()
     assert "How often each round’s model wins against earlier ones, by win_rate" in page
 
