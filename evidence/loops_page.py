@@ -232,16 +232,24 @@ def _length(found: Found, folder: Path) -> Iterator[str]:
     gained = _ahead(found, ("length", BIASED), ("length", FAIR))
     price = {1: "gains", 0: "does not clearly change", -1: "costs"}[way(gained)]
     yield f"{said}: {signed(grown)} tokens against the fair judge's. It {price} true reward: {signed(gained)}."
+    if near := {name: some for name, some in courses.items() if some and is_near_limit(of(some, "length"))}:
+        ended = (f"{name} ({_percent(of(some, 'finished'))} of them end by themselves)" for name, some in near.items())
+        yield (
+            f"Near their limit of {LIMIT} tokens are the answers of {', '.join(ended)}: how far length would run is "
+            "not shown, and differences to theirs are understated."
+        )
     yield ""
     for name in [name for name in HELD if name not in (FAIR, BIASED) and courses[name]]:
         excess = _ahead(found, ("length", name), ("length", FAIR), "length")
         taken = _ahead(found, ("length", name), ("length", BIASED), "length")
         worth = _ahead(found, ("length", name), ("length", BIASED))
         left = _ahead(found, ("length", name), ("length", FAIR))
+        moved, usual = of(courses[name], "kl"), of(courses[FAIR], "kl")
+        idle = f" It hardly learns anything: a KL of {mean(moved)}." if usual and is_idle(moved, usual) else ""
         yield (
             f"- {name}: {holds(excess, taken)}, {signed(excess)} tokens against the fair judge's and {signed(taken)} "
             f"against the biased one's; true reward {signed(worth)} against the latter and {signed(left)} against the "
-            "fair judge's."
+            f"fair judge's.{idle}"
         )
     _course_picture(
         folder / "loops-length.svg",
@@ -249,6 +257,16 @@ def _length(found: Found, folder: Path) -> Iterator[str]:
         "tokens of the answers learnt from",
     )
     yield from ("", "![tokens by round](loops-length.svg)")
+
+
+def is_near_limit(tokens: Values) -> bool:
+    """Whether answers are on average within a fifth of the most tokens that they may have."""
+    return fmean(tokens) > 0.8 * LIMIT
+
+
+def is_idle(moved: Values, usual: Values) -> bool:
+    """Whether a model went less than a tenth as far from the first one, by its KL, as it usually does."""
+    return fmean(moved) < fmean(usual) / 10
 
 
 def holds(excess: Interval | None, taken: Interval | None) -> str:

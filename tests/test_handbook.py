@@ -40,5 +40,5 @@ def test_settings_as_a_recipe_has_them():
     assert [shown(fields[name]) for name in ("lora", "warmup", "schedule")] == ["none", "`0.1`", '`"linear"`']
     told = list(rows(Online))
     assert "| `curriculum.memory` | `0.5` | [0, 1] |" in "\n".join(told)
-    (correction,) = [row for row in told if row.startswith("| `correction`")]
-    assert '| `"none"`, `"truncate"`, `"mask"` |' in correction
+    (schedule,) = [row for row in told if row.startswith("| `schedule`")]
+    assert '| `"constant"`, `"linear"`, `"cosine"` |' in schedule

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -21,6 +22,8 @@ from truing.pipeline import Planned, Recipe, check, make_recipe, plan, read_reci
 from truing.recipe import LoopSpec
 from truing.records import Group, written_by
 from truing.report import words
+from truing.report.sections import rounds
+from truing.report.view import view
 from truing.stages.context import Stop
 from truing.stages.judgements import DISAGREES
 from truing.store import Run
@@ -137,6 +140,8 @@ def test_a_loop_stands_where_it_is_written_and_means_the_same_when_it_is_spelled
         ({"use": "loops"}, [], "did you mean 'loop'"),
         (loop({**DPO, "data": "score"}, SCORE), [], r"self: preference\.data: 'score' is not made before it"),
         (loop({**DPO, "model": "preference"}), [], r"'preference' is not made before it .*\"previous\""),
+        (loop({**DPO, "model": "earlier"}), [], r'preference\.model: "earlier" is the model of every earlier round'),
+        (loop({**DPO, "base": "earlier"}), [], r'preference\.base: "earlier" .* the base of a stage that measures'),
         (loop(SAMPLE, DPO, name="start"), [], "a stage cannot be named 'start'"),
         (loop({**SAMPLE, "name": "a/b"}, DPO), [], "a stage cannot be named 'a/b'"),
     ],
@@ -214,6 +219,55 @@ def test_names_lead_to_the_recipe_the_start_the_last_round_and_this_one(model: P
     assert keys_of(planned["evaluate"]) == {"model": previous, "base": planned["self.1/preference"].key}
 
 
+def test_each_round_is_measured_against_every_earlier_one(model: Path, pairs: Path) -> None:
+    body = loop({"use": "sft"}, {"use": "win_rate", "base": "earlier", "data": "recipe", "scorer": "length"})
+    later = {"use": "win_rate", "model": "self.3", "base": "self.1", "data": "recipe", "scorer": "length"}
+    planned = by_name(plan(make_recipe(table(model, pairs, {"use": "sft", "name": "seed"}, body, later))))
+    made = {"start": planned["seed"].key} | {f"self.{n}": planned[f"self.{n}/sft"].key for n in (1, 2, 3)}
+    wins = {name: one for name, one in planned.items() if "/win_rate/" in name}
+    assert list(wins) == [
+        "self.1/win_rate/start",
+        "self.2/win_rate/start", "self.2/win_rate/self.1",
+        "self.3/win_rate/start", "self.3/win_rate/self.1", "self.3/win_rate/self.2",
+    ]  # fmt: skip
+    for name, one in wins.items():
+        round, _, base = name.split("/")
+        assert (keys_of(one)["model"], keys_of(one)["base"]) == (made[round], made[base])
+    assert len({one.key for one in wins.values()}) == 6
+    found = keys_of(planned["win_rate"])
+    assert (found["model"], found["base"]) == (made["self.3"], made["self.1"]), "a round is named by what it made"
+
+
+def test_no_model_judges_its_own_answers_unless_it_is_named(model: Path, pairs: Path) -> None:
+    """The judge that a scorer does not name is the recipe's model, not the policy that is measured."""
+    rows = {"data": "recipe", "scorer": "pairwise"}
+    body = loop(SAMPLE, {**SCORE, "scorer": "judge"}, DPO, {"use": "choose", "base": "previous", **rows})
+    wins = {"use": "win_rate", "base": "self.1", **rows}
+    seed = {"use": "sft", "name": "seed", "data": "recipe"}
+
+    def judges(*stages: dict[str, Any]) -> dict[str, str]:
+        planned = plan(make_recipe(table(model, pairs, *stages)))
+        return {
+            p.name: one.key for p in planned if "judges" in p.inputs for one in p.inputs["judges"].language.values()
+        }
+
+    found = judges(seed, body, wins)
+    own = models.content_hash(str(model))
+    assert {found[name] for name in ("self.1/choose", "self.2/choose", "self.3/choose", "win_rate")} == {own}
+    assert own not in {found[f"self.{n}/score"] for n in (1, 2, 3)}, "what a round learns from its own model judges"
+    with pytest.raises(ConfigError, match=r"self\.1/choose\.scorer: it names no model .* the recipe's is the base"):
+        judges(body)
+    with pytest.raises(
+        ConfigError, match=r"win_rate\.scorer: .* the recipe's is the model .*: set model in the scorer"
+    ):
+        judges(seed, {**wins, "model": "recipe", "base": "seed"})
+    named = {**wins, "base": "recipe", "scorer": {"name": "weighted", "of": ["judge"], "weights": [1.0]}}
+    with pytest.raises(ConfigError, match=r"the recipe's is the base"):
+        judges(seed, named)
+    named["scorer"] = {"name": "judge", "model": "recipe"}
+    assert judges(seed, named) == {"win_rate": own}, "who names it means it"
+
+
 def test_a_name_of_the_body_is_the_round_s_own_stage_also_where_one_outside_has_it(model: Path, pairs: Path) -> None:
     stages = (SAMPLE, loop(SAMPLE, {"use": "sft", "data": "sample"}))
     planned = by_name(plan(make_recipe(table(model, pairs, *stages))))
@@ -226,6 +280,19 @@ def test_what_no_round_has_is_told(model: Path, pairs: Path) -> None:
         plan(make_recipe(table(model, pairs, body, data=None)))
     with pytest.raises(ConfigError, match=r"self\.1/score' scores with the recipe's reward model"):
         plan(make_recipe(table(model, pairs, loop({"use": "score"}, DPO))))
+
+
+def test_prompts_of_all_earlier_rounds_are_known_to_the_stage_that_makes_them(model: Path, pairs: Path) -> None:
+    instruct = {"use": "self_instruct", "model": "recipe", "data": "recipe"}
+    planned = by_name(
+        plan(make_recipe(table(model, pairs, loop(instruct, {**instruct, "name": "other"}, SAMPLE, DPO))))
+    )
+    for name in ("self_instruct", "other"):
+        made = [planned[f"self.{number}/{name}"] for number in (1, 2, 3)]
+        assert "earlier" not in made[0].inputs
+        for number in (1, 2):
+            assert [rows.key for rows in made[number].inputs["earlier"].rounds] == [one.key for one in made[:number]]
+    assert "earlier" not in planned["self.3/sample"].inputs
 
 
 def test_held_out_rows_can_be_answered(model: Path, pairs: Path) -> None:
@@ -546,17 +613,23 @@ def tiny_run(name: str, model: Path, data: Path, out: Path, *overrides: str) -> 
     return go(read_recipe(RECIPES / f"{name}.toml", [*about, *overrides]), out)
 
 
-@pytest.mark.parametrize("name", ["iterative-dpo", "spin", "raft"])
-def test_recipes_are_short_and_say_what_matters(name: str) -> None:
-    lines = (RECIPES / f"{name}.toml").read_text().splitlines()
-    assert len(lines) <= 40
-    assert isinstance(read_recipe(RECIPES / f"{name}.toml").stage[-1], LoopSpec)
+def test_recipes_are_short_and_say_what_matters() -> None:
+    """Those of loops in 40 lines, all others in a few more at most; each with a comment on what it does."""
+    loops = []
+    for file in sorted(RECIPES.glob("*.toml")):
+        lines = file.read_text().splitlines()
+        loops += [file.stem] if any(isinstance(spec, LoopSpec) for spec in read_recipe(file).stage) else []
+        assert len(lines) <= (40 if file.stem in loops else 44), file.stem
+        assert lines[0].startswith("# "), file.stem
+    assert loops == ["apo", "iterative-dpo", "raft", "rest", "self-rewarding", "spin"]
 
 
 def test_iterative_dpo(model: Path, tmp_path: Path) -> None:
     """Each round compares, by the reward model, answers to new prompts that the last round's model wrote."""
     data = tiny_model.write_pairs(tmp_path / "pairs.jsonl", 60)
-    short = ["loop.sample.max_new_tokens=6", "loop.preference.learning_rate=1e-3"]
+    short = [f"loop.{stage}.max_new_tokens=6" for stage in ("sample", "win_rate", "diversity")]
+    short += ["loop.preference.learning_rate=1e-3", "loop.win_rate.temperature=1.0", "loop.win_rate.limit=6"]
+    short += ["loop.diversity.limit=4"]
     run = tiny_run("iterative-dpo", model, data, tmp_path / "run", *short)
     made = {one.stage: one.key for one in run.artifacts() if not one.meta.get("part")}
     writers = [models.content_hash(str(model)), made["loop.1/preference"], made["loop.2/preference"]]
@@ -572,6 +645,20 @@ def test_iterative_dpo(model: Path, tmp_path: Path) -> None:
         assert start["inputs"]["model"] == writer, "the round's reference is the model that wrote"
         assert start["settings"]["reference"] == "start"
     assert [event["step"] for event in run.events("loop.3/preference", "held_out")]
+    (shown,) = rounds.loops(view(run.path))
+    (matrix,) = shown.matrices
+    assert matrix.columns == [str(run.info["model"]), "round 1", "round 2"]
+    for number, row in enumerate(matrix.rows, 1):
+        assert [rate is not None for rate in row] == [True] * number + [False] * (3 - number)
+        for base, rate in zip(("start", "loop.1", "loop.2"), row[:number], strict=False):
+            name = f"loop.{number}/win_rate/{base}"
+            artifact = next(one for one in run.artifacts() if one.stage == name and "measured" in one.meta)
+            (stored,) = json.loads((artifact.path / "measured.json").read_text())["rows"]
+            assert rate is not None
+            assert (rate.value, rate.n) == (stored["model"]["value"], stored["model"]["n"])
+    assert {"Distinct-2", "Self-BLEU", "Words"} <= {one.heading for one in shown.measures if None not in one.values}
+    page = (run.path / "report.html").read_text()
+    assert "How often each round’s model wins against earlier ones, by win_rate" in page
 
 
 def test_spin(model: Path, tmp_path: Path) -> None:

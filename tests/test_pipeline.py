@@ -443,7 +443,7 @@ def test_every_stage_has_described_settings_and_known_inputs() -> None:
     assert {"sft", "pretrain", "preference", "sample", "contrast", "evaluate", "merge"} <= set(STAGES)
     for name, function in STAGES.items():
         assert isinstance(settings_type(function), type), f"{name} is what stages share, and none itself"
-        assert set(inputs_of(function)) <= {*INPUT_NAMES, "principle", "judges", "encoder", "measured"}, name
+        assert set(inputs_of(function)) <= {*INPUT_NAMES, "principle", "judges", "encoder", "measured", "earlier"}, name
         assert product_of(function) in MAKES.values()
         for setting, field in settings_type(function).model_fields.items():
             assert field.description, f"{name}.{setting} says nothing of itself"

@@ -27,3 +27,14 @@ def test_a_resolved_recipe_is_unrolled_in_the_written_order() -> None:
     loop = {"use": "loop", "name": "self", "rounds": 2, "stage": body}
     names = stage_names([{"use": "curate", "name": "curate"}, loop, {"use": "evaluate"}])
     assert names == ["curate", "self.1/drawn", "self.1/sft", "self.2/drawn", "self.2/sft", "evaluate"]
+
+
+def test_what_is_measured_beside_every_earlier_round_is_a_stage_for_each() -> None:
+    third = Round("self", 3, 3)
+    assert third.beside("wins", "sft") == {"self.3/wins": "sft"}
+    earlier = {"self.3/wins/start": "start", "self.3/wins/self.1": "self.1", "self.3/wins/self.2": "self.2"}
+    assert third.beside("wins", "earlier") == earlier
+    body = [{"use": "sft", "name": "sft"}, {"use": "win_rate", "name": "wins", "base": "earlier"}]
+    names = stage_names([{"use": "loop", "name": "self", "rounds": 3, "stage": body}])
+    assert names[:3] == ["self.1/sft", "self.1/wins/start", "self.2/sft"]
+    assert names[-3:] == list(earlier)

@@ -187,7 +187,10 @@ def data(
     shown: list[Any] = []
     seen = _first_kept(groups, rows, shown)
     good = formats.write_data(seen, out, format=to) if to and out else sum(1 for _ in seen)
-    too_many = DataError(f"{file}: {len(bad):,} rows cannot be read, and max_bad is {max_bad}")
+    too_many = DataError(
+        f"{file}: {len(bad):,} rows cannot be read, and {max_bad} are allowed: mend them, or allow them with "
+        f"--max-bad {len(bad)}"
+    )
     if json:
         facts = {**about, "rows": good, "rejected": bad}
         facts |= {"shares": list(map(asdict, about["shares"]))} if "shares" in about else {}

@@ -49,7 +49,7 @@ class Sources:
     def _of_file(self, data: DataSettings, path: str) -> dict[str, Groups]:
         bad: list[str] = []
         read = functools.cache(lambda: _read(Source(path=path), data, bad))
-        about = formats.open_data(path, format=data.format).description
+        about = _description_of("data.path", path, data.format)
         how = data.model_dump(mode="json", include={"format", "limit", "max_bad"})
         if isinstance(data.held_out, str):
             every = Groups(hash_of(self._hash(path), how), read, about, bad)
@@ -111,7 +111,7 @@ class Sources:
         return found
 
     def _rows(self, name: str, source: Source, data: DataSettings, bad: list[str]) -> _Rows:
-        formats.open_data(source.path, format=source.format or data.format)
+        _description_of(f"data.blend.{name}.path", source.path, source.format or data.format)
         how = [source.format or data.format, source.limit or data.limit, data.max_bad]
         read = functools.cache(lambda: _read(source, data, bad))
         return _Rows(name, source, hash_of(self._hash(source.path), how), read)
@@ -119,6 +119,14 @@ class Sources:
     def _file_of_held_out(self, path: str, format: str | None, train: Callable[[], list[Group]]) -> Groups:
         read = functools.cache(lambda: _without_leak(train(), formats.read_groups(path, format=format)))
         return Groups(hash_of(self._hash(path), format), read, f"held out: {Path(path).name}")
+
+
+def _description_of(setting: str, path: str, format: str | None) -> str:
+    """What a file is, in words. Where it cannot be opened, the error begins with the setting that names it."""
+    try:
+        return formats.open_data(path, format=format).description
+    except DataError as error:
+        raise DataError(f"{setting}: {error}") from None
 
 
 def parts(splits: Mapping[str, float], data: Groups) -> dict[str, Groups]:

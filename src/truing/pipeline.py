@@ -33,7 +33,7 @@ from truing.progress import Reporter
 from truing.recipe import Recipe, device_of, make_recipe, read_recipe
 from truing.rounds import Round
 from truing.stages import product_of, settings_type, stage
-from truing.stages.context import Context, Groups, Judges, Model, Stop
+from truing.stages.context import Context, Earlier, Groups, Judges, Model, Stop
 from truing.stages.rollouts import forget
 from truing.stages.training import Updates, peak_memory
 from truing.store import Artifact, FollowedRun, Run, StoreWarning
@@ -274,6 +274,8 @@ def _found(value: Any, key: str, made: Mapping[str, Any]) -> Any:
             for some in (value.models, value.language)
         )
         return Judges(key, models, language)
+    if isinstance(value, Earlier):
+        return Earlier(tuple(made.get(rows.key, rows) for rows in value.rounds))
     return made.get(key, value)
 
 

@@ -15,7 +15,7 @@ from truing.errors import ConfigError, DataError, did_you_mean
 from truing.models import sentence
 from truing.recipe import RESERVED, DataSettings, LoopSpec, Recipe, StageSpec
 from truing.records import Group
-from truing.rounds import Round, round_seed
+from truing.rounds import PREVIOUS, START, Round, round_seed
 from truing.scoring import sandbox
 from truing.scoring.principle import Principle
 from truing.scoring.rules import file_of_function
@@ -23,9 +23,10 @@ from truing.scoring.scorers import Spec, named_in
 from truing.signatures import Settings, validated
 from truing.stages import Stage, inputs_of, product_of, settings_type, stage
 from truing.stages.arranging import judged_rows, to_watch
-from truing.stages.context import Groups, Judges, Measurements, Model
+from truing.stages.context import Earlier, Groups, Judges, Measurements, Model
 from truing.stages.curate import Curate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable, demand_source
+from truing.stages.measure import Measuring
 from truing.stages.online_settings import Online
 from truing.stages.preference import Preference
 from truing.stages.replies import Writing
@@ -58,15 +59,15 @@ def plan(recipe: Recipe) -> list[Planned]:
     """
     sources = Sources()
     known: dict[str, Any] = {"principle": recipe.principle} if recipe.principle else {}
-    source = models.locate(recipe.model)
-    known["model"] = known["base"] = Model(models.content_hash(source), source)
-    known["recipe.model"] = known["model"]  # so that a later stage can name it when others have made models too
     if recipe.data:
         known |= sources.inputs(recipe.data, recipe.seed)
         known["recipe.data"] = known["data"]  # so that a later stage can name it when others have made data too
         if "held_out" in known:
             known["held_out.data"] = known["held_out"]  # so that answers can be drawn to it
     own = parts(recipe.data.splits, known["data"]) if recipe.data else {}
+    source = models.locate(recipe.model)  # after the data, as it may take a while
+    known["model"] = known["base"] = Model(models.content_hash(source), source)
+    known["recipe.model"] = known["model"]  # so that a later stage can name it when others have made models too
     planning = _Planning(recipe, sources, _content_of(recipe.chat_template))
     whole = known.get("data")
     for spec in recipe.stage:
@@ -108,9 +109,12 @@ class _Planning:
         function = stage(spec.use)
         makes = product_of(function)
         settings = validated(settings_type(function), spec.settings, spec.name)
-        judges = _judges(spec.name, settings, known)
-        own_known = {**known, **_encoder(settings, known), **_elsewhere(spec, settings), "judges": judges}
-        inputs = _inputs(spec, _wanted(function, settings), own_known, self.sources)
+        wanted = _wanted(function, settings)
+        judged = wanted.pop("judges", None) is not None
+        own_known = {**known, **_encoder(settings, known), **_elsewhere(spec, settings)}
+        inputs = _inputs(spec, wanted, own_known, self.sources)
+        if judged:
+            inputs["judges"] = _judges(spec.name, settings, _heard(spec.name, settings, known, inputs))
         if part is not None:
             inputs["data"] = _own_part(spec.name, inputs.get("data"), rows, part)
         recipe = self.recipe
@@ -139,8 +143,8 @@ class _Planning:
         return {makes: Model(key, f"the model made by stage '{spec.name}'", scored=scored)}
 
     def add_loop(self, spec: LoopSpec, known: Mapping[str, Any], own: Mapping[str, Groups]) -> dict[str, Any]:
-        """Plans all rounds of a loop. Returns what stages of all rounds made by their names, and by its kind what the
-        last round made.
+        """Plans all rounds of a loop. Returns what rounds and their stages made by their names, and by its kind what
+        the last round made.
         """
         start = {kind: known[kind] for kind in MADE if kind in known}
         inside = {one.name for one in spec.stage}  # a name of the body means the stage of this round
@@ -148,6 +152,7 @@ class _Planning:
         found: dict[str, Any] = {}
         made: dict[str, Any] = {}
         carried: dict[str, Any] = {}
+        earlier: dict[str, tuple[Groups, ...]] = {}
         last = start
         for number in range(1, spec.rounds + 1):
             self.rounds += 1
@@ -155,19 +160,25 @@ class _Planning:
             begin = {**start, **carried}
             if spec.rows == "split":
                 begin["data"] = of_round(_ready(spec.name, begin.get("data")), round)
-            scope = {**around, **begin, **_named("start", start), **_named("previous", last)}
+            scope = {**around, **found, **begin, **_named(START, start), **_named(PREVIOUS, last)}
             rows = begin.get("data")
             made = {}
             for one in spec.stage:
                 part = own.get(f"{spec.name}.{one.name}")
                 if part is not None and spec.rows == "split":
                     part = of_round(part, round)
-                named = one.model_copy(update={"name": round.stage(one.name)})
-                new = self.add(named, scope, rows if rows and rows.ready else None, part, round)
-                scope |= _with_name(one.name, new)
-                found |= _named(named.name, new)
-                made |= new
+                before = {"earlier": Earlier(earlier[one.name])} if one.name in earlier else {}
+                for name, base in round.beside(one.name, one.inputs.get("base")).items():
+                    inputs = {**one.inputs, "base": base} if base else one.inputs
+                    named = one.model_copy(update={"name": name, "inputs": inputs})
+                    new = self.add(named, {**scope, **before}, rows if rows and rows.ready else None, part, round)
+                    if "data" in new:
+                        earlier[one.name] = (*earlier.get(one.name, ()), new["data"])
+                    scope |= _with_name(one.name, new)
+                    found |= _named(name, new)
+                    made |= new
             last = {**begin, **made}
+            found |= _named(round.name, last)
             carried = {kind: made[kind] for kind in spec.carry}
         return {**found, **made}
 
@@ -344,6 +355,27 @@ def _judge(stage_name: str, name: str, of: models.Scored, known: Mapping[str, An
     source = models.locate(name, "reward")
     models.demand_scores(source, of)
     return Model(models.content_hash(source), source)
+
+
+def _heard(
+    stage_name: str, settings: Settings, known: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """What scorers may name. Where answers of a model and its base are measured, a scorer that names no language model
+    is given the recipe's: the latest one, which it has elsewhere, would judge its own answers.
+    """
+    if not isinstance(settings, Measuring):
+        return known
+    specs = scorers_in(settings)
+    judge = known["recipe.model"]
+    if any("" in named_in(spec, "language_model") for spec in specs):
+        own = next((name for name in ("model", "base") if inputs[name].key == judge.key), None)
+        if own:
+            raise ConfigError(
+                f"{stage_name}.scorer: it names no model to judge, and the recipe's is the {own} that is measured here "
+                "and would judge its own answers: set model in the scorer's table to another one, by its folder or by "
+                "the stage that makes it"
+            )
+    return {**known, "model": judge}
 
 
 def _writer(name: str, known: Mapping[str, Any]) -> Model:

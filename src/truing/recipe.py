@@ -13,15 +13,15 @@ from pydantic import Field, model_validator
 
 from truing.errors import ConfigError, MissingError, did_you_mean
 from truing.models.precision import Precision, best_device
-from truing.rounds import LOOP
+from truing.rounds import EARLIER, LOOP, PREVIOUS, START
 from truing.scoring.principle import Principle
 from truing.scoring.scorers import paths_of
 from truing.signatures import Count, Positive, Settings, validated
 from truing.stages import STAGES, inputs_of, product_of, settings_type, stage
 
 INPUT_NAMES = ("model", "base", "reward", "data", "also", "held_out", "unlabelled", "pretrain")
-RESERVED = ("recipe", "held_out", "start", "previous")
-"""Inputs that no stage made: the recipe's, its held-out rows; in a loop what stood before it, and its last round's."""
+RESERVED = ("recipe", "held_out", START, PREVIOUS, EARLIER)
+"""Inputs that no stage made: the recipe's, its held-out rows; in a loop what stood before it, and what rounds made."""
 
 
 def _is_empty(value: object) -> bool:
@@ -130,6 +130,12 @@ class LoopSpec(Settings):
                 raise ConfigError(
                     f"{spec.name}.{early[0]}: '{early[1]}' is not made before it in the round: "
                     '"previous" is what the last round made'
+                )
+            several = next((name for name, given in spec.inputs.items() if given == EARLIER), None)
+            if several and (several != "base" or product_of(stage(spec.use)) not in ("measured", "verdict")):
+                raise ConfigError(
+                    f'{spec.name}.{several}: "{EARLIER}" is the model of every earlier round, each for itself, and can '
+                    "be the base of a stage that measures, such as win_rate, and nothing else"
                 )
         return self
 

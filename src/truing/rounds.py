@@ -8,6 +8,10 @@ from typing import Any
 
 LOOP = "loop"
 """What a recipe's stage says it uses that is a loop: a stage whose body is stages."""
+START, PREVIOUS, EARLIER = "start", "previous", "earlier"
+"""What inputs of a body's stage may name: what stood before the loop; what the last round made; and, as the base of a
+stage that measures, the models of the start and of every round so far, each for itself.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,15 @@ class Round:
         """What a stage of the body is called in this round, such as `self.2/sample`."""
         return f"{self.name}/{name}"
 
+    def beside(self, name: str, base: str | None) -> dict[str, str | None]:
+        """What a stage of the body with this base is called in this round, and its base by that name. Where that is
+        `earlier` they are several, such as `self.3/win_rate/start` and `self.3/win_rate/self.1`.
+        """
+        if base != EARLIER:
+            return {self.stage(name): base}
+        earlier = [START, *(f"{self.loop}.{number}" for number in range(1, self.number))]
+        return {f"{self.stage(name)}/{one}": one for one in earlier}
+
     def __str__(self) -> str:
         return f"round {self.number:,} of {self.of:,}"
 
@@ -44,11 +57,15 @@ def stage_names(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """What the stages of a resolved recipe are called when it runs, in their order."""
     names: list[str] = []
     for entry in entries:
-        name = str(entry.get("name", entry.get("use", "")))
+        name = _name_of(entry)
         if entry.get("use") != LOOP:
             names.append(name)
             continue
         for number in range(1, entry["rounds"] + 1):
             round = Round(name, number, entry["rounds"])
-            names += [round.stage(inner) for inner in stage_names(entry["stage"])]
+            names += [one for inner in entry["stage"] for one in round.beside(_name_of(inner), inner.get("base"))]
     return names
+
+
+def _name_of(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("name", entry.get("use", "")))

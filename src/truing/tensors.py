@@ -195,6 +195,9 @@ Conditioned = Logprobs
 Hindsight = Logprobs
 """Log-probabilities of conversations in which a good and a bad answer follow one another, each announced."""
 
+Votes = Tensor
+"""Scores of which each answer of a pair has a share, so they are not both 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair(Generic[X]):

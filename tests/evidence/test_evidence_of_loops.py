@@ -11,7 +11,7 @@ import pytest
 
 from evidence import loops, loops_page
 from evidence.found import Found
-from evidence.loops_page import collapse, holds, lead, met
+from evidence.loops_page import LIMIT, collapse, holds, is_idle, is_near_limit, lead, met
 from truing.recipe import read_recipe
 from truing.statistics import Interval
 
@@ -74,6 +74,17 @@ def test_length_is_held_where_the_numbers_say_so() -> None:
     assert holds(none, down) == "stops it"
     assert holds(down, down) == "stops it and goes below"
     assert holds(up, none) == holds(none, up) == "does not clearly hold length"
+
+
+def test_what_hardly_learns_and_what_has_no_room_are_told() -> None:
+    assert is_idle([0.05, 0.07], [1.5, 1.7])
+    assert not is_idle([0.2, 0.4], [1.5, 1.7])
+    assert is_near_limit([LIMIT - 6, LIMIT - 4])
+    assert not is_near_limit([LIMIT / 2, LIMIT])
+    said = PAGE.read_text()
+    assert said.count("It hardly learns anything: ") == 1
+    assert "- biased judge, balanced pairs: stops it" in said
+    assert "Near their limit of 48 tokens are the answers of biased judge (" in said
 
 
 def test_a_lead_is_paired_by_seed() -> None:

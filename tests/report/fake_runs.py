@@ -430,6 +430,47 @@ def loop(run: Run, *, text: str = "self", rounds: int = 3) -> None:
         writer = LOOP_KEYS[number - 1]
 
 
+def measured_loop(run: Run, *, text: str = "self") -> None:
+    """Three rounds that only measure: against every earlier one, diversity, KL, and which model goes on."""
+    rng = np.random.default_rng(5)
+    for number in range(1, 4):
+        where = {"round": {"loop": text, "number": number, "of": 3}}
+        model, base = f"ab0{number}", LOOP_BASES[number - 1]
+        round_stage(run, f"{text}.{number}/preference", model, {"model": base}, where)
+        for place, other in enumerate(LOOP_BASES[:number]):
+            lead = 0.1 * (number - place)
+            outcomes = rng.choice([1.0, 0.5, 0.0], 80, p=[0.45 + lead, 0.1, 0.45 - lead])
+            row = suites.wins("win_rate", outcomes.tolist(), list(range(80)), {"ties": Interval(0.1, 0.05, 0.2, 80)})
+            name = f"{text}.{number}/win_rate/{f'{text}.{place}' if place else 'start'}"
+            round_stage(run, name, f"win{number}{place}", {"model": model, "base": other}, where, [row])
+        spread = [[0.9 - number / 10 + value / 100 for value in range(5)], [0.9] * 5]
+        rows = [suites.means("diversity", "distinct-2", "higher", spread[0], spread[1], list(range(5)))]
+        round_stage(run, f"{text}.{number}/diversity", f"div{number}", {"model": model}, where, rows)
+        newer = number != 2
+        wins = suites.wins("choose", [1.0] * (30 if newer else 15) + [0.0] * 20, list(range(50 if newer else 35)), {})
+        name = f"{text}.{number}/choose"
+        round_stage(run, name, f"choose{number}", {"model": model, "base": base}, where, [wins])
+        run.event(name, "chosen", model=model if newer else base, newer=newer, wins=wins.model.plain)
+
+
+LOOP_BASES = (str(INFO["model"]), "ab01", "ab02")
+
+
+def round_stage(
+    run: Run, name: str, key: str, inputs: dict[str, str], where: dict[str, Any], rows: list[Measured] | None = None
+) -> None:
+    run.event(name, "start", settings={}, inputs=inputs, key=key, **where)
+    if rows is not None:
+        _keep(run, name, key, rows)
+    run.event(name, "end", seconds=9.0, peak_memory_bytes=10**9)
+
+
+def _keep(run: Run, name: str, key: str, rows: list[Measured]) -> None:
+    found = {"rows": [row.plain for row in rows], "model": "after", "base": "before"}
+    with run.new_artifact(key, stage=name, meta={"measured": "measured.json"}) as folder:
+        (folder / "measured.json").write_text(json.dumps(found))
+
+
 def traced(answer: dict[str, Any], advantage: float) -> dict[str, Any]:
     """An answer with the numbers of its tokens."""
     pieces = [*answer["text"].split(" "), "<|im_end|>"]
@@ -497,6 +538,7 @@ def write_all(path: Path) -> Path:
         preference(run, steps=240)
         online(run)
         loop(run)
+        measured_loop(run, text="measured")
         evaluate_reward(run, reward_evaluation(categories=("chat", "safety", "reasoning")))
         suite(run)
         evaluate(run, evaluation())

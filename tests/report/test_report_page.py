@@ -188,6 +188,14 @@ class TestMissingParts:
         ):
             assert expected in page.text
 
+    def test_where_nothing_is_trained_nothing_is_said_of_training(self, tmp_path):
+        with fake_runs.opened(tmp_path / "run") as run:
+            run.event("evaluate", "start", settings={"temperature": 0.7}, inputs={}, key="k")
+        page = built(tmp_path / "run")
+        assert page.problems == []
+        assert "Held-out comparisons" not in page.text
+        assert 'href="#curves"' not in page.source
+
     def test_only_demonstrations(self, tmp_path):
         with fake_runs.opened(tmp_path / "run") as run:
             run.event("sft", "start", settings={}, inputs={}, key="k")

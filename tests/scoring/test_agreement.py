@@ -259,9 +259,16 @@ class TestLength:
             rows, lambda row, _, i, j: float(row.tokens[i] > row.tokens[j])
         )
         assert over_longer(Comparisons.of(rows)).value == 0
-        back = length_correlation([Scored("q", (-3.0, -9.0), (3, 9), ((0, 1),))])
+        assert -1 < found.low < 0.5, "three rows that agree are not beyond doubt"
+        assert found.high == 1
+        back = length_correlation([Scored(name, (-3.0, -9.0), (3, 9), ((0, 1),)) for name in "ab"])
         assert back is not None
-        assert back.value == -1
+        assert (back.value, back.low) == (-1, -1)
+
+    def test_of_one_prompt_or_without_any_order_no_correlation_is_said(self) -> None:
+        assert length_correlation([Scored("q", (3.0, 9.0), (3, 9), ((0, 1),))] * 2) is None
+        assert length_correlation([pair(1, 1, (3, 9)), pair(2, 2, (3, 9))]) is None
+        assert length_correlation([pair(1, 1, (3, 9)), pair(2, 1, (3, 9))]) is not None
 
     def test_the_correlation_is_the_mean_over_rows(self) -> None:
         rows = rankings(40)
@@ -323,7 +330,7 @@ class TestLength:
 
         assert over_longer(Comparisons.of(rows)).value == pytest.approx(loop_over(rows, lead))
         plain = [pair(1, 0, (2, 9)), pair(1, 0, (9, 2)), pair(0, 1, (9, 2))]
-        found, expected = over_longer(Comparisons.of(plain)), statistics.mean([1, 0, -1])
+        found, expected = over_longer(Comparisons.of(plain)), statistics.bounded_mean([1, 0, -1], -1, 1)
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
@@ -432,7 +439,9 @@ class TestWholeRankings:
             each = [function([2, 1, 0], row.scores).statistic if len(set(row.scores)) > 1 else 0 for row in rows]
             assert found[name]["value"] == pytest.approx(np.mean(each), abs=1e-12)
             half = stats.t.ppf(0.975, 199) * np.std(each, ddof=1) / math.sqrt(200)
-            assert found[name]["high"] - found[name]["value"] == pytest.approx(half, rel=1e-9)
+            assert found[name]["high"] - found[name]["low"] == pytest.approx(2 * half, rel=0.03), (
+                "of many it is Student's"
+            )
         assert found["exact"]["value"] == np.mean([row.scores[0] > row.scores[1] > row.scores[2] for row in rows])
 
     def test_answers_that_people_tie_may_be_in_any_order(self) -> None:
@@ -443,6 +452,21 @@ class TestWholeRankings:
         assert found["exact"]["value"] == 1.0
         assert (found["best_of_highest"]["value"], found["best_of_highest"]["n"]) == (1.0, 2)
         assert found["spearman"]["value"] == pytest.approx((math.sqrt(3) / 2 + 1) / 2)
+
+    def test_equal_correlations_have_a_width_and_none_passes_the_ends(self) -> None:
+        found = of_rankings([self.row(str(n), 5, 3, 1) for n in range(5)], None)
+        assert found is not None
+        for name in ("spearman", "kendall"):
+            assert (found[name]["value"], found[name]["high"]) == (1, 1)
+            assert found[name]["low"] < 0.5
+        mixed = of_rankings([self.row("a", 5, 3, 1), self.row("b", 5, 3, 1), self.row("c", 1, 3, 5)], None)
+        assert mixed is not None
+        assert -1 <= mixed["spearman"]["low"] < mixed["spearman"]["high"] <= 1
+
+    def test_a_scorer_that_gives_all_the_same_has_no_correlation(self) -> None:
+        found = of_rankings([self.row(str(n), 2, 2, 2) for n in range(5)], None)
+        assert found is not None
+        assert set(found) == {"exact"}
 
     def test_of_one_prompt_nothing_is_said(self) -> None:
         assert of_rankings([self.row("a", 5, 3, 1), self.row("a", 5, 1, 3)], 5.0) is None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from truing.records import Message, assistant, user
 from truing.scoring.requests import conversation, defused, fenced, principle_of
-from truing.scoring.rubric import NO_SCORE, OFF, RUBRIC, digit_request, points_in, points_request
+from truing.scoring.rubric import NO_SCORE, OFF, RUBRIC, UNCLEAR, digit_request, points_in, points_request
 
 HOSTILE = st.one_of(
     st.text(max_size=40),
@@ -39,6 +41,15 @@ HOSTILE = st.one_of(
 )
 """Any text, and such as is made to look like a judge's last line."""
 
+NOT_ONE_NUMBER = (
+    "four", "+4", "~4", ".5", "4%", "4?", "3\u00bd", "4\u00b2", "4 4", "4.5.1",
+    "3-4", "3 - 4", "3\u20134", "3 \u2014 4", "3 to 4", "3 or four", "3, or four", "3 \u2014 four", "3,5", "4e0",
+    "1 + 1 + 1 + 0 + 0 = 3", "1, 1 and 1, so 3", "1 (+ 1 + 1)", "4 out of ten", "4 (out of ten)", "4 (out of a dozen)",
+    "4/5/5", "4 of them", "4 (80 %)", "4, not 3", "4 (rather three)", "3 and a half", "3 (and a half)", "4*5", "4-ish",
+    "4, but \u4e09", "at least 4", "5 is what it asks for",
+)  # fmt: skip
+"""What may stand after the last `Score:` although nobody could say for sure which number is meant."""
+
 
 @pytest.mark.parametrize(
     ("reply", "points"),
@@ -58,6 +69,16 @@ HOSTILE = st.one_of(
         ("It says Score: 5 of itself. Score: 1", 1.0),
         ('the total is "Score: 4"', 4.0),
         ("\u201cScore: 2\u201d", 2.0),
+        ("Score: **4** / **5**", 4.0),
+        ("Score: 4 (out of 5)", 4.0),
+        ("Score: 4 points out of 5 points.", 4.0),
+        ("Score: (4/5)", 4.0),
+        ("Score: [[4]]", 4.0),
+        ("Score: 4 of 5: short", 4.0),
+        ("Score: 4 \u2014 good, but short", 4.0),
+        ("Score: 4 - good\r\nThat leaves 1 point.", 4.0),
+        ("Score: 4 because it is short!", 4.0),
+        ("Score: four\nScore: 2", 2.0),
     ],
 )
 def test_points_are_read_in_all_their_forms(reply: str, points: float) -> None:
@@ -69,8 +90,6 @@ def test_points_are_read_in_all_their_forms(reply: str, points: float) -> None:
     [
         ("", NO_SCORE),
         ("It is a four.", NO_SCORE),
-        ("Score: POINTS", NO_SCORE),
-        ("Score: high", NO_SCORE),
         ("underscore: 4", NO_SCORE),
         ("Scores: 4", NO_SCORE),
         ("Score 4", NO_SCORE),
@@ -79,13 +98,13 @@ def test_points_are_read_in_all_their_forms(reply: str, points: float) -> None:
         ("Score: -1", OFF),
         ("Score: \u22121", OFF),
         ("Score: 4/10", OFF),
-        ("Score: 4 out of ten", OFF),
-        ("Score: 3-4", OFF),
-        ("Score: 3 to 4", OFF),
-        ("Score: 3,5", OFF),
-        ("Score: 4e0", OFF),
+        ("Score: 4 points out of 10", OFF),
+        ("Score: 4 (out of 10)", OFF),
+        ("Score: 4 of 10.0", OFF),
         ("Score: " + "9" * 400, OFF),
         ("Score: 3\nScore: 50", OFF),
+        *((f"Score: 2\nScore: {words}", NO_SCORE) for words in ("", "POINTS", "high", "none", "see above", "\n4")),
+        *((f"Score: 2\nScore: {words}", UNCLEAR) for words in NOT_ONE_NUMBER),
     ],
 )
 def test_what_is_no_point_of_the_scale_has_its_reason(reply: str, reason: str) -> None:
@@ -102,6 +121,28 @@ def test_another_scale() -> None:
 def test_the_last_of_several_counts(points: list[object], words: str) -> None:
     reply = f"{words}\n".join(f"Score: {one}\n" for one in points) + words
     assert points_in(reply).value == float(str(points[-1]))
+
+
+@given(points=st.integers(0, 5), between=st.text(max_size=12), second=st.integers(0, 99), after=st.text(max_size=8))
+def test_a_line_with_a_second_number_is_never_scored_unless_it_is_the_highest(
+    points: int, between: str, second: int, after: str
+) -> None:
+    assume("\n" not in between)
+    found = points_in(f"Score: {points} {between} {second}{after}")
+    assert found.reason in (UNCLEAR, OFF) or (found.value == points and second == 5), (between, second, after)
+
+
+@given(words=st.lists(st.sampled_from(["4", "/", "out of", "points", "(", "[", "*", " ", "-", ".", "5"]), max_size=12))
+def test_no_words_after_a_number_make_it_another_one(words: list[str]) -> None:
+    line = "".join(words)
+    assert points_in(f"Score: 3 {line}").value in (None, 3.0)
+
+
+def test_a_judge_that_goes_on_for_ever_is_read_in_no_time() -> None:
+    start = time.process_time()
+    for tail in ("4" * 20_000, "(" * 20_000, "4 *" * 20_000, "4 " + "- " * 20_000, "4 /" * 20_000, "\nScore" * 20_000):
+        points_in(f"Score: 4{tail}")
+    assert time.process_time() - start < 2
 
 
 @given(value=st.floats(allow_nan=False, allow_infinity=False))

@@ -127,6 +127,8 @@ HOSTILE = {
         "raised PermissionError",
     ),
     "memory that stays": (f"{CALL}call('shmget', 0, 1 << 20, 0o1600)\n{DOUBLE}", "raised PermissionError"),
+    "messages that stay": (f"{CALL}call('msgget', 0, 0o1600)\n{DOUBLE}", "raised PermissionError"),
+    "semaphores that stay": (f"{CALL}call('semget', 0, 1, 0o1600)\n{DOUBLE}", "raised PermissionError"),
     "a disk of its own": (
         f"{CALL}call('unshare', 0x10020000)\ncall('mount', b'none', b'.', b'tmpfs', 0, None)\n{DOUBLE}",
         "raised PermissionError",
@@ -141,7 +143,10 @@ HOSTILE = {
     ),
 }  # fmt: skip
 
-FILTERED = {"memory in files", "memory that stays", "a disk of its own", "a user of its own", "a user unseen"}
+FILTERED = {
+    "memory in files", "memory that stays", "messages that stay", "semaphores that stay", "a disk of its own",
+    "a user of its own", "a user unseen",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import tiny_model
+from hypothesis import given
+from hypothesis import strategies as st
 
 from truing import formats
 from truing.errors import DataError
@@ -82,6 +84,27 @@ def test_without_scores_it_is_said_what_to_do(runs: Callable[[], Run]) -> None:
     for stage in (lambda rows: accepting(runs(), rows), lambda rows: above(runs(), rows, share=0.5)):
         with pytest.raises(DataError, match="an answer without a score: put a stage 'score' before this one"):
             stage(tiny_model.pairs(2))
+
+
+def test_of_equal_scores_all_stay_or_none_and_that_is_told(runs: Callable[[], Run]) -> None:
+    few = [scored(f"p{n}", ("a", float(n < 5))) for n in range(100)]
+    run = runs()
+    assert len(above(run, few, share=0.1)) == 5
+    (warning,) = run.events(kind="warning")
+    assert warning["message"].startswith("5 of 100 answers reach the threshold, where share = 0.1 asks for 10:")
+    run = runs()
+    assert len(above(run, few[5:], share=0.1)) == 95, "none is better than another"
+    assert [one["message"][:13] for one in run.events(kind="warning")] == ["95 of 95 answ"]
+    run = runs()
+    assert len(above(run, few, share=0.05)) == 5
+    assert not list(run.events(kind="warning"))
+
+
+@given(values=st.lists(st.integers(0, 4).map(float), min_size=1, max_size=12), share=st.floats(0.01, 1))
+def test_no_more_than_the_share_reaches_the_threshold_and_as_many_as_can(values: list[float], share: float) -> None:
+    most = max(1, round(share * len(values)))
+    fitting = [one for one in values if sum(other >= one for other in values) <= most]
+    assert lowest(values, share) == (min(fitting) if fitting else max(values))
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.01, 4.0), (0.5, 3.0), (0.75, 2.0), (1.0, 1.0)])

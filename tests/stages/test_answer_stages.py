@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from truing import formats, models
 from truing.errors import ConfigError, DataError, Interrupted
 from truing.objectives import bind
-from truing.records import Completion, Group, assistant, user
+from truing.records import Completion, Group, assistant, text, user
 from truing.scoring.principle import Principle
 from truing.signatures import Settings, validated
 from truing.stages import evaluate as evaluation
@@ -233,6 +233,22 @@ def test_contrast_end_to_end_on_the_tiny_model(folder: Path, runs: Callable[[], 
         assert chosen.text.strip() != rejected.text.strip()
 
 
+def test_contrast_draws_other_answers_at_each_attempt(
+    folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one pair of instructions the requests are the same again, and what was of no use must not come again."""
+    monkeypatch.setattr(sampling, "_refusal", lambda *_: "of no use")
+    alone = Principle(text="brief", positive=("Be brief.",), negative=("Be long.",))
+    settings, run = checked(Contrast, {"retries": 3, "temperature": 1.5}), runs()
+    data = tiny_model.given(tiny_model.prompts(2))
+    with pytest.raises(DataError, match="no usable pair in 3 attempts"):
+        contrast(tiny_model.context(run, "contrast"), settings, tiny_model.model_of(folder), data, alone)
+    kept = [run.artifact(f"key-attempt-{number}-0") for number in (1, 2, 3)]
+    drawn = [words(formats.read_groups(part.path / "groups.jsonl", format="group")) for part in kept if part]
+    assert [len(answers) for answers in drawn] == [4, 4, 4]
+    assert all(len({answers[place][0] for answers in drawn}) == 3 for place in range(4))
+
+
 def judged(run: Run, model: Path, base: Path, principle: Principle | None = None, **settings: Any) -> dict[str, Any]:
     held_out = tiny_model.given(tiny_model.pairs(6))
     context = tiny_model.context(run, "evaluate")
@@ -329,6 +345,14 @@ def test_held_out_rankings_are_compared_by_their_ends_and_other_rows_left_out(
     evaluate(context, checked(Evaluate, {}), tiny_model.model_of(other), tiny_model.model_of(folder), held)
     found = json.loads((result(context.run).path / "evaluation.json").read_text())
     assert (found["prompts"], found["preferences"]["accuracy"]["n"]) == (3, 1)
+
+
+def test_plain_text_prompts_for_a_chat_model_are_told(folder: Path, runs: Callable[[], Run]) -> None:
+    model = tiny_model.model_of(folder)
+    for prompts, told in (([Group((text("Q "),))], True), (tiny_model.prompts(1), False)):
+        context = tiny_model.context(runs(), "evaluate")
+        evaluate(context, checked(Evaluate, {"max_new_tokens": 2}), model, model, tiny_model.given(prompts))
+        assert any("plain text" in e["message"] for e in context.run.events(kind="warning")) == told
 
 
 def test_an_instruction_is_put_before_the_models_answers_alone(

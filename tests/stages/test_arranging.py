@@ -307,6 +307,16 @@ def test_without_what_an_objective_is_about_it_is_refused(objective: str, scores
         judged_rows(bind({"name": objective}), [group])
 
 
+@pytest.mark.parametrize("name", ["soft_dpo", "ordinal"])
+def test_two_scores_of_0_have_no_shares(name: str) -> None:
+    """Ranks say which answer is better, and the scores that none is: a label of 0 / 0."""
+    marks = [{"rank": rank, "score": score} for rank, score in enumerate((0.5, 0.0, 0.0))]
+    with pytest.raises(DataError, match=rf"^prefs.jsonl:218: '{name}' takes an answer's share .*, which are 0: drop"):
+        judged_rows(bind({"name": name}), [row(*marks)])
+    assert judged_rows(bind({"name": name}), [row(*marks)], "best_worst"), "both pairs with the first have shares"
+    assert judged_rows(bind({"name": "sppo"}), [row(*marks)]), "chances of their own need no share"
+
+
 def test_contradictions_are_refused_where_scores_count() -> None:
     pair = tiny_model.pairs(1)[0]
     scored = tuple(replace(answer, score=score) for answer, score in zip(pair.completions, (1, 2), strict=True))

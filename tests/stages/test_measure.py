@@ -176,6 +176,20 @@ def test_perplexity_equals_plain_forward_passes(folder: Path, other: Path, runs:
     assert result["left_out"] == {"longer than 60 tokens": 1}
 
 
+def test_a_row_with_nothing_to_foresee_is_left_out(folder: Path, other: Path, runs: Callable[[], Run]) -> None:
+    """A text of one token, which nothing precedes; a text and an answer without words. The rest counts as ever."""
+    given = [*tiny_model.texts(2), *(Group((), (Completion((Message("text", text),)),)) for text in ("x", ""))]
+    rows = [*given, Group((user("what?"),), (Completion((assistant(""),)),))]
+    model, base = tiny_model.model_of(folder), tiny_model.model_of(other)
+    run, plain = runs(), runs()
+    measuring.perplexity(tiny_model.context(run), Perplexity(), model, base, tiny_model.given(rows))
+    measuring.perplexity(tiny_model.context(plain), Perplexity(), model, base, tiny_model.given(rows[:2]))
+    assert found(run)["left_out"] == {"nothing to foresee": 3}
+    assert found(run)["rows"] == found(plain)["rows"]
+    with pytest.raises(DataError, match=r"no row to measure on; left out: nothing to foresee \(3\)"):
+        measuring.perplexity(tiny_model.context(runs()), Perplexity(), model, base, tiny_model.given(rows[2:]))
+
+
 def test_answers_are_drawn_alike_for_both(folder: Path, runs: Callable[[], Run]) -> None:
     """The same weights under another name give the same answers, and no difference."""
     run = runs()

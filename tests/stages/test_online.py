@@ -16,14 +16,16 @@ import tiny_model
 import torch
 from safetensors.torch import load_file
 
-from truing.algorithms import ALGORITHMS
+from truing.algorithms import ALGORITHMS, bind
 from truing.compute.engine.local import LocalEngine
 from truing.errors import ConfigError, DataError, Interrupted
 from truing.records import Group
 from truing.scoring.score import Score
+from truing.shaping import ShapingState
 from truing.signatures import validated
 from truing.stages import play as rollouts_of_a_run
 from truing.stages.context import Judges, Stop
+from truing.stages.correction import spelled_out
 from truing.stages.judged import Judged
 from truing.stages.online import online
 from truing.stages.online_settings import Online
@@ -46,6 +48,11 @@ def picky(prompt, answer):
 
 def half(prompt, answer):
     return vowels(prompt, answer) if int(prompt[-1]["content"].strip("?").split()[-1]) % 2 else 1.0
+
+def odd(prompt, answer):
+    if int(prompt[-1]["content"].strip("?").split()[-1]) % 2 == 0:
+        raise ValueError("even")
+    return vowels(prompt, answer)
 
 def none(prompt, answer):
     raise ValueError("never")
@@ -497,10 +504,51 @@ def test_a_curriculum_asks_more_often_where_rewards_differ(
     """Answers to prompts of odd number are rewarded by their vowels, all to those of even number by 1."""
     settings = {"prompts": 4, "max_new_tokens": 4, "rollouts": 40, "options": {"group_size": 3}, "held_out_prompts": 1}
     play(runs(), folder, "best_of_n", "half", curriculum={"floor": 0.05}, **settings)
-    asked = Counter(
-        int(group.prompt[-1].content.strip("?").split()[-1]) % 2 for one in judged[5:] for group in one.rollout.groups
-    )
+    asked = Counter(_number(group) % 2 for one in judged[5:] for group in one.rollout.groups)
     assert asked[1] > 1.5 * asked[0]
+
+
+def _number(group: Group) -> int:
+    """Of a prompt, as it stands at its end."""
+    return int(group.prompt[-1].content.strip("?").split()[-1])
+
+
+def test_a_curriculum_asks_prompts_that_cannot_be_scored_as_seldom_as_can_be(
+    folder: Path, runs: Callable[[], Run], judged: list[Judged]
+) -> None:
+    """The rewards of the others differ, and these give none. Without it they would be half of all."""
+    settings = {"prompts": 4, "max_new_tokens": 4, "rollouts": 40, "options": {"group_size": 3}, "held_out_prompts": 1}
+    run = runs()
+    play(run, folder, "best_of_n", "odd", curriculum={"floor": 0.05}, **settings)
+    failed = sum(sum(event["failed"].values()) for event in rollouts(run, "best_of_n")[5:])
+    assert failed < 0.2 * 35 * settings["prompts"]
+    assert all(_number(group) % 2 for one in judged for group in one.rollout.groups)
+
+
+def test_a_gradient_without_a_ratio_over_several_steps_is_warned_of(folder: Path, runs: Callable[[], Run]) -> None:
+    run = runs()
+    play(run, folder, "rloo", batch_size=4, **QUICK)
+    assert "rloo' has no ratio, and learns in 2 steps" in next(run.events("rloo", "warning"))["message"]
+
+
+def test_what_is_learnt_is_corrected_for_the_generator_within_the_bounds_that_are_set(
+    folder: Path, runs: Callable[[], Run], judged: list[Judged]
+) -> None:
+    """Had the generator drawn each token at a third of the engine's chance, the weight of each would be 3."""
+    play(runs(), folder, "grpo", correction={"name": "truncate", "limit": 2.5}, **QUICK)
+    plain = judged[0].judgement.advantage
+    assert plain is not None
+    assert plain.token.any()
+    off = replace(
+        judged[0].rollout, read=judged[0].rollout.read | {"behaviour": judged[0].rollout.sampled + math.log(3)}
+    )
+    algorithm = bind({"name": "grpo"})
+    for table, weight in (({"name": "truncate", "limit": 2.5}, 2.5), ({"name": "mask", "high": 3.5}, 3.0),
+                          ({"name": "mask", "high": 2.5}, 0.0), (None, 1.0)):  # fmt: skip
+        found, _ = rollouts_of_a_run.judge(
+            algorithm, off, ShapingState.of(algorithm.shaping), 6, table and spelled_out(table)
+        )
+        torch.testing.assert_close(found.advantage, weight * plain.token)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,32 @@ import tiny_model
 from fake_endpoint import Said, serving
 
 from truing import formats
-from truing.errors import ConfigError, DataError
+from truing.errors import ConfigError, DataError, Interrupted
 from truing.records import Group, assistant, user
 from truing.records import Message as Turn
 from truing.scoring.replies import CUT
 from truing.selection.instructions import ALIKE, EMPTY, KEYWORD, LONG, SHORT
 from truing.signatures import validated
+from truing.stages import sample as sampling
+from truing.stages.context import Context, Earlier
+from truing.stages.replies import writer
 from truing.stages.self_instruct import LOOPS, SelfInstruct, examples, first_request, self_instruct
 from truing.store import Run
 
 SEEDS = tiny_model.prompts(8)
 
 
-def written(run: Run, say: Callable[[dict[str, Any]], Said], key: str = "key", **settings: Any) -> list[str]:
+def written(
+    run: Run, say: Callable[[dict[str, Any]], Said], earlier: Earlier | None = None, **settings: Any
+) -> list[str]:
     with serving(say) as url:
         table = {"endpoint": {"url": url, "model": "m", "at_once": 1}, "batch": 4, **settings}
-        about = tiny_model.context(run, "write", key=key)
-        self_instruct(about, validated(SelfInstruct, table, "test"), tiny_model.given(SEEDS))
+        self_instruct(
+            tiny_model.context(run, "write"),
+            validated(SelfInstruct, table, "test"),
+            tiny_model.given(SEEDS),
+            earlier=earlier,
+        )
     made = next(artifact for artifact in run.artifacts() if "groups" in artifact.meta)
     groups = formats.read_groups(made.path / "groups.jsonl", format="group")
     assert not any(group.completions for group in groups)
@@ -101,22 +110,70 @@ def test_later_requests_show_prompts_that_earlier_ones_made(runs: Callable[[], R
     assert sum(request.count("\n\nRequest") for request in asked) == 6 + 7 + 8 + 8
 
 
+def test_what_earlier_rounds_made_is_shown_and_not_made_again(runs: Callable[[], Run]) -> None:
+    asked: list[str] = []
+    lines = one_after_the_other("Name three rivers of Asia!", "Explain how bees fly")
+
+    def say(body: dict[str, Any]) -> Said:
+        asked.append(body["messages"][0]["content"])
+        return lines(body)
+
+    rounds = [tiny_model.given([Group((user(one),))]) for one in ("Name three rivers of Asia", "What is a fig?")]
+    run = runs()
+    assert written(run, say, Earlier(tuple(rounds)), prompts=1, batch=1) == ["Explain how bees fly"]
+    assert next(run.events(kind="data"))["refused"] == {ALIKE: 1}
+    assert [(request.count("\n\nRequest"), "Asia" in request) for request in asked] == [(8, True)] * 2
+
+
 def test_the_same_seed_writes_the_same_prompts_and_a_stage_that_is_cut_short_goes_on(
-    folder: Path, runs: Callable[[], Run]
+    folder: Path, runs: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model here: what a first process drew stands on disk, and the second draws the rest alone."""
     settings = validated(SelfInstruct, {"prompts": 6, "batch": 3, "min_words": 1, "max_new_tokens": 8, "keywords": [],
                                         "temperature": 2.0, "top_p": 1.0, "similarity": 1.0, "seeds": 2,
                                         "attempts": 40}, "test")  # fmt: skip
 
-    def go(run: Run) -> list[str]:
-        about = tiny_model.context(run, "write")
-        self_instruct(about, settings, tiny_model.given(SEEDS), tiny_model.model_of(folder))
-        made = next(artifact for artifact in run.artifacts() if "groups" in artifact.meta)
+    def go(about: Context) -> list[str]:
+        self_instruct(about, settings, tiny_model.given(SEEDS), model=tiny_model.model_of(folder))
+        (made,) = (artifact for artifact in about.run.artifacts() if "groups" in artifact.meta)
         return [group.prompt[0].content for group in formats.read_groups(made.path / "groups.jsonl", format="group")]
 
+    def parts(run: Run) -> list[str]:
+        return [str(artifact.meta["part"]) for artifact in run.artifacts() if "part" in artifact.meta]
+
     one, other = runs(), runs()
-    assert go(one) == go(other)
+    whole = go(tiny_model.context(one, "write"))
+    about = tiny_model.context(other, "write")
+    real = sampling._drawn
+    drawn: list[str] = []
+
+    def stopped(generator: Any, prompts: Sequence[Group], *given: Any) -> Any:
+        drawn.append(prompts[0].prompt[0].content)
+        about.stop.requested = len(drawn) == 2
+        return real(generator, prompts, *given)
+
+    monkeypatch.setattr(sampling, "_drawn", stopped)
+    with pytest.raises(Interrupted, match="run the same command again"):
+        go(about)
+    assert parts(other) == ["from-0-0"]
+    assert go(tiny_model.context(other, "write")) == whole
+    assert parts(other) == parts(one)
+    assert len(drawn) == len(parts(one)) + 1, "the stopped part alone is drawn again"
+    assert drawn[1] == drawn[2] != drawn[0]
+
+
+def test_the_same_request_gets_another_reply_each_time(folder: Path, runs: Callable[[], Run]) -> None:
+    """So that a model here is not asked in vain again where its reply was refused."""
+    settings = validated(SelfInstruct, {"max_new_tokens": 8, "temperature": 2.0}, "test")
+
+    def both(run: Run) -> list[str]:
+        write = writer(tiny_model.context(run, "write"), settings, tiny_model.model_of(folder))
+        return [reply.text for name in ("first", "second") for reply in write(["Why?"], name)]
+
+    run = runs()
+    first, second = both(run)
+    assert first != second
+    assert both(run) == both(runs()) == [first, second]
 
 
 @pytest.mark.parametrize(

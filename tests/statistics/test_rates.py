@@ -14,6 +14,7 @@ from scipy import optimize, stats
 from truing.errors import DataError
 from truing.statistics import (
     Interval,
+    bounded_mean,
     exact_proportion,
     length_controlled_win_rate,
     proportion,
@@ -168,6 +169,45 @@ class TestWinRate:
 
         assert 0.92 <= coverage(lambda: win_rate(outcomes(), prompts=prompts), 0.7) <= 0.98
         assert coverage(lambda: win_rate(outcomes()), 0.7) < 0.85
+
+
+class TestBoundedMean:
+    def test_between_0_and_1_it_is_the_win_rate(self):
+        outcomes, prompts, weights = [1, 0.5, 0, 0, 1, 1], list("aabbcd"), [1, 2, 1, 1, 3, 1]
+        assert bounded_mean(outcomes, 0, 1) == win_rate(outcomes)
+        given = {"prompts": prompts, "weights": weights}
+        assert bounded_mean(outcomes, 0, 1, **given) == win_rate(outcomes, **given)
+
+    def test_stretched_to_other_ends(self):
+        found, share = bounded_mean([-1, 1, 0.5, 1], -1, 1), bounded_mean([0, 1, 0.75, 1], 0, 1)
+        assert (found.value, found.low, found.high) == pytest.approx(
+            (2 * share.value - 1, 2 * share.low - 1, 2 * share.high - 1)
+        )
+        assert found.n == 4
+
+    @given(st.lists(st.floats(-1, 1), min_size=1, max_size=30))
+    def test_holds_its_value_within_the_ends_and_never_collapses(self, values):
+        found = bounded_mean(values, -1, 1)
+        assert -1 <= found.low <= found.value + 1e-12
+        assert found.value - 1e-12 <= found.high <= 1
+        assert found.high - found.low > 0.01
+
+    @pytest.mark.parametrize("better", [0.5, 0.8, 0.95])
+    @pytest.mark.parametrize("prompts", [10, 60])
+    def test_coverage_of_mean_correlations(self, better, prompts):
+        """Spearman's correlation of three answers, of which neighbours are exchanged with some chance."""
+        values = np.array([1.0, 0.5, -0.5, -1.0])
+        chances = np.array([better**2, better * (1 - better), better * (1 - better), (1 - better) ** 2])
+        draw = np.random.default_rng(0)
+        truth = float(values @ chances)
+        share = coverage(lambda: bounded_mean(draw.choice(values, prompts, p=chances).tolist(), -1, 1), truth)
+        assert share >= 0.92
+
+    def test_what_cannot_be(self):
+        assert bounded_mean([], -1, 1) == Interval(0.0, -1.0, 1.0, 0)
+        for values, ends in (([1.5], (-1, 1)), ([0.5], (1, 0)), ([math.nan], (0, 1))):
+            with pytest.raises(DataError):
+                bounded_mean(values, *ends)
 
 
 class TestWinTieLoss:

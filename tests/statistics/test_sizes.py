@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from truing.statistics import (
     paired_prompts_needed,
     reading,
     reading_of_difference,
+    too_few,
     unpaired_prompts_needed,
     win_rate,
 )
@@ -138,6 +140,38 @@ class TestReading:
     )
     def test_says(self, wins, losses, says):
         assert reading(win_rate([1] * wins + [0] * losses)).startswith(says)
+
+    def test_copies_of_an_answer_say_nothing_more(self):
+        """Each of 60 prompts answered three times alike: 3 * (783 - 60) comparisons are missing, as they are made."""
+        outcomes = [1.0] * 31 * 3 + [0.0] * 29 * 3
+        rate = win_rate(outcomes, prompts=[place // 3 for place in range(180)])
+        assert "about 2169 more comparisons would tell 55 %" in reading(rate)
+        assert "about 603 more comparisons would tell 55 %" in reading(win_rate(outcomes)), "of 180 prompts"
+
+    def test_all_won_on_few_prompts_is_too_few(self):
+        rate = win_rate([1.0] * 10, prompts=[place // 2 for place in range(10)])
+        assert rate.low > 0.5, "which Wilson's interval says of five too"
+        assert too_few(rate)
+        assert not too_few(win_rate([1.0] * 6))
+        assert reading(rate) == (
+            "too few to tell: 10 comparisons say as much as 5 of as many prompts would, "
+            "and a coin, too, often wins all of those"
+        )
+
+    def test_that_many_do_tell(self):
+        """Simulated: two answers to a prompt, of like worth; as many comparisons as are said tell the rate seen."""
+        rng = np.random.default_rng(3)
+
+        def drawn(prompts):
+            worth = rng.beta(0.6 * 2, 0.4 * 2, prompts)
+            outcomes = (rng.random((prompts, 2)) < worth[:, None]).astype(float).ravel().tolist()
+            return win_rate(outcomes, prompts=np.repeat(np.arange(prompts), 2).tolist())
+
+        found = next(rate for rate in (drawn(40) for _ in range(999)) if rate.value == 0.6 and rate.low < 0.5)
+        more = int(re.findall("about ([0-9]+) more", reading(found))[0])
+        told = [drawn((found.n + more) // 2).low > 0.5 for _ in range(400)]
+        assert np.mean(told) == pytest.approx(0.8, abs=0.07)
+        assert np.mean([drawn(comparisons_needed(0.6) // 2).low > 0.5 for _ in range(400)]) < 0.72, "if independent"
 
 
 class TestReadingOfDifference:

@@ -111,6 +111,11 @@ class Bound:
         each = 3 + live + self.needs("kl") + self.is_coupled
         return each, (self.needs("reference") and not live) + self.needs("kl")
 
+    @property
+    def takes_shares(self) -> bool:
+        """Whether it is about what share of a pair's scores each answer has."""
+        return asks_for(self.function).get("reward") == "Pair[Votes]"
+
     def needs(self, name: str) -> bool:
         """Whether the objective asks for this input."""
         return name in asks_for(self.function)

@@ -26,7 +26,7 @@ from truing.objectives.shared import (
     scaled,
 )
 from truing.signatures import Fraction, NonNegative, Positive
-from truing.tensors import Logprobs, Loss, Pair, PerToken
+from truing.tensors import Logprobs, Loss, Pair, PerToken, Votes
 
 MinorityShare = Annotated[float, Field(ge=0, lt=0.5)]
 RareShare = Annotated[float, Field(gt=0, lt=0.5)]
@@ -50,7 +50,7 @@ def dpo(
     return compared(logistic(reward.chosen - reward.rejected, label_smoothing), policy, reward)
 
 
-def soft_dpo(policy: Pair[Logprobs], reference: Pair[Logprobs], reward: Pair[Tensor], *, beta: Positive = 0.1) -> Loss:
+def soft_dpo(policy: Pair[Logprobs], reference: Pair[Logprobs], reward: Pair[Votes], *, beta: Positive = 0.1) -> Loss:
     """DPO with a label between yes and no for each pair, such as RLAIF's (arXiv:2309.00267); section 3 of
     arXiv:2409.06691 has its form.
 

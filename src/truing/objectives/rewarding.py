@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from truing.objectives.shared import better, log_likelihood, log_ratios, logistic, ranked
 from truing.signatures import Fraction, NonNegative, Positive
-from truing.tensors import Logprobs, Loss, Pair, RankedScores, Scores, StepScores
+from truing.tensors import Logprobs, Loss, Pair, RankedScores, Scores, StepScores, Votes
 
 
 def bradley_terry(score: Pair[Scores], *, label_smoothing: Fraction = 0.0, centering: NonNegative = 0.0) -> Loss:
@@ -66,7 +66,7 @@ def soft_margin(score: Pair[Scores], margin: Tensor, *, scale: Positive = 1.0, l
     return ranked(-(1 - share) * logsigmoid(gap) - share * logsigmoid(-gap), chosen, rejected)
 
 
-def ordinal(score: Pair[Scores], reward: Pair[Tensor]) -> Loss:
+def ordinal(score: Pair[Scores], reward: Pair[Votes]) -> Loss:
     """Bradley-Terry on degrees of preference: arXiv:2411.12843.
 
     -z log sigmoid(d) - (1 - z) log sigmoid(-d), with z = reward of the chosen / (sum of both rewards)

@@ -82,7 +82,7 @@ def contest(run_folder: Path) -> Path:
 
 def tone(rate: Interval) -> str:
     """Which way the interval points: `good` above 50 %, `bad` below, `open` when it holds 50 %."""
-    if rate.n < statistics.FEWEST:
+    if statistics.too_few(rate):
         return "open"
     return "good" if rate.low > 0.5 else "bad" if rate.high < 0.5 else "open"
 

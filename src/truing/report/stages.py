@@ -44,6 +44,15 @@ class HeldOut:
     loss: float | None
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Which of two models went on: its key, whether it is the newer one, and how often the newer one won."""
+
+    model: str
+    newer: bool
+    wins: Interval | None
+
+
 @dataclass
 class Stage:
     """One stage, as its events tell it.
@@ -62,6 +71,7 @@ class Stage:
     held_out: list[HeldOut] = field(default_factory=list)
     rollouts: list[Rollout] = field(default_factory=list)
     gain: Gain | None = None
+    chosen: Chosen | None = None
     tried: list[Tried] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -138,6 +148,8 @@ def _hear(stage: Stage, event: Mapping[str, Any]) -> None:
             stage.rollouts.append(read_rollout(event))
         case "held_out_reward":
             stage.gain = read_gain(event)
+        case "chosen":
+            stage.chosen = Chosen(str(event["model"]), bool(event["newer"]), interval(event.get("wins")))
         case "controls":
             stage.tried.append(read_tried(event))
         case "warning":

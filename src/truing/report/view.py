@@ -47,6 +47,12 @@ class View:
         return next((stage for stage in reversed(self.stages) if stage.gain is not None), None)
 
     @property
+    def trains(self) -> bool:
+        """Whether a model is trained, as far as one can tell: a run of which no stage has begun may yet do so."""
+        told = ("learning_rate" in stage.settings or stage.curves or stage.held_out for stage in self.stages)
+        return not self.stages or any(told)
+
+    @property
     def made_reward(self) -> bool:
         """Whether the last model that the run made is a reward model."""
         made = [artifact.meta for artifact in self.artifacts if "model" in artifact.meta or "reward" in artifact.meta]

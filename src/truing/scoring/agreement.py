@@ -148,8 +148,8 @@ def of_rankings(rows: Sequence[Scored], highest: float | None) -> dict[str, Any]
     rows: with every pair of answers that people tell apart. highest: the most points that a judge may give, if any.
     exact: the share of rows with all answers that people tell apart in their order, none tied. best_of_highest: of the
     answers with the most points, the share of those that people rank first. spearman, kendall: means over rows, in
-    which answers that people do not tell apart are tied, and a scorer that gives all the same has 0. None of fewer
-    than two prompts.
+    which answers that people do not tell apart are tied, and a row whose answers the scorer gives all the same has 0;
+    left out where it does so everywhere. None of fewer than two prompts.
     """
     counting = [row for row in rows if row.weight > 0 and row.pairs]
     prompts = [row.prompt for row in counting]
@@ -166,11 +166,12 @@ def of_rankings(rows: Sequence[Scored], highest: float | None) -> dict[str, Any]
     found = {
         "exact": statistics.win_rate(exact, prompts=prompts),
         "best_of_highest": statistics.win_rate([one for one, _ in at_top], prompts=[prompt for _, prompt in at_top]),
-        "spearman": _mean_over(counting, preferred, statistics.spearman),
-        "kendall": _mean_over(counting, preferred, statistics.kendall),
     }
     if not at_top:
         del found["best_of_highest"]
+    if any(len(set(row.scores)) > 1 for row in counting):
+        found["spearman"] = _mean_over(counting, preferred, statistics.spearman)
+        found["kendall"] = _mean_over(counting, preferred, statistics.kendall)
     return {name: one.plain for name, one in found.items()}
 
 
@@ -183,7 +184,7 @@ def _mean_over(
     rows: Sequence[Scored], preferred: Sequence[Sequence[float]], correlation: Callable[..., Interval]
 ) -> Interval:
     values = [correlation(row.scores, counts).value for row, counts in zip(rows, preferred, strict=True)]
-    return statistics.mean(values, prompts=[row.prompt for row in rows])
+    return statistics.bounded_mean(values, -1, 1, prompts=[row.prompt for row in rows])
 
 
 def by_strength(some: Comparisons) -> list[Bin]:
@@ -260,13 +261,14 @@ def length_correlation(rows: Sequence[Scored]) -> Interval | None:
     """Spearman's correlation of score and length among the answers of a row, in the mean over rows, by prompt.
 
     Rows whose answers are equally long say nothing of it and are left out; equal scores follow no length and give 0.
+    None where the scores of every row are equal, or of fewer than two prompts.
     """
     counted = [row for row in rows if row.weight > 0 and len(set(row.tokens)) > 1]
-    if not counted:
+    prompts, weights = [row.prompt for row in counted], [row.weight for row in counted]
+    if len(set(prompts)) < 2 or all(len(set(row.scores)) == 1 for row in counted):
         return None
     values = [statistics.spearman(row.scores, row.tokens).value for row in counted]
-    found = statistics.mean(values, prompts=[row.prompt for row in counted], weights=[row.weight for row in counted])
-    return Interval(found.value, max(found.low, -1.0), min(found.high, 1.0), found.n)
+    return statistics.bounded_mean(values, -1, 1, prompts=prompts, weights=weights)
 
 
 def balanced_accuracy(some: Comparisons) -> Interval | None:
@@ -286,9 +288,8 @@ def balanced_accuracy(some: Comparisons) -> Interval | None:
 
 def over_longer(some: Comparisons) -> Interval:
     """Accuracy less that of "the longer one is better" on the same comparisons, between -1 and 1."""
-    return statistics.paired_difference(
-        some.outcomes.tolist(), some.of_longer.tolist(), prompts=some.prompt, weights=some.weight.tolist()
-    )
+    gaps = (some.outcomes - some.of_longer).tolist()
+    return statistics.bounded_mean(gaps, -1, 1, prompts=some.prompt, weights=some.weight.tolist())
 
 
 def verdict(found: Mapping[str, Any]) -> str:
@@ -300,7 +301,7 @@ def verdict(found: Mapping[str, Any]) -> str:
     many, scorer = found["comparisons"], found.get("scorer")
     who = f"the scorer '{scorer}'" if scorer else "the reward model"
     line = f"{who} orders {rate.percent} of {many:,} held-out comparisons as people did"
-    if rate.n < statistics.FEWEST:
+    if statistics.too_few(rate):
         return f"{line}; these are too few to tell anything"
     if rate.low <= 0.5:
         line += ", which a coin may do too" if rate.high >= 0.5 else ", worse than a coin"

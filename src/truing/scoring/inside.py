@@ -42,9 +42,15 @@ ALLOW, EPERM, ENOSYS = 0x7FFF0000, 0x50001, 0x50026
 """Answers of a filter: go on, or fail with this error."""
 CLONE_NEWUSER, X32, CLONE3 = 0x10000000, 0x40000000, 435
 CALLS = {
-    "x86_64": (0xC000003E, 56, {"memfd_create": 319, "shmget": 29, "unshare": 272, "setns": 308, "mount": 165}),
-    "aarch64": (0xC00000B7, 220, {"memfd_create": 279, "shmget": 194, "unshare": 97, "setns": 268, "mount": 40}),
-}
+    "x86_64": (
+        0xC000003E, 56,
+        {"memfd_create": 319, "shmget": 29, "msgget": 68, "semget": 64, "unshare": 272, "setns": 308, "mount": 165},
+    ),
+    "aarch64": (
+        0xC00000B7, 220,
+        {"memfd_create": 279, "shmget": 194, "msgget": 186, "semget": 190, "unshare": 97, "setns": 268, "mount": 40},
+    ),
+}  # fmt: skip
 """Of each architecture: its mark, its number of `clone`, and those of the calls that are denied."""
 
 

@@ -24,20 +24,25 @@ RUBRIC = """Count points. Begin at 0 and add one for each of these that is true 
 """Each point asks for more than the one before it."""
 
 NO_SCORE = "the judge gave no score"
+UNCLEAR = "the judge gave a score that is not one number"
 OFF = "the judge gave a score that is none of the scale"
 
-_STATED = re.compile(
-    rf"""
-    (?<!\w) {MARK} [*_`\s]* : [*_`\s]*           # its mark, plain or emphasised, and
-    ([-+\u2212]? [\d.] [^\s/]*)                  # what begins like a number, with
-    (?: \s* (?:/|out\ of) \s* (\S+) )?          # what it is out of, where that is said; or
-    ( \s* (?:to|or|and|[-\u2013]) \s* \d )?      # a second number, with which it is none
+_STATED = re.compile(rf"(?<!\w){MARK}[*_`\s]*:", re.IGNORECASE)
+_AROUND = re.compile("[*_`\"'\u201c\u201d\u2018\u2019\\s]+")
+"""Emphasis and quotation marks, which say nothing."""
+_POINTS = re.compile(
+    r"""
+    [(\[]* ([-\u2212]?) (\d+ (?:\.\d+)?) [)\]]* (?:\ ?points?\b)?    # a number,
+    (?: \ ?[(\[]? (?:/|(?:out\ )?of\b) \ ?                           # what it is out of, if that is said,
+        (\d+ (?:\.\d+)?) (?:\ ?points?\b)? [)\]]* )?
+    ( (?: \ ?(?: [.,;:!(\[\u2014] | [\u2013-]\  |                    # and a remark, if there is one
+        (?:as|because|for|since)\b ) .* )? )
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_AROUND = "*_`.,;:!?)]}\"'\u201d\u2019"
-"""What may follow a number without being part of it."""
+_COUNTS = re.compile(
+    r"\b(?:half|zero|one|two|three|four|five|six|seven|eight|nine|ten|hundred|out of)\b", re.IGNORECASE
+)
 
 
 def points_request(
@@ -76,22 +81,26 @@ Reply with one digit from {low} to {high} and nothing else. Points:
 
 
 def points_in(reply: str, low: int = LOWEST, high: int = HIGHEST) -> Score:
-    """The last `Score: x` of a reply: 4, 4.5, 4/5 or 4 out of 5, emphasised or not.
+    """The last `Score: x` of a reply: 4, 4.5, 4/5 or 4 points (out of 5), emphasised or not, and a remark.
 
-    A last one that is off the scale, a range, or out of another number than the highest fails; an earlier one does not
-    stand in for it.
+    The rest of its line says nothing else that is a number, or which one is meant would be a guess. A last one that is
+    unclear, off the scale, or out of another number than the highest fails; an earlier one does not stand in for it.
     """
-    stated = _STATED.findall(reply)
+    _, *stated = _STATED.split(reply)
     if not stated:
         return Score.failed(NO_SCORE)
-    value, out_of, second = (words.rstrip(_AROUND) for words in stated[-1])
-    if second or not _NUMBER.fullmatch(value) or not low <= float(value) <= high:
-        return Score.failed(OFF)
-    return Score.failed(OFF) if out_of and not _is(out_of, high) else Score.of(float(value))
+    line = _AROUND.sub(" ", stated[-1].partition("\n")[0]).strip()
+    found = _POINTS.fullmatch(line)
+    if not found or _has_number(found[4]):
+        return Score.failed(UNCLEAR if _has_number(line) else NO_SCORE)
+    minus, points, out_of, _ = found.groups()
+    on_scale = not minus and low <= float(points) <= high and (not out_of or float(out_of) == high)
+    return Score.of(float(points)) if on_scale else Score.failed(OFF)
 
 
-def _is(words: str, number: int) -> bool:
-    return bool(_NUMBER.fullmatch(words)) and float(words) == number
+def _has_number(words: str) -> bool:
+    """Whether something is counted, in digits or in words."""
+    return any(map(str.isnumeric, words)) or bool(_COUNTS.search(words))
 
 
 def _shown(prompt: Sequence[Message], answer: str, criteria: str, principle: str, reference: str) -> str:

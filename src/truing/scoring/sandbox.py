@@ -9,8 +9,8 @@ With namespaces (Linux, `unshare` of util-linux) the code sees no network and no
 current one and those for temporary files and sockets are empty, unless they lie where Python may (`NEEDED`), and it can
 write nothing but 64 MiB of its own. It is not a virtual machine: the kernel is shared, what the user may read elsewhere
 can be read, and the limit of memory is one for each process. On x86-64 and ARM64 a filter of system calls denies
-memfd_create and shmget, whose memory this limit does not count, and namespaces and mounts of the code's own; elsewhere
-there is no filter. What pipes and message queues hold is not counted either.
+memfd_create and shared memory, queues and semaphores of System V, which this limit does not count, and namespaces and
+mounts of the code's own; elsewhere there is no filter. What pipes hold is not counted either.
 With limits alone the code has the network and all rights of the user, who may read files and environments and end
 processes: that is for a machine which is itself a sandbox.
 Where Truing runs as root, code runs as a user that nobody is.

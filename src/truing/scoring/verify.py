@@ -80,8 +80,9 @@ def code(
     tests: the column that holds a list of tests, or one.
     reads: the last fenced block of an answer, or all of it.
     counts: the share of the tests that pass, or all: 1 where each one does, and else 0.
-    isolation: namespaces: no network, no other processes, nothing to write to, no home or current folder; limits: only
-        what a process may use, with the user's own rights, for machines that are sandboxes themselves.
+    isolation: namespaces: no network, no other processes, nothing to write to, no home or current folder, unless that
+        lies under /usr or /opt; limits: only what a process may use, with the user's own rights, for machines that are
+        sandboxes themselves.
     seconds: by the clock, and of computing, for each test.
     memory: MiB for each process.
     processes: processes and threads of a test.

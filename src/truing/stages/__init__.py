@@ -2,8 +2,9 @@
 
 A stage is any public function of these modules whose first two parameters are a Context and its settings. The others
 are its inputs, asked for by name: `model`, `base`, `reward`, `data`, `also`, `held_out`, `unlabelled`, `pretrain`,
-`principle`, `judges`, whatever the scorers in its settings name, `encoder`, by which rows are compared, and `measured`,
-what was measured before; one with a default is optional.
+`principle`, `judges`, whatever the scorers in its settings name, `encoder`, by which rows are compared, `measured`,
+what was measured before, and `earlier`, what the stage itself made in earlier rounds of a loop; one with a default is
+optional.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ MAKES: dict[ModuleType, Product] = {
 
 INPUTS = frozenset(
     {"model", "base", "reward", "data", "also", "held_out", "unlabelled", "pretrain", "principle", "judges", "encoder"}
-    | {"measured"}
+    | {"measured", "earlier"}
 )
 """What stages may ask for. A public function that asks for anything else is no stage, but what stages share."""
 

@@ -36,7 +36,9 @@ class Accept(Settings):
 class Threshold(Settings):
     """Settings of `threshold`."""
 
-    share: Share = Field(description="how many of all answers, or comparisons, reach the threshold")
+    share: Share = Field(
+        description="how many of all answers, or comparisons, reach the threshold; fewer where scores are equal"
+    )
     of: Literal["answers", "comparisons"] = Field(
         "answers",
         description="answers: each becomes a row of its own, and their scores count; comparisons: rows of two answers "
@@ -58,7 +60,8 @@ def accept(context: Context, settings: Accept, data: Groups) -> None:
 def threshold(context: Context, settings: Threshold, data: Groups) -> None:
     """The best share of all answers (ReST, arXiv:2308.08998), or the clearest one of all comparisons (West-of-N).
 
-    The threshold is one score for all rows, so an easy prompt may give several answers, and a hard one none.
+    The threshold is one score for all rows, so an easy prompt may give several answers, and a hard one none. Of equal
+    scores all are kept or none: fewer than the share, but where all of them are the highest. That is warned of.
     """
     groups, refused = data.read(), Counter[str]()
     if settings.of == "answers":
@@ -70,15 +73,29 @@ def threshold(context: Context, settings: Threshold, data: Groups) -> None:
     least = lowest(heights, settings.share)
     made = [row for row, height in zip(candidates, heights, strict=True) if height >= least]
     refused["below the threshold"] += len(candidates) - len(made)
+    asked = count_of(len(candidates), settings.share)
+    if made and len(made) != asked:
+        context.warn(
+            f"{len(made):,} of {len(candidates):,} {settings.of} reach the threshold, where share = {settings.share:g} "
+            f"asks for {asked:,}: equal scores are kept or left out together"
+        )
     context.event("threshold", of=settings.of, share=settings.share, value=least)
     _put_out(context, data, len(groups), made, +refused)
 
 
 def lowest(values: Sequence[float], share: float) -> float:
-    """The value that this share of the values reaches, and at least one."""
+    """The smallest of the values that no more than this share of them reach; where none is, the highest."""
     if not values:
         return 0.0
-    return sorted(values, reverse=True)[max(1, round(share * len(values))) - 1]
+    ordered, most = sorted(values, reverse=True), count_of(len(values), share)
+    if most == len(ordered):
+        return ordered[-1]
+    return min((value for value in ordered if value > ordered[most]), default=ordered[0])
+
+
+def count_of(values: int, share: float) -> int:
+    """How many values this share of them is, and at least one."""
+    return max(1, round(share * values))
 
 
 def _met(row: Group, settings: Accept, seed: int, refused: Counter[str]) -> list[Group]:

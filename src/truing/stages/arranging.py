@@ -184,6 +184,10 @@ def _demand_what_counts(objective: Bound, row: Judged) -> None:
         raise DataError(f"{place}: '{objective.name}' needs an answer whose `source` is \"{FROM_REFERENCE}\"")
     if objective.kind == "pair" and objective.needs("reward") and not all(0 <= score <= 1 for score in row.reward):
         raise DataError(f"{place}: '{objective.name}' takes scores as probabilities from 0 to 1; found {row.reward}")
+    if objective.takes_shares and any(not row.reward[one] and not row.reward[other] for one, other in row.pairs):
+        raise DataError(
+            f"{place}: '{objective.name}' takes an answer's share of the scores of both, which are 0: drop the row"
+        )
 
 
 def _asked(prompt: Sequence[Message], instruction: str) -> tuple[Message, ...]:

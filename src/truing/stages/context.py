@@ -91,6 +91,27 @@ class Measurements:
         return ", ".join(self.keys)
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The rows that a stage of a loop made in the rounds before this one, by round."""
+
+    rounds: tuple[Groups, ...]
+
+    @property
+    def key(self) -> str:
+        """The hash of all keys."""
+        return hash_of([rows.key for rows in self.rounds])
+
+    @property
+    def description(self) -> str:
+        """The stages."""
+        return ", ".join(rows.description for rows in self.rounds)
+
+    def read(self) -> list[Group]:
+        """All rows."""
+        return [row for rows in self.rounds for row in rows.read()]
+
+
 @dataclass(slots=True)
 class Stop:
     """Whether somebody asked to stop."""

@@ -18,6 +18,7 @@ from truing.stages.arranging import instructed_by
 from truing.stages.arranging import judge as judged
 from truing.stages.context import Context, Groups, Model, write_json
 from truing.stages.sample import SamplingSettings, bare, draw, draw_once, make_generator
+from truing.stages.training import warn_of_plain_text
 from truing.statistics import Interval
 
 Judge = Literal["principle", "likelihood"]
@@ -74,6 +75,7 @@ def evaluate(
         replace(prompt, completions=(*mine, *other)) for prompt, mine, other in zip(prompts, ours, theirs, strict=True)
     ]
     engine = context.scorer(base)
+    warn_of_plain_text(context, engine.renderer, held)
     scores = _scores(context, engine, groups, judge, principle, settings)
     own = [replace(group, completions=group.completions[: settings.answers]) for group in groups]
     compared = _comparisons(held)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from truing import algorithms
 from truing.algorithms import BoundAlgorithm, Judgement
-from truing.objectives.policy import masked_importance, truncated_importance
 from truing.objectives.value import explained_variance
 from truing.records import Completion
 from truing.reductions import step_weights
 from truing.rendering import Row
 from truing.shaping import ShapingState
+from truing.stages import correction
 from truing.stages.arranging import FROM_REFERENCE
 from truing.stages.rollouts import Rollout
 from truing.stages.watchdogs import disagreement
 from truing.tensors import Forest, Logprobs, PerToken
-
-Correction = Literal["none", "truncate", "mask"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +77,12 @@ class Judged:
 
 
 def judge(
-    algorithm: BoundAlgorithm, rollout: Rollout, state: ShapingState, limit: int, correction: Correction
+    algorithm: BoundAlgorithm, rollout: Rollout, state: ShapingState, limit: int, corrected: Mapping[str, Any] | None
 ) -> tuple[Judged, ShapingState]:
-    """Rewards and advantages of a rollout, and what shaping remembers of it. limit: length of an answer, in tokens."""
+    """Rewards and advantages of a rollout, and what shaping remembers of it.
+
+    limit: length of an answer, in tokens. corrected: how tokens count on which generator and engine differ.
+    """
     found = algorithms.Rollout(
         score=rollout.score,
         completion=rollout.completion,
@@ -96,7 +97,9 @@ def judge(
     judgement, after = algorithm.judge(found, state)
     advantage = None
     if judgement.advantage is not None:
-        advantage = judgement.advantage.token * _corrected(rollout, correction)
+        advantage = judgement.advantage.token
+        if corrected is not None:
+            advantage = advantage * _weights(rollout, corrected)
     kept_answers = iter(judgement.accepted.tolist())
     rows = [replace(row, answers=tuple(one for one in row.answers if next(kept_answers))) for row in rollout.rows]
     about = _means(rollout, found, judgement)
@@ -138,16 +141,13 @@ def _means(rollout: Rollout, found: algorithms.Rollout, judgement: Judgement) ->
     return about
 
 
-def _corrected(rollout: Rollout, correction: Correction) -> Tensor:
+def _weights(rollout: Rollout, corrected: Mapping[str, Any]) -> Tensor:
     """Weights of tokens for the difference of generator and engine, [N]."""
-    if correction == "none":
-        return torch.ones(1)
-    count = len(rollout.group)
     behaviour, sampled = (
-        Logprobs(token, rollout.completion, count) for token in (rollout.read["behaviour"], rollout.sampled)
+        Logprobs(token, rollout.completion, len(rollout.group))
+        for token in (rollout.read["behaviour"], rollout.sampled)
     )
-    weigh = truncated_importance if correction == "truncate" else masked_importance
-    return weigh(behaviour, sampled).token
+    return correction.weights(corrected, behaviour, sampled).token
 
 
 def score_of(answer: Completion) -> float:

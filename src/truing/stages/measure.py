@@ -37,6 +37,7 @@ from truing.statistics.suites import Better, Measured
 FILE = "measured.json"
 LABELS = ("safe", "unsafe")
 """What a row's label says of its prompt."""
+NOTHING = "nothing to foresee"
 
 
 class Measuring(SamplingSettings):
@@ -223,19 +224,22 @@ def perplexity(context: Context, settings: Perplexity, model: Model, base: Model
     """How well held-out text is foreseen: nats per byte of the rows' answers, and per token of the model's own.
 
     A row of plain text is its answer, without an end; of another row the prompt is given, and that the answer ends
-    counts. The first token of a text that nothing precedes does not count. Tokens of two tokenizers are no common
-    measure, so the test is that per byte; a row counts by its bytes, as in one long text. exp(nats per token) is the
-    perplexity.
+    counts. The first token of a text that nothing precedes does not count; a row that has no other, or no words to
+    foresee, is left out. Tokens of two tokenizers are no common measure, so the test is that per byte; a row counts by
+    its bytes, as in one long text. exp(nats per token) is the perplexity.
     """
-    groups = [row for row in data.read()[: settings.limit] if row.completions]
-    _demand_some(context, groups, Counter({"rows without a text": len(data.read())}))
+    given = data.read()[: settings.limit]
+    groups = [row for row in given if any(answer.text for answer in row.completions)]
+    left_out = Counter({NOTHING: len(given) - len(groups)})
+    _demand_some(context, groups, left_out)
     found = {}
     for side in dict.fromkeys((model.key, base.key)):
         context.check_stop()
         engine = context.scorer(model if side == model.key else base)
         found[side] = nats_and_tokens(engine, groups, settings)
-    kept = [place for place in range(len(groups)) if all(found[side][place] is not None for side in found)]
-    left_out = Counter({f"longer than {settings.max_length} tokens": len(groups) - len(kept)})
+    why = [_unmeasured(both, settings.max_length) for both in zip(*found.values(), strict=True)]
+    kept = [place for place, reason in enumerate(why) if not reason]
+    left_out += Counter(filter(None, why))
     _demand_some(context, kept, left_out)
     size = [float(sum(len(one.text.encode()) for one in groups[place].completions)) for place in kept]
     sides = [[one for place in kept if (one := found[side][place]) is not None] for side in found]
@@ -342,6 +346,13 @@ def nats_and_tokens(engine: Engine, groups: Sequence[Group], settings: Perplexit
                 nats, tokens = totals[forest.rows[tree]]
                 totals[forest.rows[tree]] = (nats - value, tokens + int(count))
     return [totals.get(row.index) for row in rows]
+
+
+def _unmeasured(read: Sequence[tuple[float, int] | None], max_length: int) -> str:
+    """Why a row is left out, by what `nats_and_tokens` found on each side, or ""."""
+    if None in read:
+        return f"longer than {max_length} tokens"
+    return "" if all(one and one[1] for one in read) else NOTHING
 
 
 def _endless(row: Row, group: Group) -> Row:

@@ -13,9 +13,8 @@ from truing.errors import ConfigError
 from truing.scoring.scorers import Spec
 from truing.shaping import ERROR
 from truing.signatures import Count, Fraction, Positive
-from truing.stages import watchdogs
+from truing.stages import correction, watchdogs
 from truing.stages.curriculum import Curriculum
-from truing.stages.judged import Correction
 from truing.stages.mixture import ROWS, WEIGHT
 from truing.stages.training import Updates
 from truing.stages.watchdogs import Limit
@@ -40,8 +39,10 @@ class Online(Updates):
     temperature: Positive = Field(1.0, description="divides the logits, in sampling and in learning alike")
     max_new_tokens: Count = Field(256, description="length limit of an answer in tokens")
     live_answers: Count = Field(64, description="answers written at one time; changes time and memory")
-    correction: Correction = Field(
-        "none", description="where generator and engine differ: truncate or mask the weight of a token"
+    correction: dict[str, Any] | None = Field(
+        None,
+        description='where generator and engine differ: "truncate" or "mask" the weight of a token, or a table with '
+        "its bounds too, limit of the one, low and high of the other; none: every weight is 1",
     )
     critic_rate: Positive = Field(10.0, description="learning rate of the critic, in units of the policy's")
     one_base: bool = Field(
@@ -89,6 +90,12 @@ class Online(Updates):
         algorithms.bind(table)
         return table
 
+    @field_validator("correction", mode="before")
+    @classmethod
+    def _corrected(cls, value: Any) -> dict[str, Any] | None:
+        """Its name is short for a table; every bound is checked."""
+        return None if value is None else correction.spelled_out(value)
+
     @field_validator("stop", mode="before")
     @classmethod
     def _limits(cls, value: Any) -> dict[str, Limit]:
@@ -112,7 +119,7 @@ class Online(Updates):
             )
         if not self.stop and self.stop_after != usual["stop_after"]:
             raise ConfigError("stop_after: changes nothing while stop names no number: set that too")
-        if self.correction != "none" and algorithm.algorithm.advantage is None:
+        if self.correction is not None and algorithm.algorithm.advantage is None:
             raise ConfigError(f"correction: algorithm '{algorithm.name}' has no advantages to weigh: take it out")
         shaping, answers = algorithm.shaping, self.prompts * algorithm.group_size
         if shaping.reward_kl_target is not None and shaping.reward_kl_horizon <= ERROR * answers:
@@ -167,7 +174,7 @@ class Online(Updates):
         may ask for the numbers before it: neither rewards, nor weights of tokens, nor a limit at which training ends.
         """
         algorithm = self.bound()
-        asked_before = algorithm.prices_kl or self.correction != "none" or bool(self.stop)
+        asked_before = algorithm.prices_kl or self.correction is not None or bool(self.stop)
         return algorithm.epochs * self.parts == 1 and algorithm.accepts_all and not asked_before
 
     def sampling(self) -> Sampling:

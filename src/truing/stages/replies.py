@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -40,7 +41,7 @@ class Writing(SamplingSettings):
 
 
 Write = Callable[[Sequence[str], str], list[Reply]]
-"""The reply to each request, under a name by which they are kept in the run."""
+"""The reply to each request, under a name by which they are kept in the run; asked again it is another one."""
 WriteSeveral = Callable[[Sequence[str], str], list[tuple[Reply, ...]]]
 """The replies to each request, of one that is not put a single failed one."""
 
@@ -53,11 +54,13 @@ def writer(context: Context, settings: Writing, model: Model | None) -> Write:
 
 def writer_of_several(context: Context, settings: Writing, model: Model | None, samples: int) -> WriteSeveral:
     """As `writer`, for so many replies to each request."""
-    who = _writer(context, settings, model)
+    who, turns = _writer(context, settings, model), count()
 
     def write(requests: Sequence[str], name: str) -> list[tuple[Reply, ...]]:
+        turn = next(turns)
+
         def drawn(prompts: Sequence[Group]) -> list[tuple[Completion, ...]]:
-            return draw(context, who.generator, prompts, settings, samples, name=name)
+            return draw(context, who.generator, prompts, settings, samples, name=name, turn=turn)
 
         return replies_to(requests, who.renderer, settings.max_length, drawn)
 

@@ -30,6 +30,8 @@ from truing.store.cache import cache_folder, cached
 PART = 256
 """Prompts whose answers are kept on disk together: what an interruption loses at most."""
 FILE = "groups.jsonl"
+APART = 1_000_003
+"""How far the seeds of two turns of a stage are apart, so that runs with neighbouring seeds share none."""
 
 
 class SamplingSettings(Settings):
@@ -144,7 +146,7 @@ def contrast(context: Context, settings: Contrast, model: Model, data: Groups, p
             for place, sides in zip(waiting, pairs, strict=True)
             for first, second in (sides, sides[::-1])
         ]
-        drawn = draw(context, generator, asked, settings, 1, name=f"attempt-{attempt + 1}")
+        drawn = draw(context, generator, asked, settings, 1, name=f"attempt-{attempt + 1}", turn=attempt)
         for number, place in enumerate(waiting):
             chosen, rejected = drawn[2 * number][0], drawn[2 * number + 1][0]
             reason = _refusal(chosen, rejected, settings)
@@ -183,15 +185,20 @@ def draw(
     answers: int,
     *,
     name: str = "sampling",
+    turn: int = 0,
 ) -> list[tuple[Completion, ...]]:
-    """Answers to every prompt, kept in the run a part at a time, so that going on after a stop draws the same ones."""
+    """Answers to every prompt, kept in the run a part at a time, so that going on after a stop draws the same ones.
+
+    turn: how often the stage has drawn before. Each turn has random numbers of its own, so what was of no use is not
+    drawn again.
+    """
 
     def part(some: Sequence[Group], start: int, on_finished: Callable[[int], None]) -> Path:
         key = f"{name}-{start}"
         kept = context.run.artifact(f"{context.key}-{key}")
         if kept is not None:
             return kept.path
-        drawn = _drawn(generator, some, settings, answers, context.seed, on_finished)
+        drawn = _drawn(generator, some, settings, answers, context.seed + APART * turn, on_finished)
         with context.output({"rows": len(some)}, part=key) as folder:
             formats.write_data(drawn, folder / FILE, format="group")
         made = context.run.artifact(f"{context.key}-{key}")

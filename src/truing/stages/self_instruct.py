@@ -18,7 +18,7 @@ from truing.scoring.replies import Reply
 from truing.selection.instructions import KEYWORDS, instruction_in, instruction_request, refusal
 from truing.selection.turns import turns_of
 from truing.signatures import Count, Fraction
-from truing.stages.context import Context, Groups, Model
+from truing.stages.context import Context, Earlier, Groups, Model
 from truing.stages.replies import Writing, writer
 
 FILE = "groups.jsonl"
@@ -52,27 +52,30 @@ class SelfInstruct(Writing):
         return self
 
 
-def self_instruct(context: Context, settings: SelfInstruct, data: Groups, model: Model | None = None) -> None:
+def self_instruct(
+    context: Context, settings: SelfInstruct, data: Groups, model: Model | None = None, earlier: Earlier | None = None
+) -> None:
     """Writes new prompts. Each request shows some prompts of the data and some that were made before, drawn by chance.
 
     What is cut off, too long or short, has a forbidden word, or is too much like a prompt of the data or an earlier
-    one, is refused and counted by the reason.
+    one, is refused and counted by the reason. In a loop those of earlier rounds were made before, too.
     """
-    groups = data.read()
-    seeds = list(dict.fromkeys(filter(None, map(first_request, groups))))
+    seeds = requests_in(data.read())
     if len(seeds) < settings.seeds:
         raise DataError(
             f"stage '{context.stage}' shows {settings.seeds} prompts of the data as examples, and they have "
             f"{len(seeds)}: bring more rows, or lower seeds"
         )
     write = writer(context, settings, model)
-    kept = [words(seed) for seed in seeds]
+    before = requests_in(earlier.read()) if earlier else []
+    kept = [words(request) for request in (*seeds, *before)]
     made: list[str] = []
     refused: Counter[str] = Counter()
     asked = 0
     while len(made) < settings.prompts and asked < settings.attempts * settings.prompts:
         numbers = range(asked, min(asked + settings.batch, settings.attempts * settings.prompts))
-        requests = [instruction_request(examples(seeds, made, settings, f"{context.seed}:{n}")) for n in numbers]
+        own = [*before, *made]
+        requests = [instruction_request(examples(seeds, own, settings, f"{context.seed}:{n}")) for n in numbers]
         for reply in write(requests, f"from-{asked}"):
             if len(made) == settings.prompts:
                 break
@@ -93,6 +96,11 @@ def self_instruct(context: Context, settings: SelfInstruct, data: Groups, model:
     context.event("data", source=data.description, rows=asked, used=len(made), refused=dict(refused))
     with context.output({"groups": FILE, "rows": len(made)}) as folder:
         formats.write_data([Group((user(text),)) for text in made], folder / FILE, format="group")
+
+
+def requests_in(rows: Sequence[Group]) -> list[str]:
+    """The different requests that rows begin with."""
+    return list(dict.fromkeys(filter(None, map(first_request, rows))))
 
 
 def first_request(group: Group) -> str:

@@ -325,11 +325,11 @@ def render_rows(
 
 
 def warn_of_plain_text(context: Context, renderer: Renderer, groups: Sequence[Group]) -> None:
-    """A chat model that learns from plain text prompts would not meet them so again in a chat."""
+    """What a chat model does with plain text prompts is not what it does in a chat."""
     plain = sum(any(message.role == TEXT_ROLE for message in group.prompt) for group in groups)
     if plain and renderer.tokenizer.chat_template is not None:
         context.warn(
-            f"{plain:,} prompts are plain text, to which the model's chat template is not applied: to train a chat "
+            f"{plain:,} prompts are plain text, to which the model's chat template is not applied: for a chat "
             'model write them as turns, such as [{"role": "user", "content": "..."}]'
         )
 

@@ -38,6 +38,7 @@ from truing.statistics.raters import (
 from truing.statistics.rates import (
     SwapConsistency,
     WinTieLoss,
+    bounded_mean,
     exact_proportion,
     length_controlled_win_rate,
     proportion,
@@ -48,19 +49,18 @@ from truing.statistics.rates import (
 )
 from truing.statistics.ratings import Ratings, bradley_terry, elo
 from truing.statistics.sizes import (
-    FEWEST,
     NEAR,
     comparisons_needed,
     more_needed,
     paired_prompts_needed,
     reading,
     reading_of_difference,
+    too_few,
     unpaired_prompts_needed,
 )
 
 __all__ = [
     "CONFIDENCE",
-    "FEWEST",
     "NEAR",
     "Consensus",
     "Interval",
@@ -69,6 +69,7 @@ __all__ = [
     "Reliability",
     "SwapConsistency",
     "WinTieLoss",
+    "bounded_mean",
     "bradley_terry",
     "calibration_error",
     "calibration_error_by_chance",
@@ -103,6 +104,7 @@ __all__ = [
     "spearman",
     "swap_consistency",
     "t_test",
+    "too_few",
     "unpaired_prompts_needed",
     "win_rate",
     "win_tie_loss",

@@ -24,7 +24,7 @@ def spearman(first: Sequence[float], second: Sequence[float], *, confidence: flo
     same_length(first, second)
     n, (a, b) = len(first), (ranks(finite(values)) - (len(first) + 1) / 2 for values in (first, second))
     size = math.sqrt(float((a**2).sum() * (b**2).sum()))
-    value = float((a * b).sum()) / size if size else 0.0
+    value = _possible(float((a * b).sum()) / size) if size else 0.0
     if n < FEWEST_PAIRS or not size:
         return Interval(value, -1.0, 1.0, n, confidence)
     inside = _inside(value, 12 / (n**3 - n))
@@ -42,7 +42,7 @@ def kendall(first: Sequence[float], second: Sequence[float], *, confidence: floa
     for place in range(n):
         one, other = np.sign(a[place + 1 :] - a[place]), np.sign(b[place + 1 :] - b[place])
         alike, ours, theirs = alike + float(one @ other), ours + float(one @ one), theirs + float(other @ other)
-    value = alike / math.sqrt(ours * theirs) if ours * theirs else 0.0
+    value = _possible(alike / math.sqrt(ours * theirs)) if ours * theirs else 0.0
     if n < FEWEST_PAIRS or not ours * theirs:
         return Interval(value, -1.0, 1.0, n, confidence)
     return _fisher(value, _inside(value, 4 / (n**2 - n)), 0.437 / (n - 4), n, confidence)
@@ -54,6 +54,11 @@ def ranks(values: Array) -> Array:
     return np.asarray((np.cumsum(count) - (count - 1) / 2)[place], dtype=np.float64)
 
 
+def _possible(value: float) -> float:
+    """The correlation; rounding may have passed either end."""
+    return min(max(value, -1.0), 1.0)
+
+
 def _inside(value: float, exchange: float) -> float:
     """The correlation, or, of a perfect one, what is left of it with two neighbours exchanged."""
     return math.copysign(min(abs(value), 1 - exchange), value)
@@ -63,5 +68,4 @@ def _fisher(value: float, inside: float, variance: float, n: int, confidence: fl
     """tanh(atanh(inside) +- z sqrt(variance)), widened to hold the value."""
     half = quantile(confidence) * math.sqrt(variance)
     low, high = (math.tanh(math.atanh(inside) + way * half) for way in (-1, 1))
-    value = min(max(value, -1.0), 1.0)  # rounding may pass either end
     return Interval(value, min(low, value), max(high, value), n, confidence)

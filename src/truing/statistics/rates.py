@@ -92,16 +92,30 @@ def win_rate(
     Of no outcome: 1/2 in [0, 1].
     """
     _known(outcomes)
-    rates, counts = per_prompt(outcomes, prompts, weights)
-    if rates.size == 0:
-        return Interval(0.5, 0.0, 1.0, 0, confidence)
-    smoothed, usual = np.append(rates, (0.0, 1.0)), np.append(counts, (counts.mean(), counts.mean()))
-    middle = float(np.average(smoothed, weights=usual))
-    variance = float((((smoothed - middle) * usual) ** 2).sum()) / float(usual.sum()) ** 2
-    effective = middle * (1 - middle) / variance * rates.size / smoothed.size
-    rate = float(np.average(rates, weights=counts))
-    low, high = wilson(rate, effective, confidence)
-    return Interval(rate, low, high, len(outcomes), confidence)
+    return _mean_of_shares(outcomes, prompts, weights, confidence)
+
+
+def bounded_mean(
+    values: Sequence[float],
+    lowest: float,
+    highest: float,
+    *,
+    prompts: Sequence[Hashable] | None = None,
+    weights: Sequence[float] | None = None,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """The mean of values that all lie between two ends, such as correlations, with an interval that does too.
+
+    It is that of `win_rate`, stretched from [0, 1] to these ends: Student's would have no width where all values are
+    equal, and may reach beyond what is possible. Of no value: the middle, in [lowest, highest].
+    """
+    own = finite(values)
+    if not lowest < highest or (own < lowest).any() or (own > highest).any():
+        raise DataError(f"values must lie between {lowest:g} and {highest:g}, the lower end first")
+    width = highest - lowest
+    found = _mean_of_shares(((own - lowest) / width).tolist(), prompts, weights, confidence)
+    value, low, high = (lowest + width * share for share in (found.value, found.low, found.high))
+    return Interval(value, low, high, found.n, confidence)
 
 
 def win_tie_loss(
@@ -228,6 +242,25 @@ def swap_consistency(
         [*shown_first, *(1 - outcome for outcome in shown_second)], prompts=[*pairs, *pairs], confidence=confidence
     )
     return SwapConsistency(proportion(alike, len(shown_first), confidence=confidence), first)
+
+
+def _mean_of_shares(
+    shares: Sequence[float],
+    prompts: Sequence[Hashable] | None,
+    weights: Sequence[float] | None,
+    confidence: float,
+) -> Interval:
+    """As `win_rate` says it, of any values from 0 to 1."""
+    rates, counts = per_prompt(shares, prompts, weights)
+    if rates.size == 0:
+        return Interval(0.5, 0.0, 1.0, 0, confidence)
+    smoothed, usual = np.append(rates, (0.0, 1.0)), np.append(counts, (counts.mean(), counts.mean()))
+    middle = float(np.average(smoothed, weights=usual))
+    variance = float((((smoothed - middle) * usual) ** 2).sum()) / float(usual.sum()) ** 2
+    effective = middle * (1 - middle) / variance * rates.size / smoothed.size
+    rate = float(np.average(rates, weights=counts))
+    low, high = wilson(rate, effective, confidence)
+    return Interval(rate, low, high, len(shares), confidence)
 
 
 def _possible(successes: int, n: int) -> None:

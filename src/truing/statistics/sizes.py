@@ -87,12 +87,23 @@ def more_needed(difference: Interval, *, smallest: float = NEAR, power: float = 
     return max(0, math.ceil(difference.n * (((reach + _reach(power)) * error / aim) ** 2 - 1)))
 
 
+def too_few(rate: Interval) -> bool:
+    """Whether a coin may well win all comparisons of a win rate; those of one prompt are not independent tries."""
+    return min(rate.n, _independent(rate)) < FEWEST
+
+
 def reading(rate: Interval) -> str:
-    """What a win rate allows one to say, in one plain line."""
+    """What a win rate allows one to say, in one plain line.
+
+    More comparisons are counted as those at hand come, such as several to a prompt.
+    """
     if rate.n == 0:
         return "no comparison was made, so nothing is known"
     if rate.n < FEWEST:
         return f"too few to tell: a coin, too, often wins all of {_counted(rate.n)}"
+    if too_few(rate):
+        worth = f"{_counted(rate.n)} say as much as {_independent(rate):.0f} of as many prompts would"
+        return f"too few to tell: {worth}, and a coin, too, often wins all of those"
     if rate.low > 0.5:
         return f"better: the whole interval lies above 50 %, over {_counted(rate.n)}"
     if rate.high < 0.5:
@@ -119,10 +130,25 @@ def _what_would_tell(rate: Interval) -> str:
     """How far away an answer is, planned for the rate that was seen."""
     distance = max(abs(rate.value - 0.5), NEAR)
     aim = 0.5 + math.copysign(distance, rate.value - 0.5)
-    missing = comparisons_needed(aim, confidence=rate.confidence) - rate.n
+    times = comparisons_needed(aim, confidence=rate.confidence) / _independent(rate)
+    missing = math.ceil(round(rate.n * (times - 1), 6))
     if missing <= 0:
         return f"{_counted(rate.n)} would likely have shown {100 * aim:.0f} %"
     return f"about {_counted(missing, 'more ')} would tell {100 * aim:.0f} % from 50 %"
+
+
+def _independent(rate: Interval) -> float:
+    """How many comparisons of as many prompts, without ties, would give an interval this wide.
+
+    Wilson's half width h at rate r is that of the u = z^2 / n with
+    (1/4 - h^2) u^2 + (r (1 - r) - 2 h^2) u - h^2 = 0; an interval over half of all rates or more is worth none.
+    """
+    half = (rate.high - rate.low) / 2
+    square, middle = 0.25 - half**2, rate.value * (1 - rate.value) - 2 * half**2
+    if half == 0 or square <= 0:
+        return 0.0 if half else math.inf
+    root = (-middle + math.sqrt(middle**2 + 4 * square * half**2)) / (2 * square)
+    return round(quantile(rate.confidence) ** 2 / root, 6)
 
 
 def _reach(power: float) -> float:

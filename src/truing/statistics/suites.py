@@ -62,6 +62,10 @@ class Measured:
             return found
         return Interval(-found.value, -found.high, -found.low, found.n, found.confidence)
 
+    def scale_of(self, name: str) -> Scale:
+        """The scale of what stands beside the number under this name: its own, but for lengths."""
+        return "number" if "words" in name else self.scale
+
     def said(self, interval: Interval | None, *, gap: bool = False) -> str:
         """An interval on the measurement's scale; a gap between two shares is in points."""
         if interval is None:
