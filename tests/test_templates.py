@@ -245,6 +245,7 @@ def test_who_led_out_all_the_same_could_open_nothing() -> None:
         "import os, socket, sys\n"
         "from truing import template_process\n"
         "template_process.limit(2**28)\n"
+        "os.close(0)\n"
         "for harm in (lambda: open(sys.executable), socket.socket, os.pipe, lambda: bytearray(2**29)):\n"
         "    try:\n"
         "        harm()\n"
@@ -254,6 +255,15 @@ def test_who_led_out_all_the_same_could_open_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
     assert done.stdout.split() == ["OSError", "OSError", "OSError", "MemoryError"]
+
+
+def test_its_process_has_none_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", "secret")
+    made = templates.Template("{{ x }}")
+    before = children()
+    said(made, x=1)
+    (process,) = (psutil.Process(child) for child in children() - before)
+    assert set(process.environ()) <= {"TZ", "LC_CTYPE"}
 
 
 def environment() -> dict[str, str]:

@@ -161,7 +161,7 @@ def limit(memory: int) -> None:
         with open("/proc/self/statm") as file:
             taken = int(file.read().split()[0]) * resource.getpagesize()
         limits.append((resource.RLIMIT_AS, taken + memory))
-    for which, value in (*limits, (resource.RLIMIT_NOFILE, 3)):
+    for which, value in (*limits, (resource.RLIMIT_NOFILE, 0)):
         resource.setrlimit(which, (value, value))
 
 
