@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {"formats", "store", "report", "statistics", "progress", "watch", "blending", "rounds", "curation", "selection"}
         | {"signatures", "tensors", "objectives", "advantages", "algorithms", "reductions", "shaping", "rivals"}
     ),
-    frozenset({"rendering", "packing", "models", "compute", "costs"}),
+    frozenset({"templates", "template_process", "rendering", "packing", "models", "compute", "costs"}),
     frozenset({"scoring"}),
     frozenset({"stages"}),
     frozenset(

@@ -6,15 +6,19 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
-import jinja2
-
-from truing.errors import ConfigError, DataError
+from truing import templates
+from truing.errors import ConfigError, DataError, MissingError
 from truing.records import TEXT_ROLE, AnswerStep, Completion, Group, Message
+from truing.templates import Wanted
 
 Tools = Sequence[Mapping[str, Any]]
 """Definitions of the tools a model may call, as chat templates take them; formats read them into `Group.extra`."""
+
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names of what an assistant thought before it spoke. Data have one of them, and templates read the first or second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +83,10 @@ class Renderer:
         """The Group as token ids. Raises DataError, naming the row, where an answer has nothing to score."""
         everything = (*group.prompt, *(m for completion in group.completions for m in completion.messages))
         if _is_text(everything, group.place):
-            prompt = self._checked((*self._leading, *self._ids(_joined(group.prompt))), group.place)
+            prompt = self._text_prompt(group.prompt, group.place)
+            answers = tuple(self._as_sampled(one) or self._verbatim(one) for one in group.completions)
         else:
-            prompt = self.prompt(group.prompt, place=group.place, tools=group.extra.get("tools"))
-        answers = tuple(self._answer(group, completion) for completion in group.completions)
+            prompt, answers = self._conversation(group)
         for number, answer in enumerate(answers):
             if not any(answer.scored[_first_predictable(prompt) :]):
                 raise DataError(
@@ -96,8 +100,9 @@ class Renderer:
     ) -> tuple[int, ...]:
         """Ids that an answer follows: the template with the assistant's header, or the verbatim text after BOS."""
         if _is_text(messages, place):
-            return self._checked((*self._leading, *self._ids(_joined(messages))), place)
-        return self._checked(self._ids(self._apply(messages, tools, place, answer_next=True)), place)
+            return self._text_prompt(messages, place)
+        (begun,) = self._apply([messages], [Wanted(0, len(messages), answer_next=True)], tools, place)
+        return self._checked(self._ids(begun), place)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of ids, a closing end-of-turn token and other special tokens left out."""
@@ -109,50 +114,70 @@ class Renderer:
         scored = [False] * len(row.prompt) + list(row.answers[answer].scored if row.answers else ())
         return [(self.tokenizer.decode([token]), bool(flag)) for token, flag in zip(path, scored, strict=True)]
 
-    def _answer(self, group: Group, completion: Completion) -> Answer:
+    def _text_prompt(self, messages: tuple[Message, ...], place: str) -> tuple[int, ...]:
+        return self._checked((*self._leading, *self._ids(_joined(messages))), place)
+
+    def _as_sampled(self, completion: Completion) -> Answer | None:
+        """The very tokens that were drawn, where this tokenizer wrote them."""
         sampled = completion.sampled
-        if sampled is not None and sampled.tokenizer == self.fingerprint and not completion.steps:
-            return Answer(sampled.tokens, (True,) * len(sampled.tokens))
-        if _is_text((*group.prompt, *completion.messages), group.place):
-            answer = self._verbatim(completion)
-        else:
-            answer = self._turns(group, completion)
-        return answer if completion.finished else _without_stop(answer)
+        if sampled is None or sampled.tokenizer != self.fingerprint or completion.steps:
+            return None
+        return Answer(sampled.tokens, (True,) * len(sampled.tokens))
 
     def _verbatim(self, completion: Completion) -> Answer:
         words = _joined(completion.messages)
         tokens = (*self._ids(words), self.stop_id)
-        return Answer(tokens, (True,) * len(tokens), self._step_ends(words, 0, completion.steps))
+        answer = Answer(tokens, (True,) * len(tokens), self._step_ends(words, 0, completion.steps))
+        return answer if completion.finished else _without_stop(answer)
 
-    def _turns(self, group: Group, completion: Completion) -> Answer:
-        """The completion's turns, of which the assistant's words and their end-of-turn tokens are scored."""
-        place, messages = group.place, (*group.prompt, *completion.messages)
-        tools = group.extra.get("tools")
+    def _conversation(self, group: Group) -> tuple[tuple[int, ...], tuple[Answer, ...]]:
+        """Prompt and answers. The chat template writes the row up to each turn of each answer, all at one go."""
+        place, prompt = group.place, group.prompt
+        talks, wanted = [prompt], [Wanted(0, len(prompt), answer_next=True)]
+        for completion in group.completions:
+            if self._as_sampled(completion):
+                continue
+            if completion.messages and completion.messages[0].role != "assistant":
+                raise DataError(
+                    f"{place}: an answer starts with a turn of '{completion.messages[0].role}': "
+                    "move everything before the first assistant turn into the prompt"
+                )
+            messages = (*prompt, *completion.messages)
+            for end in range(len(prompt) + 1, len(messages) + 1):
+                follows = end < len(messages) and messages[end].role == "assistant"
+                wanted.append(Wanted(len(talks), end, answer_next=follows))
+            talks.append(messages)
+        texts = iter(self._apply(talks, wanted, group.extra.get("tools"), place))
+        begun = next(texts)
+        ids = self._checked(self._ids(begun), place)
+        return ids, tuple(
+            self._as_sampled(one) or self._turns(one, begun, list(islice(texts, len(one.messages))), place)
+            for one in group.completions
+        )
+
+    def _turns(self, completion: Completion, begun: str, texts: Sequence[str], place: str) -> Answer:
+        """The completion's turns, of which the assistant's words and their end-of-turn tokens are scored.
+
+        begun: the prompt, as the chat template wrote it. texts: what it wrote up to each turn.
+        """
         tokens: list[int] = []
         scored: list[bool] = []
         steps: tuple[int, ...] = ()
-        begun = self._apply(group.prompt, tools, place, answer_next=True)
-        if completion.messages and completion.messages[0].role != "assistant":
-            raise DataError(
-                f"{place}: an answer starts with a turn of '{completion.messages[0].role}': "
-                "move everything before the first assistant turn into the prompt"
-            )
-        for end in range(len(group.prompt) + 1, len(messages) + 1):
-            spoken = messages[end - 1].role == "assistant"
-            follows = end < len(messages) and messages[end].role == "assistant"
-            text = self._apply(messages[:end], tools, place, answer_next=follows)
+        for number, (message, text) in enumerate(zip(completion.messages, texts, strict=True), start=1):
+            spoken = message.role == "assistant"
             piece = self._ids(_continuation(begun, text, place))
             flags = [spoken] * len(piece)
             if spoken:
                 kept = self._turn_length(piece, place)
                 flags[kept:] = [False] * (len(piece) - kept)
-                if end == len(messages):
+                if number == len(texts):
                     piece, flags = piece[:kept], flags[:kept]
             tokens += piece
             scored += flags
             steps = self._steps_of_turn(_continuation(begun, text, place), completion, place)
             begun = text
-        return Answer(tuple(tokens), tuple(scored), steps)
+        answer = Answer(tuple(tokens), tuple(scored), steps)
+        return answer if completion.finished else _without_stop(answer)
 
     def _steps_of_turn(self, written: str, completion: Completion, place: str) -> tuple[int, ...]:
         """The tokens that end the steps of an answer, which the chat template wrote as `written`."""
@@ -189,21 +214,30 @@ class Renderer:
             "learn to stop; name the token that ends a turn as eos_token_id in generation_config.json"
         )
 
-    def _apply(self, messages: Sequence[Message], tools: Tools | None, place: str, *, answer_next: bool) -> str:
+    def _apply(
+        self, talks: Sequence[tuple[Message, ...]], wanted: Sequence[Wanted], tools: Tools | None, place: str
+    ) -> list[str]:
+        """What the chat template writes of conversations, as far as is wanted of each."""
         if self.tokenizer.chat_template is None:
             raise ConfigError(
                 f"{place}: the data are conversations and the model has no chat template: set chat_template "
                 "to a Jinja file, or use an instruction-tuned model"
             )
-        turns = [{"role": m.role, "content": m.content, **m.extra} for m in messages]
+        if not talks[0]:
+            raise DataError(f"{place}: there is no turn before the answer: give the row a prompt")
+        variables = {**self.tokenizer.special_tokens_map, "tools": tools or None, "documents": None}
+        turns = [[_turn(message) for message in messages] for messages in talks]
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns, tools=tools or None, tokenize=False, add_generation_prompt=answer_next
-                )
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            template = templates.template(self.tokenizer.get_chat_template(tools=tools or None))
+            return template.render(variables, turns, wanted)
+        except (templates.RefusedError, ValueError) as error:
             raise DataError(f"{place}: the chat template refuses these turns: {error}") from error
+        except templates.LimitError as error:
+            model = self.tokenizer.name_or_path or "the model"
+            raise MissingError(
+                f"{place}: the chat template of {model} {error}, and was stopped: read the template (SHA-256 "
+                f"{self.template_hash}), and name a sound one by chat_template, or use another model"
+            ) from error
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
@@ -230,6 +264,14 @@ def shorten(row: Row, max_length: int) -> Row:
     if room < 1:
         raise DataError(f"an answer of {row.longest - len(row.prompt)} tokens does not fit into {max_length}")
     return replace(row, prompt=row.prompt[-room:])
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A turn as transformers gives it to templates: nothing that is None, and reasoning by each of its names."""
+    turn = {"role": message.role, "content": message.content, **message.extra}
+    turn = {name: value for name, value in turn.items() if value is not None}
+    said = [turn[name] for name in REASONING if name in turn]
+    return {"thinking": said[0], **turn, "reasoning_content": said[0]} if said else turn
 
 
 def _joined(messages: Sequence[Message]) -> str:
