@@ -35,8 +35,7 @@ NOT_RUN = {
     "torchrun --nproc-per-node 2 -m truing run recipe.toml": "tests/ranks does",
     "truing run recipes/dpo.toml data.path=pairs.jsonl.gz": MEASURES,
     "truing run recipes/dpo.toml data.path=pairs.jsonl.gz data.limit=1000": MEASURES,
-    "truing run recipes/quickstart.toml data.held_out=recipes/brief/dev.jsonl "
-    "preference.learning_rate=2e-6": MEASURES,
+    "truing run recipes/quickstart.toml data.held_out=recipes/brief/dev.jsonl preference.learning_rate=2e-6": MEASURES,
     "truing compare-objectives dpo.learning_rate=1.5e-6 ipo.learning_rate=1.5e-6 simpo.learning_rate=1.5e-6 "
     "orpo.learning_rate=1.5e-6 kto.learning_rate=1.5e-6 --data comparisons.jsonl --objectives dpo,ipo,simpo,orpo,kto "
     "--budget 32steps --held-out recipes/brief/held-out.jsonl --principle recipes/quickstart.toml": MEASURES,

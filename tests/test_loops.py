@@ -238,6 +238,30 @@ def test_each_round_is_measured_against_every_earlier_one(model: Path, pairs: Pa
     assert (found["model"], found["base"]) == (made["self.3"], made["self.1"]), "a round is named by what it made"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        ({"use": "win_rate", "base": "earlier", "data": "recipe", "scorer": "length"}, {"use": "sft"}),
+        (
+            {"use": "sft"},
+            {"use": "win_rate", "model": "previous", "base": "earlier", "data": "recipe", "scorer": "length"},
+        ),
+    ],
+    ids=["before the training", "of the last round"],
+)
+def test_a_model_against_itself_is_refused_before_anything_runs(
+    model: Path, pairs: Path, body: tuple[dict[str, Any], ...]
+) -> None:
+    with pytest.raises(ConfigError, match=r"^self\.1/win_rate/start: model and base are the same"):
+        plan(make_recipe(table(model, pairs, loop(*body))))
+
+
+def test_a_stage_called_as_a_round_is_refused(model: Path, pairs: Path) -> None:
+    stages = ({"use": "sft", "name": "self.2"}, loop(SAMPLE, SCORE, DPO))
+    with pytest.raises(ConfigError, match=r"self\.2: a round of the loop self is called so"):
+        make_recipe(table(model, pairs, *stages))
+
+
 def test_no_model_judges_its_own_answers_unless_it_is_named(model: Path, pairs: Path) -> None:
     """The judge that a scorer does not name is the recipe's model, not the policy that is measured."""
     rows = {"data": "recipe", "scorer": "pairwise"}

@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -83,7 +84,7 @@ class Here:
 
     def render(self, variables: Any, talks: Any, wanted: Any) -> list[str]:
         request = json.dumps({"variables": variables, "talks": talks, "wanted": wanted}).encode()
-        answer = template_process.answer(self.source, request, templates.OUTPUT)
+        answer = template_process.answer(self.source, request, templates.OUTPUT, templates.SECONDS)
         if answer[:1] != template_process.WRITTEN:
             raise templates.RefusedError(answer[1:].decode())
         return list(json.loads(answer[1:]))
@@ -194,6 +195,40 @@ def test_who_harms_by_one_row_writes_the_next(monkeypatch: pytest.MonkeyPatch) -
             said(made, n=99999)
 
 
+def test_texts_of_one_row_have_the_limit_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they compute for longer."""
+    monkeypatch.setattr(templates, "SECONDS", 0.3)
+    made = templates.Template(LONG)
+    before = children()
+    said(made, n=0)
+    (process,) = (psutil.Process(child) for child in children() - before)
+    began = process.cpu_times().user
+    made.render({"n": 1000}, [[]], [Wanted(0, 0, answer_next=False)] * 200)
+    assert process.cpu_times().user > began + 0.3
+
+
+def test_long_conversations_go_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "AT_ONCE", 1000)
+    made = templates.Template("{% for m in messages %}{{ m.content }}{% endfor %}")
+    talk = [{"role": "user", "content": "a" * 100 + str(turn)} for turn in range(7)]
+    wanted = [Wanted(0, turns, answer_next=False) for turns in range(8)]
+    with mock.patch.object(templates._Process, "answer", autospec=True, side_effect=templates._Process.answer) as asked:
+        texts = made.render({}, [talk], wanted)
+    assert texts == ["".join(one["content"] for one in talk[:turns]) for turns in range(8)]
+    assert len(asked.mock_calls) == 8
+
+
+@pytest.mark.parametrize(
+    ("python", "words"), [("/bin/false", "exit code 1"), ("/no/such/python", "No such file")], ids=["ends", "none"]
+)
+def test_a_process_that_does_not_start_is_not_laid_on_the_template(
+    python: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", python)
+    with pytest.raises(MissingError, match=rf"does not start \(.*{words}.*{python} -I -S .*template_process.py"):
+        said(templates.Template("hello"))
+
+
 def test_the_limit_of_time_is_one_for_each_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(templates, "SECONDS", 0.3)
     made = templates.Template(LONG)
@@ -236,7 +271,7 @@ def test_the_limit_of_time_is_one_for_each_text(monkeypatch: pytest.MonkeyPatch)
 def test_nothing_leads_out_of_the_sandbox(source: str) -> None:
     """Each is refused, or writes nothing."""
     row = {"variables": {}, "talks": [[{"role": "user"}]], "wanted": [[0, 1, True]]}
-    answer = template_process.answer(source, json.dumps(row).encode(), 100)
+    answer = template_process.answer(source, json.dumps(row).encode(), 100, 9.0)
     assert answer[:1] == template_process.REFUSED or answer == template_process.WRITTEN + b'[""]'
 
 
@@ -272,11 +307,11 @@ def environment() -> dict[str, str]:
 
 FAULTS = {
     "gives no answer within 0.5 seconds": "import time\ntime.sleep(99)",
-    "writes more than": "import os, time\nos.write(1, b'\\xff' * 5)\ntime.sleep(99)",
-    "an answer that is none": "import os, time\nos.write(1, b'\\0\\0\\0\\4w[1]')\ntime.sleep(99)",
+    "writes more than": "import time\nos.write(1, b'\\xff' * 5)\ntime.sleep(99)",
+    "an answer that is none": "import time\nos.write(1, b'\\0\\0\\0\\4w[1]')\ntime.sleep(99)",
     r"ended its process \(exit code 3\)": "raise SystemExit(3)",
-    r"ended its process \(signal 11\)": "import os\nos.kill(os.getpid(), 11)",
-    "within 0.5": "import os, time\nos.write(1, b'\\0\\0\\0\\4w')\nwhile True: time.sleep(.01); os.write(1, b'')",
+    r"ended its process \(signal 11\)": "os.kill(os.getpid(), 11)",
+    "within 0.5": "import time\nos.write(1, b'\\0\\0\\0\\4w')\nwhile True: time.sleep(.01); os.write(1, b'')",
 }
 
 
@@ -286,7 +321,7 @@ def test_a_process_that_is_no_longer_itself_is_ended(
 ) -> None:
     """Whatever it may say, or not say."""
     program = tmp_path / "program.py"
-    program.write_text(FAULTS[words])
+    program.write_text(f"import os\nos.write(1, bytes(4))\n{FAULTS[words]}")
     monkeypatch.setattr(template_process, "__file__", str(program))
     monkeypatch.setattr(templates, "SILENCE", 0.5)
     before = children()
@@ -366,6 +401,37 @@ def test_a_fork_has_a_process_of_its_own_and_both_end_in_order() -> None:
     assert parents == again != childs
     assert ended(parents)
     assert ended(childs)
+
+
+def test_a_fork_while_a_process_starts_has_nothing_of_its_pipe() -> None:
+    """It waits for the start; else it would keep both ends open, and the process outlive its parent."""
+    code = (
+        "import os, stat, sys, threading, time\n"
+        "from truing import templates\n"
+        "real, began, made = templates._Process._received, threading.Event(), templates.Template('hello')\n"
+        "def slow(process, most):\n"
+        "    began.set()\n"
+        "    time.sleep(0.2)\n"
+        "    return real(process, most)\n"
+        "templates._Process._received = slow\n"
+        "wanted = [templates.Wanted(0, 0, answer_next=False)]\n"
+        "starting = threading.Thread(target=made.render, args=({}, [[]], wanted))\n"
+        "starting.start()\n"
+        "began.wait()\n"
+        "child = os.fork()\n"
+        "if child:\n"
+        "    starting.join()\n"
+        "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "found = 0\n"
+        "for number in range(3, 64):\n"
+        "    try:\n"
+        "        found += stat.S_ISSOCK(os.fstat(number).st_mode)\n"
+        "    except OSError:\n"
+        "        pass\n"
+        "os._exit(found)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment())
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_who_is_killed_leaves_no_process_behind() -> None:

@@ -26,7 +26,7 @@ from truing.stages.arranging import judged_rows, to_watch
 from truing.stages.context import Earlier, Groups, Judges, Measurements, Model
 from truing.stages.curate import Curate
 from truing.stages.evaluate_reward import EvaluateReward, category_rows, comparable, demand_source
-from truing.stages.measure import Measuring
+from truing.stages.measure import Measuring, WinRate
 from truing.stages.online_settings import Online
 from truing.stages.preference import Preference
 from truing.stages.replies import Writing
@@ -113,6 +113,11 @@ class _Planning:
         judged = wanted.pop("judges", None) is not None
         own_known = {**known, **_encoder(settings, known), **_elsewhere(spec, settings)}
         inputs = _inputs(spec, wanted, own_known, self.sources)
+        if isinstance(settings, WinRate) and inputs["model"].key == inputs["base"].key:
+            raise ConfigError(
+                f"{spec.name}: model and base are the same, and no model wins against itself: name another base, or "
+                "put this stage behind the one that makes a model"
+            )
         if judged:
             inputs["judges"] = _judges(spec.name, settings, _heard(spec.name, settings, known, inputs))
         if part is not None:

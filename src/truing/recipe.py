@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from truing.errors import ConfigError, MissingError, did_you_mean
 from truing.models.precision import Precision, best_device
-from truing.rounds import EARLIER, LOOP, PREVIOUS, START
+from truing.rounds import EARLIER, LOOP, PREVIOUS, START, Round
 from truing.scoring.principle import Principle
 from truing.scoring.scorers import paths_of
 from truing.signatures import Count, Positive, Settings, validated
@@ -158,6 +158,18 @@ class Recipe(Settings):
     data: DataSettings | None = Field(None, description="where rows come from; none: no stage takes any")
     principle: Principle | None = Field(None, description="what the model is to do, in words")
     stage: tuple[StageSpec | LoopSpec, ...]
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        """No stage is called as a round of a loop is."""
+        loops = [one for one in self.stage if isinstance(one, LoopSpec)]
+        rounds = {Round(one.name, number, one.rounds).name for one in loops for number in range(1, one.rounds + 1)}
+        taken = next((one.name for one in self.stage if one.name in rounds), None)
+        if taken:
+            raise ConfigError(
+                f"{taken}: a round of the loop {taken.rpartition('.')[0]} is called so: name it otherwise"
+            )
+        return self
 
     @model_validator(mode="after")
     def _known_parts(self) -> Self:

@@ -4,8 +4,8 @@
 immutable sandbox it gives a template what transformers gives it: the same names, filters and tags.
 
 It reads and writes frames: their length as four bytes, and their content. The first one is the template with its
-limits, each later one the conversations of a row and which texts are wanted of them, as JSON. It is answered by a
-letter, which says what follows.
+limits, each later one conversations of a row and which texts are wanted of them, as JSON. It is answered by a letter,
+which says what follows. Before all that it writes an empty frame, by which one knows that it runs.
 """
 
 from __future__ import annotations
@@ -129,19 +129,16 @@ def text(source: str, variables: Mapping[str, Any], limit: int) -> str:
     return "".join(pieces)
 
 
-def answer(source: str, request: bytes, output: int) -> bytes:
-    """What is said to one request."""
+def answer(source: str, request: bytes, output: int, seconds: float) -> bytes:
+    """What is said to one request. SIGPROF ends what computes longer than `seconds` for one text."""
     try:
         row = json.loads(request.decode("utf-8", "surrogatepass"))
         most = output + TIMES * len(request)
-        texts = [
-            text(
-                source,
-                {**row["variables"], "messages": row["talks"][talk][:turns], "add_generation_prompt": header},
-                most,
-            )
-            for talk, turns, header in row["wanted"]
-        ]
+        texts = []
+        for talk, turns, header in row["wanted"]:
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+            told = {**row["variables"], "messages": row["talks"][talk][:turns], "add_generation_prompt": header}
+            texts.append(text(source, told, most))
         return WRITTEN + _bytes(json.dumps(texts, ensure_ascii=False))
     except TooMuchError:
         return TOO_MUCH
@@ -150,6 +147,8 @@ def answer(source: str, request: bytes, output: int) -> bytes:
     except Exception as error:  # whatever a template may raise
         said = str(error) if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
         return REFUSED + _bytes(said[:SAID])
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def limit(memory: int) -> None:
@@ -166,15 +165,17 @@ def limit(memory: int) -> None:
 
 
 def main() -> None:
-    """Answers until the other end is closed. What computes too long for one text is ended by SIGPROF."""
+    """Says that it is there, and answers until the other end is closed."""
+    _send(b"")
     job = json.loads(_received())
     limit(job["memory"])
     while request := _received():
-        signal.setitimer(signal.ITIMER_PROF, job["seconds"])
-        content = answer(job["template"], request, job["output"])
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        sys.stdout.buffer.write(LENGTH.pack(len(content)) + content)
-        sys.stdout.buffer.flush()
+        _send(answer(job["template"], request, job["output"], job["seconds"]))
+
+
+def _send(content: bytes) -> None:
+    sys.stdout.buffer.write(LENGTH.pack(len(content)) + content)
+    sys.stdout.buffer.flush()
 
 
 def _received() -> bytes:

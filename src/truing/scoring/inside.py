@@ -143,6 +143,7 @@ def _enclose(job: dict[str, Any], folder: str, files: tuple[int, int, int], most
         (resource.RLIMIT_NPROC, most_processes),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
     ):
         resource.setrlimit(limit, (value, value))
     if job["uid"] is not None:

@@ -83,15 +83,17 @@ Reply with one digit from {low} to {high} and nothing else. Points:
 def points_in(reply: str, low: int = LOWEST, high: int = HIGHEST) -> Score:
     """The last `Score: x` of a reply: 4, 4.5, 4/5 or 4 points (out of 5), emphasised or not, and a remark.
 
-    The rest of its line says nothing else that is a number, or which one is meant would be a guess. A last one that is
-    unclear, off the scale, or out of another number than the highest fails; an earlier one does not stand in for it.
+    The rest of its line says nothing else that is a number, or which one is meant would be a guess. Where its line ends
+    with the colon, the next one that says anything is the number and no more. A last one that is unclear, off the
+    scale, or out of another number than the highest fails; an earlier one does not stand in for it.
     """
     _, *stated = _STATED.split(reply)
     if not stated:
         return Score.failed(NO_SCORE)
-    line = _AROUND.sub(" ", stated[-1].partition("\n")[0]).strip()
+    lines = [_AROUND.sub(" ", line).strip() for line in stated[-1].split("\n")]
+    line = next(filter(None, lines), "")
     found = _POINTS.fullmatch(line)
-    if not found or _has_number(found[4]):
+    if not found or _has_number(found[4]) or (found[4] and not lines[0]):
         return Score.failed(UNCLEAR if _has_number(line) else NO_SCORE)
     minus, points, out_of, _ = found.groups()
     on_scale = not minus and low <= float(points) <= high and (not out_of or float(out_of) == high)

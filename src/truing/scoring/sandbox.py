@@ -10,7 +10,7 @@ current one and those for temporary files and sockets are empty, unless they lie
 write nothing but 64 MiB of its own. It is not a virtual machine: the kernel is shared, what the user may read elsewhere
 can be read, and the limit of memory is one for each process. On x86-64 and ARM64 a filter of system calls denies
 memfd_create and shared memory, queues and semaphores of System V, which this limit does not count, and namespaces and
-mounts of the code's own; elsewhere there is no filter. What pipes hold is not counted either.
+mounts of the code's own; elsewhere there is no filter. POSIX queues have no room; what pipes hold is not counted.
 With limits alone the code has the network and all rights of the user, who may read files and environments and end
 processes: that is for a machine which is itself a sandbox.
 Where Truing runs as root, code runs as a user that nobody is.

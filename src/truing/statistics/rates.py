@@ -110,7 +110,7 @@ def bounded_mean(
     equal, and may reach beyond what is possible. Of no value: the middle, in [lowest, highest].
     """
     own = finite(values)
-    if not lowest < highest or (own < lowest).any() or (own > highest).any():
+    if not -math.inf < lowest < highest < math.inf or (own < lowest).any() or (own > highest).any():
         raise DataError(f"values must lie between {lowest:g} and {highest:g}, the lower end first")
     width = highest - lowest
     found = _mean_of_shares(((own - lowest) / width).tolist(), prompts, weights, confidence)

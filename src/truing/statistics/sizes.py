@@ -102,7 +102,7 @@ def reading(rate: Interval) -> str:
     if rate.n < FEWEST:
         return f"too few to tell: a coin, too, often wins all of {_counted(rate.n)}"
     if too_few(rate):
-        worth = f"{_counted(rate.n)} say as much as {_independent(rate):.0f} of as many prompts would"
+        worth = f"{_counted(rate.n)} say as much as {math.floor(_independent(rate))} of as many prompts would"
         return f"too few to tell: {worth}, and a coin, too, often wins all of those"
     if rate.low > 0.5:
         return f"better: the whole interval lies above 50 %, over {_counted(rate.n)}"

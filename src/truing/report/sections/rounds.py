@@ -130,12 +130,14 @@ def _loop(run: View, name: str) -> Loop:
     choices: list[Choice] = []
     origins: list[Origin] = []
     stages: dict[str, None] = {}
+    matrices = _matrices(run, [stage for _, stage in body], begun)
+    drawn = {matrix.stage for matrix in matrices}
     for round, stage in body:
         short = stage.name.removeprefix(round.stage(""))
         own, _, one_of_several = short.partition("/")
         stages[own] = None
         for one in _measured(run, stage):
-            if one_of_several and one.heading.startswith(WINS):  # that stands in the matrix
+            if own in drawn and one_of_several and one.heading.startswith(WINS):  # that stands in the matrix
                 continue
             empty: list[Value | None] = [None] * begun
             measure = Measure(short, one.heading, one.scale, one.beside, empty)
@@ -145,7 +147,6 @@ def _loop(run: View, name: str) -> Loop:
         for data in stage.data[-1:]:
             if who := writers(run, data.written_by):
                 origins.append(Origin(round.number, short, data.used, who))
-    matrices = _matrices(run, [stage for _, stage in body], begun)
     return Loop(name, begun, body[0][0].of, list(stages), list(found.values()), matrices, choices, origins)
 
 
