@@ -108,6 +108,14 @@ def test_pickled_weights_of_the_hub_are_refused_too(
         models.load("owner/name", dtype=torch.float32, device=CPU)
 
 
+def test_a_model_without_a_tokenizer_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(
+        MissingError, match=r"cannot be loaded: it has no tokenizer that can be read: .* tokenizer\.json"
+    ):
+        models.read_renderer(str(tmp_path))
+
+
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")

@@ -430,10 +430,10 @@ def loop(run: Run, *, text: str = "self", rounds: int = 3) -> None:
         writer = LOOP_KEYS[number - 1]
 
 
-def measured_loop(run: Run, *, text: str = "self") -> None:
-    """Three rounds that only measure: against every earlier one, diversity, KL, and which model goes on."""
+def measured_loop(run: Run, *, text: str = "self", rounds: int = 3) -> None:
+    """Rounds that only measure: against every earlier one, diversity, KL, and which model goes on."""
     rng = np.random.default_rng(5)
-    for number in range(1, 4):
+    for number in range(1, rounds + 1):
         where = {"round": {"loop": text, "number": number, "of": 3}}
         model, base = f"ab0{number}", LOOP_BASES[number - 1]
         round_stage(run, f"{text}.{number}/preference", model, {"model": base}, where)

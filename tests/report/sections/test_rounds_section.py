@@ -87,6 +87,11 @@ def test_what_stages_of_the_body_measure_stands_by_round(measured):
     assert "Win rate win_rate" not in measured, "that is the matrix"
 
 
+def test_the_win_rate_of_the_first_round_stands_there_before_there_is_a_matrix(page_of):
+    first = page_of(lambda run: fake_runs.measured_loop(run, rounds=1)).section("rounds")
+    assert re.search(r"Win rate win_rate/start [0-9]+ % \[", first)
+
+
 def test_which_model_went_on_is_told(measured):
     assert "1 choose 60 % [46, 72] the newer one: self.1/preference (ab01)" in measured
     assert "2 choose 43 % [28, 59] the one before: self.1/preference (ab01)" in measured
